@@ -1,0 +1,100 @@
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace cuekit::cpu {
+namespace {
+
+// Pixels summed at a time: their float64 sums stay in the L1 cache while the channels stream past.
+constexpr std::int64_t chunk_size = 2048;
+
+// sums[i] = sum over channels of features[channel * stride + i]. Four channels to one pass over the
+// sums saves reading and writing them three times; each is still added in its turn.
+struct ChannelSum {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* features, std::int64_t channels, std::int64_t stride,
+                                std::int64_t count, double* sums) {
+    std::fill_n(sums, count, 0.0);
+    std::int64_t d = 0;
+    for (; d + 4 <= channels; d += 4) {
+      const T* a = features + d * stride;
+      const T* b = a + stride;
+      const T* c = b + stride;
+      const T* e = c + stride;
+      for (std::int64_t i = 0; i < count; ++i)
+        sums[i] = (((sums[i] + load(a[i])) + load(b[i])) + load(c[i])) + load(e[i]);
+    }
+    for (; d < channels; ++d) {
+      const T* a = features + d * stride;
+      for (std::int64_t i = 0; i < count; ++i) sums[i] += load(a[i]);
+    }
+  }
+};
+
+void add_resized(const double* sums, double* total, const BackgroundParams& p) {
+  std::vector<BilinearTap> columns;
+  for (std::int64_t x = 0; x < p.out_width; ++x)
+    columns.push_back(bilinear_tap(x, p.in_width, p.out_width));
+  for (std::int64_t y = 0; y < p.out_height; ++y) {
+    const BilinearTap row = bilinear_tap(y, p.in_height, p.out_height);
+    const double* above = sums + row.low * p.in_width;
+    const double* below = sums + row.high * p.in_width;
+    double* target = total + y * p.out_width;
+    for (std::int64_t x = 0; x < p.out_width; ++x) {
+      const BilinearTap& tap = columns[static_cast<std::size_t>(x)];
+      const double left = interpolate(above[tap.low], below[tap.low], row.weight);
+      const double right = interpolate(above[tap.high], below[tap.high], row.weight);
+      target[x] += interpolate(left, right, tap.weight);
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+bool background_add(const T* features, double* total, const BackgroundParams& p, int threads) {
+  const std::int64_t pixels = p.in_height * p.in_width;
+  const std::int64_t chunks = (pixels + chunk_size - 1) / chunk_size;
+  const std::unique_ptr<double[]> sums(new double[static_cast<std::size_t>(p.batch * pixels)]);
+  parallel_for(p.batch * chunks, threads, [&](std::int64_t task) {
+    const std::int64_t b = task / chunks;
+    const std::int64_t begin = task % chunks * chunk_size;
+    dispatch<ChannelSum>(features + b * p.channels * pixels + begin, p.channels, pixels,
+                         std::min(chunk_size, pixels - begin), sums.get() + b * pixels + begin);
+  });
+  // A NaN or infinity among the features leaves one in the sum.
+  const bool finite = std::all_of(sums.get(), sums.get() + p.batch * pixels,
+                                  [](double sum) { return std::isfinite(sum); });
+  parallel_for(p.batch, threads, [&](std::int64_t b) {
+    add_resized(sums.get() + b * pixels, total + b * p.out_height * p.out_width, p);
+  });
+  return finite;
+}
+
+template <class T>
+void background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
+                          int threads) {
+  if (pixels == 0) return;
+  parallel_for(batch, threads, [&](std::int64_t b) {
+    const double* image = total + b * pixels;
+    const auto [low, high] = std::minmax_element(image, image + pixels);
+    const double minimum = *low;
+    const double range = *high - minimum;
+    for (std::int64_t i = 0; i < pixels; ++i)
+      out[b * pixels + i] = store<T>(range > 0.0 ? (image[i] - minimum) / range : 0.0);
+  });
+}
+
+template bool background_add(const half*, double*, const BackgroundParams&, int);
+template bool background_add(const float*, double*, const BackgroundParams&, int);
+template bool background_add(const double*, double*, const BackgroundParams&, int);
+template void background_normalize(const double*, half*, std::int64_t, std::int64_t, int);
+template void background_normalize(const double*, float*, std::int64_t, std::int64_t, int);
+template void background_normalize(const double*, double*, std::int64_t, std::int64_t, int);
+
+}  // namespace cuekit::cpu

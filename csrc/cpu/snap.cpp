@@ -1,0 +1,415 @@
+#include "cuekit/snap.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "superpixels.h"
+
+namespace cuekit::cpu {
+namespace {
+
+// Counts of bool cues are integers, exact in any order; a label map has fewer than 2^31 pixels.
+using Count = std::uint32_t;
+
+// What the position of a pixel means in the grid of the cues, for every column of the superpixels
+// and one past the last.
+struct Geometry {
+  std::vector<std::int32_t> columns;  // nearest: the source column
+  std::vector<std::int32_t> offsets;  // ... and how many columns left of this one have it too
+  std::vector<BilinearTap> taps;      // bilinear
+
+  explicit Geometry(const SnapParams& p) {
+    for (std::int64_t x = 0; x < p.width; ++x) {
+      const auto column = static_cast<std::int32_t>(nearest_source(x, p.in_width, p.width));
+      const bool same = x > 0 && columns.back() == column;
+      offsets.push_back(same ? offsets.back() + 1 : 0);
+      columns.push_back(column);
+      taps.push_back(bilinear_tap(x, p.in_width, p.width));
+    }
+    columns.push_back(static_cast<std::int32_t>(p.in_width));
+    offsets.push_back(0);
+  }
+};
+
+// One row of bool cues, eight channels to a column, for counting how many of the pixels left of x
+// are on: before[c] + offset * on[c] with c the column of x and offset as in Geometry. A run's
+// counts are then a difference of two such values whatever its length, and one such row serves all
+// rows of superpixels that lie over it.
+struct CountRow {
+  static CUEKIT_INLINE void run(const std::uint8_t* const* rows, std::int64_t in_width,
+                                const Geometry* geometry, std::int64_t width,
+                                std::uint8_t* pixels, Count* __restrict on,
+                                Count* __restrict before) {
+    interleave(rows, in_width, pixels);
+    for (std::int64_t i = 0; i < in_width * lanes; ++i) on[i] = pixels[i] != 0;
+    for (int j = 0; j < lanes; ++j) on[in_width * lanes + j] = 0;
+    std::fill_n(before, (in_width + 1) * lanes, Count{0});
+    // Columns that no pixel samples have no width; the next sampled one starts where they do.
+    std::int64_t column = geometry->columns[0];
+    Count total[lanes] = {};
+    for (std::int64_t x = 1; x <= width; ++x) {
+      const std::int64_t next = geometry->columns[to_size(x)];
+      if (next == column) continue;
+      const auto length = static_cast<Count>(geometry->offsets[to_size(x - 1)] + 1);
+      for (int j = 0; j < lanes; ++j) total[j] += length * on[column * lanes + j];
+      for (int j = 0; j < lanes; ++j) before[next * lanes + j] = total[j];
+      column = next;
+    }
+  }
+};
+
+struct AddCounts {
+  static CUEKIT_INLINE void run(const Geometry* geometry, const Count* on, const Count* before,
+                                const Run* run, const Run* end, Count* counts) {
+    const std::int32_t* column = geometry->columns.data();
+    const std::int32_t* offset = geometry->offsets.data();
+    Count last[lanes] = {};
+    for (; run != end; ++run) {
+      column += run->length;
+      offset += run->length;
+      const Count* on_here = on + *column * std::int64_t{lanes};
+      const Count* before_here = before + *column * std::int64_t{lanes};
+      const auto extra = static_cast<Count>(*offset);
+      Count* __restrict count = counts + run->label * std::int64_t{lanes};
+      Count now[lanes];
+      for (int j = 0; j < lanes; ++j) now[j] = before_here[j] + extra * on_here[j];
+      for (int j = 0; j < lanes; ++j) count[j] += now[j] - last[j];
+      for (int j = 0; j < lanes; ++j) last[j] = now[j];
+    }
+  }
+};
+
+// Floating maps: two rows of the source, `lanes` channels side by side, are interpolated down to
+// one row of source columns; then every pixel across, straight into its superpixel's sum.
+struct AddInterpolated {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* above, const T* const* below, double weight,
+                                std::int64_t in_width, const BilinearTap* taps, const Run* run,
+                                const Run* end, T* pixels, double* columns, double* sums) {
+    T* lower = pixels + in_width * lanes;
+    interleave(above, in_width, pixels);
+    interleave(below, in_width, lower);
+    for (std::int64_t i = 0; i < in_width * lanes; ++i)
+      columns[i] = interpolate(load(pixels[i]), load(lower[i]), weight);
+    for (; run != end; ++run) {
+      double* sum = sums + run->label * std::int64_t{lanes};
+      double partial[lanes];
+      for (int j = 0; j < lanes; ++j) partial[j] = sum[j];
+      for (std::int32_t x = 0; x < run->length; ++x, ++taps) {
+        const double* left = columns + taps->low * lanes;
+        const double* right = columns + taps->high * lanes;
+        for (int j = 0; j < lanes; ++j)
+          partial[j] += interpolate(left[j], right[j], taps->weight);
+      }
+      for (int j = 0; j < lanes; ++j) sum[j] = partial[j];
+    }
+  }
+};
+
+// Which of eight channels are on in a superpixel, one bit each. Counts and sums alike become means
+// here; false when one of them is not finite.
+struct Decide {
+  template <class Sum>
+  static CUEKIT_INLINE void run(const Sum* sums, const double* sizes, std::int64_t num_superpixels,
+                                double threshold, double* means, std::uint8_t* on, bool* finite) {
+    double best[lanes] = {};
+    double residue[lanes] = {};  // x - x is 0 unless x is not finite
+    for (std::int64_t s = 0; s < num_superpixels; ++s) {
+      const double size = sizes[s] > 0.0 ? sizes[s] : 1.0;  // labels no pixel has: mean 0
+      for (int j = 0; j < lanes; ++j) {
+        const double mean = static_cast<double>(sums[s * lanes + j]) / size;
+        means[s * lanes + j] = mean;
+        residue[j] += mean - mean;
+        best[j] = best[j] < mean ? mean : best[j];
+      }
+    }
+    double level[lanes];
+    *finite = true;
+    for (int j = 0; j < lanes; ++j) {
+      level[j] = std::max(threshold * best[j], 0.0);  // never where the mean is <= 0
+      *finite = *finite && residue[j] == 0.0;
+    }
+    for (std::int64_t s = 0; s < num_superpixels; ++s) {
+      unsigned bits = 0;
+      for (int j = 0; j < lanes; ++j)
+        bits |= static_cast<unsigned>(means[s * lanes + j] > level[j]) << j;
+      on[s] = static_cast<std::uint8_t>(bits);
+    }
+  }
+};
+
+// Consecutive rows of eight channels: first every pixel's byte, one bit per channel, then each
+// channel's bit of it. A channel that is on nowhere is only cleared.
+struct PaintBand {
+  static CUEKIT_INLINE void run(const std::uint8_t* on, const Run* run, const Run* end,
+                                std::int64_t pixels, std::int64_t channels, unsigned used,
+                                std::uint8_t* __restrict bytes, bool* out, std::int64_t stride) {
+    paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
+    for (std::int64_t j = 0; j < channels; ++j) {
+      auto* __restrict row = reinterpret_cast<std::uint8_t*>(out + j * stride);
+      const auto bit = static_cast<std::uint8_t>(1u << j);
+      if ((used & bit) == 0) {
+        std::fill_n(row, pixels, std::uint8_t{0});
+        continue;
+      }
+      for (std::int64_t i = 0; i < pixels; ++i) {
+        const auto masked = static_cast<std::uint8_t>(bytes[i] & bit);
+        row[i] = masked < 1 ? masked : std::uint8_t{1};
+      }
+    }
+  }
+};
+
+// Eight channels of one image. Lanes past the last channel read zeros.
+template <class T>
+class Tile {
+ public:
+  Tile(const T* cues, std::int64_t channels, const Superpixels& superpixels,
+       const Geometry& geometry, const SnapParams& p)
+      : cues_(cues),
+        channels_(channels),
+        superpixels_(superpixels),
+        geometry_(geometry),
+        p_(p),
+        zeros_(to_size(p.in_width)),
+        pixels_(to_size(2 * p.in_width * lanes)),
+        sums_(to_size(superpixels.count * lanes)) {}
+
+  // Bits of the channels that are on, one byte per superpixel; false when a value was not finite.
+  bool decide(std::uint8_t* on) {
+    if constexpr (std::is_integral_v<T>) {
+      add_counts();
+    } else {
+      add_interpolated();
+    }
+    std::vector<double> means(sums_.size());
+    bool finite = true;
+    dispatch<Decide>(sums_.data(), superpixels_.sizes.data(), superpixels_.count, p_.threshold,
+                     means.data(), on, &finite);
+    return finite;
+  }
+
+ private:
+  using Sum = std::conditional_t<std::is_integral_v<T>, Count, double>;
+
+  void point_to_row(std::int64_t y, const T** rows) const {
+    for (int j = 0; j < lanes; ++j)
+      rows[j] = j < channels_ ? cues_ + (j * p_.in_height + y) * p_.in_width : zeros_.data();
+  }
+
+  void add_counts() {
+    std::vector<Count> on(to_size((p_.in_width + 1) * lanes));
+    std::vector<Count> before(on.size());
+    std::int64_t current = -1;
+    for (std::int64_t y = 0; y < p_.height; ++y) {
+      const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
+      if (source != current) {
+        const T* rows[lanes];
+        point_to_row(source, rows);
+        dispatch<CountRow>(&rows[0], p_.in_width, &geometry_, p_.width, pixels_.data(), on.data(),
+                           before.data());
+        current = source;
+      }
+      dispatch<AddCounts>(&geometry_, on.data(), before.data(), superpixels_.row(y),
+                          superpixels_.row(y + 1), sums_.data());
+    }
+  }
+
+  void add_interpolated() {
+    std::vector<double> columns(to_size(p_.in_width * lanes));
+    for (std::int64_t y = 0; y < p_.height; ++y) {
+      const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
+      const T *above[lanes], *below[lanes];
+      point_to_row(row.low, above);
+      point_to_row(row.high, below);
+      dispatch<AddInterpolated>(&above[0], &below[0], row.weight, p_.in_width,
+                                geometry_.taps.data(), superpixels_.row(y), superpixels_.row(y + 1),
+                                pixels_.data(), columns.data(), sums_.data());
+    }
+  }
+
+  const T* cues_;
+  std::int64_t channels_;
+  const Superpixels& superpixels_;
+  const Geometry& geometry_;
+  const SnapParams& p_;
+  std::vector<T> zeros_;
+  std::vector<T> pixels_;
+  std::vector<Sum> sums_;
+};
+
+// Rows painted by one task.
+constexpr std::int64_t band_height = 64;
+
+// One row of the cues at the masks' resolution, as float64: nearest and 0 or 1, or bilinear.
+struct ExpandRow {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* above, const T* const* below, double weight,
+                                const Geometry* geometry, std::int64_t width, double* row) {
+    for (std::int64_t x = 0; x < width; ++x) {
+      for (int j = 0; j < lanes; ++j) {
+        if constexpr (std::is_integral_v<T>) {
+          row[x * lanes + j] = above[j][geometry->columns[to_size(x)]] != 0 ? 1.0 : 0.0;
+        } else {
+          const BilinearTap& tap = geometry->taps[to_size(x)];
+          const double left = interpolate(load(above[j][tap.low]), load(below[j][tap.low]), weight);
+          const double right =
+              interpolate(load(above[j][tap.high]), load(below[j][tap.high]), weight);
+          row[x * lanes + j] = interpolate(left, right, tap.weight);
+        }
+      }
+    }
+  }
+};
+
+struct AddMaskRow {
+  static CUEKIT_INLINE void run(const double* row, const std::uint8_t* mask, std::int64_t width,
+                                double* sums, double* size) {
+    double partial[lanes];
+    for (int j = 0; j < lanes; ++j) partial[j] = sums[j];
+    std::int64_t on = 0;
+    for (std::int64_t x = 0; x < width; ++x) {
+      if (mask[x] == 0) continue;
+      ++on;
+      for (int j = 0; j < lanes; ++j) partial[j] += row[x * lanes + j];
+    }
+    for (int j = 0; j < lanes; ++j) sums[j] = partial[j];
+    *size += static_cast<double>(on);
+  }
+};
+
+// Eight channels of one image under overlapping masks.
+template <class T>
+bool snap_masks_tile(const T* cues, std::int64_t channels, const std::uint8_t* masks,
+                     const Geometry& geometry, const SnapParams& p, bool* out) {
+  const std::int64_t pixels = p.height * p.width;
+  const std::vector<T> zeros(to_size(p.in_width));
+  std::vector<double> row(to_size(p.width * lanes));
+  const auto expand_row = [&](std::int64_t y) {
+    BilinearTap tap = bilinear_tap(y, p.in_height, p.height);
+    if (std::is_integral_v<T>) tap = {nearest_source(y, p.in_height, p.height), 0, 0.0};
+    const T *above[lanes], *below[lanes];
+    for (int j = 0; j < lanes; ++j) {
+      const T* map = cues + j * p.in_height * p.in_width;
+      above[j] = j < channels ? map + tap.low * p.in_width : zeros.data();
+      below[j] = j < channels ? map + tap.high * p.in_width : zeros.data();
+    }
+    dispatch<ExpandRow>(&above[0], &below[0], tap.weight, &geometry, p.width, row.data());
+  };
+
+  std::vector<double> sums(to_size(p.masks * lanes));
+  std::vector<double> sizes(to_size(p.masks));
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    expand_row(y);
+    for (std::int64_t r = 0; r < p.masks; ++r)
+      dispatch<AddMaskRow>(row.data(), masks + r * pixels + y * p.width, p.width,
+                           sums.data() + r * lanes, sizes.data() + r);
+  }
+  std::vector<double> means(sums.size());
+  std::vector<std::uint8_t> on(to_size(p.masks));
+  bool finite = true;
+  dispatch<Decide>(sums.data(), sizes.data(), p.masks, p.threshold, means.data(), on.data(),
+                   &finite);
+
+  double level[lanes] = {};  // above it an uncovered pixel keeps its input
+  if constexpr (!std::is_integral_v<T>) {
+    for (std::int64_t j = 0; j < channels; ++j) {
+      double best = 0.0;
+      for (std::int64_t i = 0; i < p.in_height * p.in_width; ++i) {
+        const double value = load(cues[j * p.in_height * p.in_width + i]);
+        finite = finite && std::isfinite(value);
+        best = std::max(best, value);
+      }
+      level[j] = std::max(p.threshold * best, 0.0);
+    }
+  }
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    expand_row(y);
+    for (std::int64_t x = 0; x < p.width; ++x) {
+      unsigned bits = 0;
+      bool covered = false;
+      for (std::int64_t r = 0; r < p.masks; ++r) {
+        if (masks[r * pixels + y * p.width + x] == 0) continue;
+        covered = true;
+        bits |= on[to_size(r)];
+      }
+      for (std::int64_t j = 0; j < channels; ++j)
+        out[j * pixels + y * p.width + x] =
+            covered ? (bits >> j & 1u) != 0 : row[to_size(x * lanes + j)] > level[j];
+    }
+  }
+  return finite;
+}
+
+}  // namespace
+
+template <class T>
+bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& p, int threads) {
+  const std::int64_t pixels = p.height * p.width;
+  const std::int64_t in_pixels = p.in_height * p.in_width;
+  const std::int64_t tiles = number_of_tiles(p.channels);
+  const std::int64_t bands = (p.height + band_height - 1) / band_height;
+  const Geometry geometry(p);
+  std::atomic<bool> all_finite{true};
+  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
+    const Superpixels superpixels = read_superpixels(labels, b, p.height, p.width);
+    const std::int64_t count = superpixels.count;
+    std::vector<std::uint8_t> on(to_size(tiles * count));  // one bit per channel of a tile
+    std::vector<unsigned> used(to_size(tiles));            // channels that are on anywhere
+    const auto channels_of = [&](std::int64_t t) {
+      return std::min<std::int64_t>(lanes, p.channels - t * lanes);
+    };
+    parallel_for(tiles, inner_threads, [&](std::int64_t t) {
+      Tile<T> tile(cues + (b * p.channels + t * lanes) * in_pixels, channels_of(t), superpixels,
+                   geometry, p);
+      std::uint8_t* tile_on = on.data() + t * count;
+      if (!tile.decide(tile_on)) all_finite = false;
+      for (std::int64_t s = 0; s < count; ++s) used[to_size(t)] |= tile_on[s];
+    });
+    parallel_for(bands * tiles, inner_threads, [&](std::int64_t task) {
+      const std::int64_t t = task / bands;
+      const std::int64_t y = task % bands * band_height;
+      const std::int64_t end = std::min(p.height, y + band_height);
+      std::vector<std::uint8_t> bytes(to_size((end - y) * p.width));
+      dispatch<PaintBand>(on.data() + t * count, superpixels.row(y), superpixels.row(end),
+                          (end - y) * p.width, channels_of(t), used[to_size(t)], bytes.data(),
+                          out + (b * p.channels + t * lanes) * pixels + y * p.width, pixels);
+    });
+  });
+  return all_finite;
+}
+
+template <class T>
+bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapParams& p,
+                int threads) {
+  const std::int64_t pixels = p.height * p.width;
+  const std::int64_t tiles = number_of_tiles(p.channels);
+  const Geometry geometry(p);
+  std::atomic<bool> all_finite{true};
+  parallel_for(p.batch * tiles, threads, [&](std::int64_t task) {
+    const std::int64_t b = task / tiles;
+    const std::int64_t first = task % tiles * lanes;
+    const std::int64_t map = b * p.channels + first;
+    if (!snap_masks_tile(cues + map * p.in_height * p.in_width,
+                         std::min<std::int64_t>(lanes, p.channels - first),
+                         masks + b * p.masks * pixels, geometry, p, out + map * pixels))
+      all_finite = false;
+  });
+  return all_finite;
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                                 \
+  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int);           \
+  template bool snap_masks(const T*, const std::uint8_t*, bool*, const SnapParams&, int);
+CUEKIT_INSTANTIATE(std::uint8_t)
+CUEKIT_INSTANTIATE(half)
+CUEKIT_INSTANTIATE(float)
+CUEKIT_INSTANTIATE(double)
+#undef CUEKIT_INSTANTIATE
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,21 @@
+// Background map: where the network sees nothing (Sun et al., arXiv 1904.01749, on extracting cues from classifiers).
+//
+//   features_i (B, D_i, h_i, w_i) -> out (B, H, W) in [0, 1], low = background
+//   total = sum over i of resize(sum over channels of features_i), bilinear as in resize.h
+//   out   = (total - min) / (max - min) per image; 0 where max = min
+//
+// Sums are float64, channels in ascending order.
+#pragma once
+
+#include <cstdint>
+
+namespace cuekit {
+
+struct BackgroundParams {
+  std::int64_t batch;
+  std::int64_t channels;  // D of this feature tensor
+  std::int64_t in_height, in_width;
+  std::int64_t out_height, out_width;
+};
+
+}  // namespace cuekit

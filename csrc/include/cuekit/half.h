@@ -1,0 +1,92 @@
+// IEEE 754 binary16 as storage, and how every floating type is read into and written from float64.
+//
+// Sums and comparisons are float64 throughout (float32 holds every binary16 value exactly, so the
+// step in between costs nothing). Integer arithmetic only: the result does not depend on the
+// processor's denormal flags, which some frameworks switch on.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace cuekit {
+
+struct half {
+  std::uint16_t bits;
+};
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+inline float to_float(half h) {
+  const std::uint32_t sign = (h.bits & 0x8000u) << 16;
+  const std::uint32_t magnitude = h.bits & 0x7fffu;
+  if (magnitude < 0x0400u) {  // zero and subnormals: a multiple of 2^-24, exact in float32
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  const std::uint32_t exponent_shift = magnitude >= 0x7c00u ? (255u - 31u) << 23 : (127u - 15u) << 23;
+  return bit_cast<float>(sign | ((magnitude << 13) + exponent_shift));
+}
+
+// Round to nearest, ties to even, straight from float64: going through float32 would round twice.
+inline half to_half(double value) {
+  const std::uint64_t bits = bit_cast<std::uint64_t>(value);
+  const auto sign = static_cast<std::uint16_t>((bits >> 48) & 0x8000u);
+  const std::uint64_t magnitude = bits & 0x7fffffffffffffffu;
+  const double absolute = bit_cast<double>(magnitude);
+  if (absolute != absolute) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
+  if (absolute >= 65520.0) return {static_cast<std::uint16_t>(sign | 0x7c00u)};
+  if (absolute < 0x1p-14) {  // subnormal: adding 2^28 leaves a last place of 2^-24
+    const double rounded = absolute + 0x1p28;
+    return {static_cast<std::uint16_t>(sign | (bit_cast<std::uint64_t>(rounded) & 0x7ffu))};
+  }
+  const std::uint64_t even = (magnitude >> 42) & 1u;
+  const std::uint64_t rounded = (magnitude + 0x1ffffffffffu + even) >> 42;
+  return {static_cast<std::uint16_t>(sign | (rounded - ((1023u - 15u) << 10)))};
+}
+
+// Every stored type reads as float64; float64 is rounded once when it is stored.
+template <class T>
+inline double load(T value) {
+  return static_cast<double>(value);
+}
+template <>
+inline double load(half value) {
+  return static_cast<double>(to_float(value));
+}
+
+template <class T>
+inline T store(double value) {
+  return static_cast<T>(value);
+}
+template <>
+inline half store(double value) {
+  return to_half(value);
+}
+
+// The same size, unsigned: for tests on the bits of a floating type.
+template <class T>
+struct float_bits;
+template <>
+struct float_bits<half> {
+  using type = std::uint16_t;
+  static constexpr int mantissa = 10;
+};
+template <>
+struct float_bits<float> {
+  using type = std::uint32_t;
+  static constexpr int mantissa = 23;
+};
+template <>
+struct float_bits<double> {
+  using type = std::uint64_t;
+  static constexpr int mantissa = 52;
+};
+
+}  // namespace cuekit

@@ -1,0 +1,29 @@
+// One label per pixel from cues that may overlap.
+//
+//   cues (B, K, N) bool, classes (K) -> out (B, N)
+//   Among foreground channels 1..K-1 that are on at a pixel:
+//     smallest   the one with the fewest pixels in its image, ties to the lower index
+//     ignore     IGNORE where two or more are on
+//   Background (channel 0) where foreground is on too: foreground, background or IGNORE.
+//   Nothing on: unknown. Otherwise classes[channel].
+#pragma once
+
+#include <cstdint>
+
+namespace cuekit {
+
+constexpr int ignore_label = 255;
+
+enum class ForegroundOverlap : int { smallest, ignore };
+enum class BackgroundOverlap : int { foreground, background, ignore };
+
+struct LabelsParams {
+  std::int64_t batch;
+  std::int64_t channels;  // K
+  std::int64_t pixels;    // N
+  ForegroundOverlap overlap;
+  BackgroundOverlap background_overlap;
+  std::int64_t unknown;
+};
+
+}  // namespace cuekit

@@ -1,0 +1,51 @@
+// Where a pixel of one grid lies in another: the one convention for every change of resolution.
+//
+// Half-pixel centres (align_corners=False), no antialiasing, edges clamped:
+//   nearest:   source = floor((i + 1/2) * in / out), in integers
+//   bilinear:  position = max((i + 1/2) * in / out - 1/2, 0); between floor(position) and the next
+//
+// And resize_cues, cues (B, h, w) bool -> (B, H, W) bool, B = batch * classes. A cell of the target
+// covers in/out source pixels in each direction. Measured in units of 1/out source pixels a cell is
+// `in` long and a source pixel `out` long, so that all areas are integers and no test rounds:
+//   nearest:  the pixel under the cell's centre
+//   any:      some part of the cell is on
+//   half:     2 * (area that is on) >= area of the cell
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuekit/half.h"
+
+namespace cuekit {
+
+enum class ResizeRule : int { nearest, any, half };
+
+struct ResizeParams {
+  std::int64_t maps;
+  std::int64_t in_height, in_width;
+  std::int64_t out_height, out_width;
+  ResizeRule rule;
+};
+
+inline std::int64_t nearest_source(std::int64_t i, std::int64_t in, std::int64_t out) {
+  return (2 * i + 1) * in / (2 * out);
+}
+
+struct BilinearTap {
+  std::int64_t low, high;
+  double weight;  // of `high`
+};
+
+inline BilinearTap bilinear_tap(std::int64_t i, std::int64_t in, std::int64_t out) {
+  const double position =
+      (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
+  if (!(position > 0.0)) return {0, 0, 0.0};
+  const std::int64_t low = std::min(static_cast<std::int64_t>(position), in - 1);
+  return {low, std::min(low + 1, in - 1), position - static_cast<double>(low)};
+}
+
+// Not a * (1 - weight) + b * weight: this form leaves equal values as they are.
+inline double interpolate(double a, double b, double weight) { return a + weight * (b - a); }
+
+}  // namespace cuekit

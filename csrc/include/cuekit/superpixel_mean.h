@@ -1,0 +1,25 @@
+// The mean of every channel over every superpixel, painted back.
+//
+//   values (B, K, H, W), superpixels (B, H, W) -> out (B, K, H, W)
+//   out(k, n) = sum over n' with s(n') = s(n) of values(k, n') / number of such n'
+//
+// Sums are float64 and run in raster order within a superpixel, so that every implementation can
+// give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace cuekit {
+
+// Means of integers and bools are float32, means of floating values have their type.
+template <class T>
+using mean_type = std::conditional_t<std::is_integral_v<T>, float, T>;
+
+struct SuperpixelMeanParams {
+  std::int64_t batch;
+  std::int64_t channels;  // K
+  std::int64_t height, width;
+};
+
+}  // namespace cuekit

@@ -1,0 +1,31 @@
+"""Sharp segmentation cues from classifier activation maps.
+
+The functions take NumPy arrays or torch tensors and return the same kind. Maps are channel-first,
+photos channel-last, and leading dimensions mean "independently per image".
+"""
+
+from cuekit import io, metrics
+from cuekit._backend import build_config
+from cuekit.background import background_map
+from cuekit.cam import subtract_classes
+from cuekit.cues import cues_to_labels, fuse_cues, raw_cues, resize_cues, snap_cues
+from cuekit.superpixels import felzenszwalb, superpixel_mean
+from cuekit.suppression import suppress_absent
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "background_map",
+    "build_config",
+    "cues_to_labels",
+    "felzenszwalb",
+    "fuse_cues",
+    "io",
+    "metrics",
+    "raw_cues",
+    "resize_cues",
+    "snap_cues",
+    "subtract_classes",
+    "superpixel_mean",
+    "suppress_absent",
+]

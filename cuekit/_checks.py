@@ -1,0 +1,113 @@
+"""Checks of arguments, and the wording of every error: argument, rule, actual value."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cuekit._arrays import Array, adopt
+
+FLOATS = ("float16", "float32", "float64")
+CUES = ("bool", "uint8")
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads to use; None means one per core this process may use."""
+    if threads is None:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    return check_integer(threads, "threads", minimum=1)
+
+
+def check_integer(value: Any, name: str, *, minimum: int | None = None) -> int:
+    """Return an integer argument as int."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return int(value)
+
+
+def check_number(value: Any, name: str, *, minimum: float | None = None) -> float:
+    """Return a finite real argument as float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Return one of a few strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_size(value: Any, name: str) -> tuple[int, int]:
+    """Return a (height, width) pair of positive integers."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (height, width), got {value!r}")
+    height, width = (check_integer(side, name, minimum=1) for side in value)
+    return height, width
+
+
+def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
+    """Adopt an array of one of `dtypes` with at least `ndim` dimensions.
+
+    The result is C-contiguous: another memory order costs one copy, as every function documents.
+    """
+    array = adopt(value, name)
+    if array.dtype.name not in dtypes:
+        raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {array.dtype}")
+    if array.ndim < ndim:
+        raise ValueError(f"{name} must have shape {layout}, got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def check_shape(array: Array, name: str, shape: tuple[int, ...], other: str) -> None:
+    """Refuse an array whose shape does not match another argument's."""
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} to match {other}, got {array.shape}")
+
+
+def check_present(present: Any, name: str, batch: tuple[int, ...], classes: int, of: str) -> Array:
+    """Return the tags as a C-contiguous bool array of shape (..., C); None means all present."""
+    if present is None:
+        return np.ones((*batch, classes), dtype=bool)
+    if isinstance(present, list | tuple):  # tags are few: a list is welcome
+        present = np.array(present) if len(present) else np.zeros(0, dtype=bool)
+    array = adopt(present, name)
+    if array.dtype != np.bool_:
+        raise TypeError(
+            f"{name} must have dtype bool, one entry per foreground class, got {array.dtype}"
+        )
+    if array.shape != (*batch, classes):
+        listed = array.ndim > 0 and array.shape[-1] == classes + 1
+        raise ValueError(
+            f"{name} must have shape {(*batch, classes)} to match {of}, got {array.shape}"
+            + ("; the background is not listed" if listed else "")
+        )
+    return np.ascontiguousarray(array)
+
+
+def check_finite(finite: bool, *arrays: tuple[str, Array]) -> None:
+    """Raise the error for what a kernel found: one of the arrays was not finite."""
+    if finite:
+        return
+    for name, array in arrays:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ValueError(f"{name} must be finite, got {array[index]} at index {index}")
+    raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")

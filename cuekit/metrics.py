@@ -1,0 +1,268 @@
+"""How good cues and label maps are, by the protocol stated in each function.
+
+One confusion matrix over all photos, never a mean of photos. Truth 255 is left out. A class that is
+in neither truth nor prediction has no IoU (NaN) and is left out of means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cuekit._arrays import Array, adopt
+from cuekit._checks import INTEGERS, check_array, check_integer, check_number, check_shape
+
+IGNORE = 255
+
+
+def confusion_matrix(
+    truth: Any, prediction: Any, num_classes: int = 21, *, unknown_as: int = 0
+) -> Array:
+    """Count pixels by true and predicted class.
+
+    Parameters
+    ----------
+    truth, prediction : (..., H, W) arrays or tensors of any integer dtype
+        Labels 0 to num_classes - 1, or 255. Pixels whose truth is 255 are left out.
+    num_classes : int, optional
+        Classes, background included.
+    unknown_as : int, optional
+        The class that a predicted 255 counts as; default: background.
+
+    Returns
+    -------
+    (num_classes, num_classes) array of int64
+        Rows are true, columns predicted classes. Matrices of several photos add up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype or shape, or a label is none of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.metrics import confusion_matrix
+    >>> confusion_matrix(np.array([[0, 1, 255]]), np.array([[255, 1, 1]]), 2)
+    array([[1, 0],
+           [0, 1]])
+    """
+    num_classes = check_integer(num_classes, "num_classes", minimum=1)
+    unknown_as = check_integer(unknown_as, "unknown_as", minimum=0)
+    if unknown_as >= num_classes:
+        raise ValueError(f"unknown_as must be less than {num_classes}, got {unknown_as}")
+    true = check_array(truth, "truth", INTEGERS, ndim=2, layout="(..., H, W)")
+    predicted = check_array(prediction, "prediction", INTEGERS, ndim=2, layout="(..., H, W)")
+    check_shape(predicted, "prediction", true.shape, "truth")
+    known = true != IGNORE
+    true, predicted = true[known], predicted[known]
+    predicted = np.where(predicted == IGNORE, unknown_as, predicted)
+    for name, labels in (("truth", true), ("prediction", predicted)):
+        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+            wrong = labels[(labels < 0) | (labels >= num_classes)][0]
+            raise ValueError(f"{name} must be 0 to {num_classes - 1} or 255, got {wrong}")
+    flat = true.astype(np.int64) * num_classes + predicted.astype(np.int64)
+    counts: Array = np.bincount(flat, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def iou(matrix: Any) -> Array:
+    """Intersection over union of every class.
+
+    Parameters
+    ----------
+    matrix : (..., K, K) array or tensor
+        Confusion matrices.
+
+    Returns
+    -------
+    (..., K) array of float64
+        In [0, 1]; NaN for a class in neither truth nor prediction.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square.
+    """
+    counts = _check_matrix(matrix)
+    both = np.diagonal(counts, axis1=-2, axis2=-1)
+    either = counts.sum(-1) + counts.sum(-2) - both
+    result = np.full(either.shape, np.nan)
+    np.divide(both, either, out=result, where=either > 0)
+    return result
+
+
+def mean_iou(matrix: Any, classes: Sequence[int] | None = None) -> Array:
+    """Mean of the classes' IoU, classes in neither truth nor prediction left out.
+
+    Parameters
+    ----------
+    matrix : (..., K, K) array or tensor
+        Confusion matrices.
+    classes : sequence of int, optional
+        The classes to average over; default: all. The others stay in the matrix: what is
+        mistaken for them still counts as a mistake.
+
+    Returns
+    -------
+    (...) array of float64
+        NaN where no class is left.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square.
+    """
+    values = iou(matrix)
+    if classes is not None:
+        values = values[..., list(classes)]
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    result = np.full(count.shape, np.nan)
+    np.divide(total, count, out=result, where=count > 0)
+    return result[()]
+
+
+class CueStatistics(NamedTuple):
+    """What `cue_statistics` gives; arrays have one entry per class, background first.
+
+    Attributes
+    ----------
+    precision : (K,) array
+        Share of a class's cue pixels that are truly of the class; NaN for a class without cues.
+    recall : (K,) array
+        Share of a class's true pixels that its cue covers; NaN for a class not in the truth.
+    foreground_precision, foreground_recall : float
+        The same with all foreground classes' pixels added up before dividing.
+    coverage : float
+        Share of the pixels with known truth on which some cue is on.
+    """
+
+    precision: Array
+    recall: Array
+    foreground_precision: float
+    foreground_recall: float
+    coverage: float
+
+
+def cue_statistics(cues: Any, truth: Any) -> CueStatistics:
+    """Precision and recall of cues, which may overlap, against true labels.
+
+    Parameters
+    ----------
+    cues : (..., K, H, W) array or tensor of bool or uint8
+        Channel i is the cue of class i, channel 0 the background.
+    truth : (..., H, W) array or tensor of any integer dtype
+        Labels; pixels of 255 are left out.
+
+    Returns
+    -------
+    CueStatistics
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype or shape.
+    """
+    maps = check_array(cues, "cues", ("bool", "uint8"), ndim=3, layout="(..., K, H, W)")
+    true = check_array(truth, "truth", INTEGERS, ndim=2, layout="(..., H, W)")
+    check_shape(true, "truth", (*maps.shape[:-3], *maps.shape[-2:]), "cues")
+    known = true != IGNORE
+    on = np.moveaxis(maps, -3, 0)[:, known] != 0
+    of_class = true[known] == np.arange(len(on))[:, None]
+    hit, cued, there = (a.sum(-1) for a in (on & of_class, on, of_class))
+    return CueStatistics(
+        precision=_ratio(hit, cued),
+        recall=_ratio(hit, there),
+        foreground_precision=float(_ratio(hit[1:].sum(), cued[1:].sum())),
+        foreground_recall=float(_ratio(hit[1:].sum(), there[1:].sum())),
+        coverage=float(_ratio(on.any(0).sum(), known.sum())),
+    )
+
+
+class Interval(NamedTuple):
+    """An estimate and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    matrices: Any,
+    other: Any = None,
+    *,
+    statistic: Callable[[Array], Array] = mean_iou,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval over photos of a statistic, or of a paired difference.
+
+    Photos are drawn with replacement, their matrices added up, and the statistic taken of the sum.
+
+    Parameters
+    ----------
+    matrices : (N, K, K) array or tensor
+        One confusion matrix per photo.
+    other : (N, K, K) array or tensor, optional
+        Those of another method on the same photos in the same order: then the value is
+        statistic(matrices) - statistic(other), and both are drawn together.
+    statistic : callable, optional
+        From matrices (..., K, K) to numbers (...); default `mean_iou`.
+    samples : int, optional
+        Number of draws.
+    confidence : float, optional
+        Share of the draws inside the interval.
+    seed : int, optional
+        Of the draws: the same seed gives the same interval.
+
+    Returns
+    -------
+    Interval
+        The value on all photos, and the percentile interval.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value.
+    """
+    samples = check_integer(samples, "samples", minimum=1)
+    confidence = check_number(confidence, "confidence", minimum=0)
+    if confidence >= 1:
+        raise ValueError(f"confidence must be less than 1, got {confidence}")
+    sets = [_check_matrix(matrices)]
+    if other is not None:
+        sets.append(_check_matrix(other, "other"))
+        check_shape(sets[1], "other", sets[0].shape, "matrices")
+    if sets[0].ndim != 3 or len(sets[0]) == 0:
+        raise ValueError(f"matrices must have shape (N, K, K) with N > 0, got {sets[0].shape}")
+    photos = len(sets[0])
+    weights = np.random.default_rng(seed).multinomial(
+        photos, np.full(photos, 1 / photos), size=samples
+    )
+    draws, values = [], []
+    for counts in sets:
+        flat = counts.reshape(photos, -1).astype(np.float64)
+        draws.append(statistic((weights @ flat).reshape(samples, *counts.shape[1:])))
+        values.append(float(statistic(counts.sum(0))))
+    difference = draws[0] - draws[1] if len(draws) == 2 else draws[0]
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(difference, [tail, 1 - tail])
+    return Interval(values[0] - sum(values[1:]), float(low), float(high))
+
+
+def _check_matrix(matrix: Any, name: str = "matrix") -> Array:
+    counts = adopt(matrix, name)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
+        raise ValueError(f"{name} must have shape (..., K, K), got {counts.shape}")
+    return counts
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    result = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=result, where=np.asarray(whole) > 0)
+    return result

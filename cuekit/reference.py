@@ -1,0 +1,192 @@
+"""The oracle: every kernel again in a few obvious lines of NumPy.
+
+Slow on purpose and unchecked: one image at a time, no batch, arguments as the public functions
+document them. The tests hold every kernel against these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def nearest_index(size: int, out: int) -> Array:
+    """Source index of every target index: floor((i + 1/2) * size / out)."""
+    return (2 * np.arange(out) + 1) * size // (2 * out)
+
+
+def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:
+    """Half-pixel centres, edges clamped: (..., h, w) -> (..., H, W) float64."""
+    maps = maps.astype(np.float64)
+    for axis, out in ((-2, size[0]), (-1, size[1])):
+        length = maps.shape[axis]
+        position = np.maximum((np.arange(out) + 0.5) * length / out - 0.5, 0.0)
+        low = np.minimum(np.floor(position).astype(int), length - 1)
+        weight = position - low
+        if axis == -2:
+            weight = weight[:, None]
+        a = np.take(maps, low, axis)
+        b = np.take(maps, np.minimum(low + 1, length - 1), axis)
+        maps = a + weight * (b - a)
+    return maps
+
+
+def resize_nearest(cues: Array, size: tuple[int, int]) -> Array:
+    """(..., h, w) bool -> (..., H, W) bool."""
+    rows = nearest_index(cues.shape[-2], size[0])
+    columns = nearest_index(cues.shape[-1], size[1])
+    return (cues != 0)[..., rows[:, None], columns]
+
+
+def subtract_classes(cams: Array, present: Array, mode: str) -> Array:
+    """(C, h, w) -> (C, h, w) in the dtype of `cams`."""
+    out = np.zeros(cams.shape)
+    maps = cams.astype(np.float64)
+    for c in np.flatnonzero(present):
+        others = [other for other in np.flatnonzero(present) if other != c]
+        if not others:
+            out[c] = np.maximum(maps[c], 0)
+        elif mode == "pairwise":
+            for other in others:
+                out[c] += np.maximum(maps[c] - maps[other], 0)
+            out[c] /= len(others)
+        elif mode == "strongest":
+            out[c] = np.maximum(maps[c] - maps[others].max(0), 0)
+        else:
+            for other in others:
+                difference = maps[c] - maps[other]
+                if difference.size and difference.max() > 0:
+                    out[c] += np.tanh(3 * (np.maximum(difference, 0) / difference.max()))
+            if out[c].size and out[c].max() > 0:
+                out[c] = np.tanh(3 * (out[c] / out[c].max()))
+    return out.astype(cams.dtype)
+
+
+def background_map(*features: Array, size: tuple[int, int]) -> Array:
+    """(D_i, h_i, w_i), ... -> (H, W) in the dtype of `features`."""
+    total = np.zeros(size)
+    for maps in features:
+        channel_sum = np.zeros(maps.shape[1:])
+        for channel in maps:
+            channel_sum += channel
+        total += resize_bilinear(channel_sum, size)
+    span = total.max() - total.min()
+    normalized = (total - total.min()) / span if span > 0 else np.zeros(size)
+    return normalized.astype(features[0].dtype)
+
+
+def raw_cues(
+    cams: Array,
+    background: Array | None,
+    present: Array,
+    foreground_threshold: float,
+    background_threshold: float,
+) -> Array:
+    """(C, h, w), (h, w) -> (C + 1, h, w) bool."""
+    out = np.zeros((len(cams) + 1, *cams.shape[1:]), dtype=bool)
+    if background is not None:
+        is_cue = background.dtype == bool
+        out[0] = background if is_cue else background.astype(np.float64) < background_threshold
+    for c in np.flatnonzero(present):
+        maps = cams[c].astype(np.float64)
+        if maps.size and maps.max() > 0:
+            out[c + 1] = maps > foreground_threshold * maps.max()
+    return out
+
+
+def region_sums(values: Array, superpixels: Array) -> tuple[Array, Array]:
+    """Raster-order float64 sums (K, S) and the sizes (S,) of the regions of (K, H, W) values."""
+    labels = superpixels.ravel()
+    sizes = np.bincount(labels)
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    sums = [np.bincount(labels, weights=channel, minlength=len(sizes)) for channel in flat]
+    return np.array(sums).reshape(len(values), len(sizes)), np.maximum(sizes, 1)
+
+
+def superpixel_mean(values: Array, superpixels: Array) -> Array:
+    """(K, H, W), (H, W) -> (K, H, W)."""
+    _, labels = np.unique(superpixels, return_inverse=True)
+    labels = labels.reshape(superpixels.shape)
+    sums, sizes = region_sums(values, labels)
+    dtype = values.dtype if values.dtype.kind == "f" else np.float32
+    return (sums / sizes)[:, labels].astype(dtype)
+
+
+def snap_cues(cues: Array, superpixels: Array, threshold: float) -> Array:
+    """(K, h, w), (H, W) -> (K, H, W) bool."""
+    _, labels = np.unique(superpixels, return_inverse=True)
+    labels = labels.reshape(superpixels.shape)
+    floating = cues.dtype.kind == "f"
+    resize = resize_bilinear if floating else resize_nearest
+    sums, sizes = region_sums(resize(cues, labels.shape), labels)
+    means = sums / sizes
+    on = (means > threshold * means.max(1, keepdims=True)) & (means > 0)
+    return on[:, labels]
+
+
+def snap_cues_to_masks(cues: Array, masks: Array, threshold: float) -> Array:
+    """(K, h, w), (R, H, W) bool -> (K, H, W) bool."""
+    floating = cues.dtype.kind == "f"
+    maps = (resize_bilinear if floating else resize_nearest)(cues, masks.shape[1:])
+    out = np.zeros(maps.shape, dtype=bool)
+    uncovered = ~masks.any(0)
+    for k, values in enumerate(maps):
+        level = max(threshold * cues[k].astype(np.float64).max(), 0) if floating else 0
+        out[k, uncovered] = values[uncovered] > level
+        # cumsum adds one after the other, in raster order
+        means = [
+            float(np.cumsum(values[mask], dtype=float)[-1]) / mask.sum() if mask.any() else 0.0
+            for mask in masks
+        ]
+        for mean, mask in zip(means, masks, strict=True):
+            out[k] |= mask & (mean > threshold * max(means)) & (mean > 0)
+    return out
+
+
+def fuse_cues(*cue_sets: Array) -> Array:
+    """Logical OR of (K, H, W) sets."""
+    return np.any([cues != 0 for cues in cue_sets], axis=0)
+
+
+def resize_cues(cues: Array, size: tuple[int, int], rule: str) -> Array:
+    """(K, H, W) bool -> (K, height, width) bool."""
+    if rule == "nearest":
+        return resize_nearest(cues, size)
+    # Repeat every source pixel `size` times and cut into cells of `in` each: all integers.
+    height, width = cues.shape[-2:]
+    fine = np.repeat(np.repeat(cues != 0, size[0], axis=-2), size[1], axis=-1)
+    area = fine.reshape(len(cues), size[0], height, size[1], width).sum((2, 4))
+    return area > 0 if rule == "any" else 2 * area >= height * width
+
+
+def cues_to_labels(
+    cues: Array, classes: Array, overlap: str, background_overlap: str, unknown: int
+) -> Array:
+    """(K, H, W) bool -> (H, W) int64."""
+    out = np.full(cues.shape[1:], unknown, dtype=np.int64)
+    on = cues != 0
+    sizes = on.sum((1, 2))
+    for y, x in np.ndindex(*out.shape):
+        foreground = [k for k in range(1, len(cues)) if on[k, y, x]]
+        if len(foreground) > 1 and overlap == "ignore":
+            out[y, x] = 255
+        elif foreground:
+            out[y, x] = classes[min(foreground, key=lambda k: (sizes[k], k))]
+        if on[0, y, x] and foreground and background_overlap == "ignore":
+            out[y, x] = 255
+        elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
+            out[y, x] = classes[0]
+    return out
+
+
+def suppress_absent(scores: Array, present: Array, margin: float) -> Array:
+    """(K, H, W) -> (K, H, W), in the dtype of `scores` throughout."""
+    kept = np.concatenate([[True], present])
+    ceiling = scores[kept].max(0)
+    below = np.nextafter(ceiling, scores.dtype.type(-np.inf))
+    limit = np.minimum(ceiling - scores.dtype.type(margin), below)
+    return np.where(kept[:, None, None], scores, np.minimum(scores, limit))

@@ -1,0 +1,87 @@
+"""At test time: what the image does not contain stays below what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cuekit import _cpu
+from cuekit._arrays import like
+from cuekit._checks import (
+    FLOATS,
+    check_array,
+    check_finite,
+    check_number,
+    check_present,
+    check_threads,
+)
+
+
+def suppress_absent(
+    scores: Any, present: Any, *, margin: float = 1e-4, threads: int | None = 1
+) -> Any:
+    """Cap the scores of absent classes just below those of background and present classes.
+
+    Parameters
+    ----------
+    scores : (..., K, H, W) array or tensor of float16, float32 or float64
+        A segmentation network's per-class maps, channel 0 = background: logits or probabilities.
+    present : (..., K - 1) bool or None
+        Which foreground classes the image contains: its tags, or a classifier's prediction. The
+        background has no entry. None means all, and changes nothing.
+    margin : float, optional
+        How far below the ceiling absent classes end up at least.
+    threads : int or None, optional
+        Threads to use; None means one per core. Never changes the result.
+
+    Returns
+    -------
+    (..., K, H, W) array or tensor of the dtype of `scores`
+        With c the largest score at a pixel among background and present classes, an absent
+        class's f becomes min(f, c - margin, the next value below c). The others stay as they
+        are, and probabilities are not renormalised.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype or shape, or scores are not finite.
+
+    Notes
+    -----
+    No absent class is the arg max of the result. That holds *before* a dense CRF only: its
+    messages can lift a class over a ceiling. To keep absent classes out of a CRF, leave them out
+    of its classes, which is what ``present`` of the CRF is for.
+
+    Computed in the dtype of `scores`. Input that is not C-contiguous is copied once.
+
+    References
+    ----------
+    .. [1] T. Sun et al., arXiv:1904.01749, on testing with the prediction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> scores = np.array([[[0.2]], [[0.3]], [[0.5]]])
+    >>> cuekit.suppress_absent(scores, [True, False], margin=0.1).ravel()
+    array([0.2, 0.3, 0.2])
+    """
+    threads = check_threads(threads)
+    maps = check_array(scores, "scores", FLOATS, ndim=3, layout="(..., K, H, W)")
+    *batch, channels, height, width = maps.shape
+    if channels == 0:
+        raise ValueError(f"scores must have a background channel, got {maps.shape}")
+    tags = check_present(present, "present", tuple(batch), channels - 1, "scores")
+    margin = check_number(margin, "margin", minimum=0)
+    out = np.empty_like(maps)
+    shape = (int(np.prod(batch)), channels, height * width)
+    finite = _cpu.suppress(
+        maps.reshape(shape),
+        tags.reshape(shape[0], channels - 1),
+        out.reshape(shape),
+        margin,
+        threads,
+    )
+    check_finite(finite, ("scores", maps))
+    return like(out, scores)

@@ -1,0 +1,122 @@
+"""The quickstart's picture: one row per photo, one column per step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from skimage.color import gray2rgb, rgb2gray
+from skimage.segmentation import mark_boundaries
+
+import cuekit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+BACKGROUND = "#232a3d"
+COLORS = ("#00c2a8", "#2f86ff", "#ff2e93", "#ffd000", "#8fdc00", "#a55cff")
+OPACITY = 0.62
+COLUMNS = (
+    ("photo", ""),
+    ("superpixels", ""),
+    ("raw cues", "color photo"),
+    ("snapped", "color photo"),
+    ("raw cues", "same network, gray photo"),
+    ("snapped", "same network, gray photo"),
+    ("fused", "color or gray"),
+)
+DPI, PANEL, GAP, MARGIN, HEADER, FOOTER = 100, 2.3, 0.07, 0.1, 0.6, 0.46  # inches, but for DPI
+
+
+class Row(NamedTuple):
+    """A photo and what became of its activation maps.
+
+    Attributes
+    ----------
+    photo : ndarray of uint8, shape (H, W, 3)
+    classes : list of str
+        Names of the C classes, without the background.
+    superpixels : ndarray of int32, shape (H, W)
+    raw : dict of str to ndarray of bool, shape (C + 1, h, w)
+        The cues of "color" and "gray"; channel 0 is the background.
+    snapped : dict of str to ndarray of bool, shape (C + 1, H, W)
+    fused : ndarray of bool, shape (C + 1, H, W)
+    """
+
+    photo: np.ndarray
+    classes: list[str]
+    superpixels: np.ndarray
+    raw: dict[str, np.ndarray]
+    snapped: dict[str, np.ndarray]
+    fused: np.ndarray
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw all steps of all photos into one PNG."""
+    names = list(dict.fromkeys(name for row in rows for name in row.classes))
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+
+    heights = [PANEL * row.photo.shape[0] / row.photo.shape[1] for row in rows]
+    width = 2 * MARGIN + len(COLUMNS) * (PANEL + GAP) - GAP
+    height = HEADER + sum(heights) + GAP * (len(rows) - 1) + FOOTER
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    axes = figure.subplots(
+        len(rows),
+        len(COLUMNS),
+        squeeze=False,
+        gridspec_kw={
+            "left": MARGIN / width,
+            "right": 1 - MARGIN / width,
+            "bottom": FOOTER / height,
+            "top": 1 - HEADER / height,
+            "wspace": GAP / PANEL,
+            "hspace": GAP / np.mean(heights),
+            "height_ratios": heights,
+        },
+    )
+    for axis, (title, detail) in zip(axes[0], COLUMNS, strict=True):
+        above = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+        axis.annotate(title, (0.5, 1), (0, 21), fontsize=15, fontweight="bold", **above)
+        axis.annotate(detail, (0.5, 1), (0, 7), fontsize=11.5, color="#555555", **above)
+    for line, row in zip(axes, rows, strict=True):
+        tints = [BACKGROUND, *(colors[name] for name in row.classes)]
+        line[0].imshow(row.photo)
+        line[1].imshow(mark_boundaries(row.photo, row.superpixels, color=(1, 0.9, 0)))
+        gray = gray2rgb(rgb2gray(row.photo))
+        _show_cues(line[2], row.photo, row.raw["color"], tints)
+        _show_cues(line[3], row.photo, row.snapped["color"], tints)
+        _show_cues(line[4], gray, row.raw["gray"], tints)
+        _show_cues(line[5], gray, row.snapped["gray"], tints)
+        _show_cues(line[6], row.photo, row.fused, tints)
+        for axis in line:
+            axis.axis("off")
+
+    legend = [Patch(color=to_rgba(BACKGROUND, 0.85), label="background")]
+    legend += [Patch(color=color, label=name) for name, color in colors.items()]
+    legend += [Patch(facecolor="white", edgecolor="#999999", label="no cue: photo as it is")]
+    figure.legend(
+        handles=legend,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=len(legend),
+        frameon=False,
+        fontsize=14,
+        handlelength=1.3,
+        handleheight=1.1,
+    )
+    figure.savefig(path, pil_kwargs={"optimize": True})
+
+
+def _show_cues(axes: Axes, photo: np.ndarray, cues: np.ndarray, tints: list[str]) -> None:
+    """Lay the cues' colours over the photo; pixels without a cue stay as they are."""
+    labels = cuekit.cues_to_labels(cues, unknown=len(cues))
+    palette = np.array([to_rgba(tint, OPACITY) for tint in tints] + [(0, 0, 0, 0)])
+    # Raw cues have fewer cells than the photo has pixels: the extent stretches them over it.
+    height, width = photo.shape[:2]
+    axes.imshow(photo, extent=(0, width, height, 0))
+    axes.imshow(palette[labels], extent=(0, width, height, 0), interpolation="nearest")

@@ -1,0 +1,115 @@
+"""From a photo's class activation maps to sharp cues, one call per step.
+
+Without arguments it takes three photos of scikit-image and the activation maps that come with this
+example: neither torch nor a download is needed. With ``--photo`` it takes a photo of yours and
+computes the maps with torchvision's ResNet-50. Either way it writes a label map per photo and one
+picture of all steps::
+
+    python quickstart.py
+    python quickstart.py --photo street.jpg --classes "sports car" "street sign"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import resnet_maps
+import skimage.data
+from picture import Row, draw
+from PIL import Image, ImageOps
+
+import cuekit
+import cuekit.io
+
+MAPS = Path(__file__).parent / "data" / "maps.npz"
+PHOTOS = ("chelsea", "coffee", "astronaut")
+KINDS = ("color", "gray")  # the network's input: the photo as it is, and without its colours
+LONGEST = 640  # pixels; the superpixels' default scale suits photos of about this size
+
+
+def cues_of(
+    photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> Row:
+    """Take every step of the paper, from activation maps to fused cues.
+
+    Parameters
+    ----------
+    photo : ndarray of uint8, shape (H, W, 3)
+        RGB.
+    classes : list of str
+        Names of the C classes that the photo contains.
+    maps : dict of str to (ndarray, ndarray)
+        For "color" and "gray": the classes' activation maps (C, h, w), and the two top layers,
+        each summed over its channels (2, h, w).
+    """
+    superpixels = cuekit.felzenszwalb(photo)
+    raw, snapped = {}, {}
+    for kind in KINDS:
+        cams, (below_top, top) = maps[kind]
+        own = cuekit.subtract_classes(cams)
+        background = cuekit.background_map(below_top[None], top[None])
+        raw[kind] = cuekit.raw_cues(own, background)
+        snapped[kind] = cuekit.snap_cues(raw[kind], superpixels)
+    fused = cuekit.fuse_cues(*snapped.values())
+    return Row(photo, classes, superpixels, raw, snapped, fused)
+
+
+def example_rows() -> dict[str, Row]:
+    """Compute the cues of scikit-image's photos, from the activation maps in the data folder."""
+    rows = {}
+    with np.load(MAPS) as data:
+        for name in PHOTOS:
+            photo = getattr(skimage.data, name)()
+            maps = {k: (data[f"{name}/{k}/cams"], data[f"{name}/{k}/features"]) for k in KINDS}
+            rows[name] = cues_of(photo, data[f"{name}/classes"].tolist(), maps)
+    return rows
+
+
+def own_row(path: Path, names: list[str]) -> dict[str, Row]:
+    """Compute the cues of a photo of the user's, and its maps before."""
+    with Image.open(path) as file:
+        photo = ImageOps.exif_transpose(file).convert("RGB")
+    photo.thumbnail((LONGEST, LONGEST))
+    classes, maps = resnet_maps.compute(photo, names)
+    return {path.stem: cues_of(np.asarray(photo), classes, maps)}
+
+
+def main() -> None:
+    """Write the label maps and the picture; say where they are and what the cues cover."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("quickstart-output"), help="folder")
+    parser.add_argument("--photo", type=Path, help="a photo of yours (needs torch, torchvision)")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what is in --photo, as ImageNet names; default: what the network sees. Name one "
+        "class per object: similar ones would be subtracted from each other",
+    )
+    args = parser.parse_args()
+    if args.classes and not args.photo:
+        parser.error("--classes describes --photo, which is missing")
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        rows = own_row(args.photo, args.classes) if args.photo else example_rows()
+    except (OSError, Image.DecompressionBombError, resnet_maps.CannotComputeError) as error:
+        parser.error(str(error))
+
+    for name, row in rows.items():
+        path = args.out / f"{name}-labels.png"
+        cuekit.io.write_labels(path, cuekit.cues_to_labels(row.fused))
+        sys.stdout.write(f"{path}\n")
+        for channel, class_name in enumerate(["background", *row.classes]):
+            raw, fused = row.raw["color"][channel].mean(), row.fused[channel].mean()
+            sys.stdout.write(f"  {channel} {class_name}: raw {raw:.1%}, fused {fused:.1%}\n")
+    draw(list(rows.values()), args.out / "quickstart.png")
+    sys.stdout.write(f"{args.out / 'quickstart.png'}\n")
+
+
+if __name__ == "__main__":
+    main()

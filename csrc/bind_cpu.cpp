@@ -33,7 +33,6 @@ using namespace cuekit;
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-
 template <class T>
 bool subtract(const Array<T>& maps, const Array<bool>& present, Array<T>& out,
               const std::string& mode, int threads) {
@@ -88,15 +87,14 @@ bool raw_background(const Array<T>& background, Array<bool>& out, double thresho
   return cpu::raw_background(in, result, p);
 }
 
-
 LabelsView view_labels(const py::array& superpixels) {
   return {superpixels.data(), static_cast<int>(superpixels.itemsize()),
           superpixels.dtype().kind() == 'i'};
 }
 
 template <class T>
-bool superpixel_mean(const Array<T>& values, const py::array& superpixels,
-                     Array<mean_type<T>>& out, int threads) {
+bool superpixel_mean(const Array<T>& values, const py::array& superpixels, Array<mean_type<T>>& out,
+                     int threads) {
   const SuperpixelMeanParams p{values.shape(0), values.shape(1), values.shape(2), values.shape(3)};
   const T* in = values.data();
   const LabelsView labels = view_labels(superpixels);
@@ -161,8 +159,8 @@ void resize(const Array<std::uint8_t>& cues, Array<bool>& out, const std::string
 
 template <class L>
 void labels(const Array<std::uint8_t>& cues, const Array<std::int64_t>& classes, Array<L>& out,
-            const std::string& overlap, const std::string& background_overlap,
-            std::int64_t unknown, int threads) {
+            const std::string& overlap, const std::string& background_overlap, std::int64_t unknown,
+            int threads) {
   const LabelsParams p{
       cues.shape(0),
       cues.shape(1),
@@ -196,14 +194,14 @@ void bind_floating(py::module_& m) {
   using py::arg;
   m.def("subtract", &subtract<T>, arg("maps").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("mode"), arg("threads"));
-  m.def("background_add", &background_add<T>, arg("features").noconvert(),
-        arg("total").noconvert(), arg("threads"));
+  m.def("background_add", &background_add<T>, arg("features").noconvert(), arg("total").noconvert(),
+        arg("threads"));
   m.def("background_normalize", &background_normalize<T>, arg("total").noconvert(),
         arg("out").noconvert(), arg("threads"));
   m.def("raw_foreground", &raw_foreground<T>, arg("maps").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("threshold"), arg("threads"));
-  m.def("raw_background", &raw_background<T>, arg("background").noconvert(),
-        arg("out").noconvert(), arg("threshold"));
+  m.def("raw_background", &raw_background<T>, arg("background").noconvert(), arg("out").noconvert(),
+        arg("threshold"));
   m.def("suppress", &suppress<T>, arg("scores").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("margin"), arg("threads"));
 }
@@ -279,8 +277,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_labels<std::uint8_t>(m);
   bind_labels<std::int32_t>(m);
   m.def("fuse", &fuse, py::arg("sets"), py::arg("out").noconvert(), py::arg("threads"));
-  m.def("resize", &resize, py::arg("cues").noconvert(), py::arg("out").noconvert(),
-        py::arg("rule"), py::arg("threads"));
+  m.def("resize", &resize, py::arg("cues").noconvert(), py::arg("out").noconvert(), py::arg("rule"),
+        py::arg("threads"));
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def(

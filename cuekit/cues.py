@@ -252,7 +252,7 @@ def fuse_cues(*cue_sets: Any, threads: int | None = 1) -> Any:
 
 
 def _as_bytes(cue_sets: Sequence[Any]) -> list[Array]:
-    sets = []
+    sets: list[Array] = []
     for i, cues in enumerate(cue_sets):
         name = f"cue_sets[{i}]"
         array = check_array(cues, name, CUES, ndim=3, layout="(..., K, H, W)").view(np.uint8)
@@ -382,7 +382,7 @@ def cues_to_labels(
     written = [*names.tolist(), unknown]
     if min(written) < -(2**31) or max(written) >= 2**31:
         raise ValueError(f"classes and unknown must fit in int32, got {written}")
-    small = 0 <= min(written) and max(written) <= 255
+    small = min(written) >= 0 and max(written) <= 255
     out = np.empty((*batch, height, width), dtype=np.uint8 if small else np.int32)
     images = int(np.prod(batch))
     _cpu.labels(

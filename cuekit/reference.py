@@ -39,7 +39,8 @@ def resize_nearest(cues: Array, size: tuple[int, int]) -> Array:
     """(..., h, w) bool -> (..., H, W) bool."""
     rows = nearest_index(cues.shape[-2], size[0])
     columns = nearest_index(cues.shape[-1], size[1])
-    return (cues != 0)[..., rows[:, None], columns]
+    resized: Array = (cues != 0)[..., rows[:, None], columns]
+    return resized
 
 
 def subtract_classes(cams: Array, present: Array, mode: str) -> Array:
@@ -53,7 +54,7 @@ def subtract_classes(cams: Array, present: Array, mode: str) -> Array:
         elif mode == "pairwise":
             for other in others:
                 out[c] += np.maximum(maps[c] - maps[other], 0)
-            out[c] /= len(others)
+            out[c] *= 1 / len(others)
         elif mode == "strongest":
             out[c] = np.maximum(maps[c] - maps[others].max(0), 0)
         else:
@@ -113,7 +114,8 @@ def superpixel_mean(values: Array, superpixels: Array) -> Array:
     labels = labels.reshape(superpixels.shape)
     sums, sizes = region_sums(values, labels)
     dtype = values.dtype if values.dtype.kind == "f" else np.float32
-    return (sums / sizes)[:, labels].astype(dtype)
+    painted: Array = (sums / sizes)[:, labels]
+    return painted.astype(dtype)
 
 
 def snap_cues(cues: Array, superpixels: Array, threshold: float) -> Array:
@@ -122,9 +124,10 @@ def snap_cues(cues: Array, superpixels: Array, threshold: float) -> Array:
     labels = labels.reshape(superpixels.shape)
     floating = cues.dtype.kind == "f"
     resize = resize_bilinear if floating else resize_nearest
-    sums, sizes = region_sums(resize(cues, labels.shape), labels)
+    height, width = superpixels.shape
+    sums, sizes = region_sums(resize(cues, (height, width)), labels)
     means = sums / sizes
-    on = (means > threshold * means.max(1, keepdims=True)) & (means > 0)
+    on: Array = (means > threshold * means.max(1, keepdims=True)) & (means > 0)
     return on[:, labels]
 
 
@@ -149,7 +152,8 @@ def snap_cues_to_masks(cues: Array, masks: Array, threshold: float) -> Array:
 
 def fuse_cues(*cue_sets: Array) -> Array:
     """Logical OR of (K, H, W) sets."""
-    return np.any([cues != 0 for cues in cue_sets], axis=0)
+    fused: Array = np.any([cues != 0 for cues in cue_sets], axis=0)
+    return fused
 
 
 def resize_cues(cues: Array, size: tuple[int, int], rule: str) -> Array:
@@ -159,7 +163,7 @@ def resize_cues(cues: Array, size: tuple[int, int], rule: str) -> Array:
     # Repeat every source pixel `size` times and cut into cells of `in` each: all integers.
     height, width = cues.shape[-2:]
     fine = np.repeat(np.repeat(cues != 0, size[0], axis=-2), size[1], axis=-1)
-    area = fine.reshape(len(cues), size[0], height, size[1], width).sum((2, 4))
+    area: Array = fine.reshape(len(cues), size[0], height, size[1], width).sum((2, 4))
     return area > 0 if rule == "any" else 2 * area >= height * width
 
 

@@ -161,8 +161,7 @@ def felzenszwalb(
                 "felzenszwalb needs scikit-image: pip install 'cuekit[superpixels]'"
             ) from error
         flat = photos.reshape(-1, *photos.shape[-3:])
-        for labels, photo in zip(out.reshape(-1, *out.shape[-2:]), flat, strict=True):
-            labels[...] = segment(
-                photo, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1
-            )
+        labels = out.reshape(-1, *out.shape[-2:])
+        for i, photo in enumerate(flat):
+            labels[i] = segment(photo, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
     return like(out, image)

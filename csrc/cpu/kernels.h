@@ -1,6 +1,7 @@
 // Every CPU kernel's declaration. Arrays are C-contiguous with the layouts given in
-// include/cuekit/<op>.h; `threads` is at least 1 and never changes a bit of the result. Kernels that
-// read floating values return false when one of them was not finite; the output is then undefined.
+// include/cuekit/<op>.h; `threads` is at least 1 and never changes a bit of the result. Kernels
+// that read floating values return false when one of them was not finite; the output is then
+// undefined.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,9 @@
 // the target.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 
 #if defined(__GNUC__)
 #define CUEKIT_INLINE inline __attribute__((always_inline))
@@ -66,6 +68,27 @@ void dispatch(Args... args) {
   }
 #endif
   Kernel::run(args...);
+}
+
+// Asks for `count` elements to be brought into the cache. Any address may be asked for.
+template <class T>
+CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
+#if defined(__GNUC__)
+  const auto* bytes = reinterpret_cast<const char*>(from);
+  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t i = 0; i < size; i += 64) __builtin_prefetch(bytes + i);
+#else
+  (void)from, (void)count;
+#endif
+}
+
+// How many of the first `count` elements lie before the next cache line begins. A loop that writes
+// wide vectors is cut there, or each of its stores touches two lines: maps of odd sizes do not
+// begin where lines begin.
+template <class T>
+CUEKIT_INLINE std::int64_t until_aligned(const T* to, std::int64_t count) {
+  const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to) % 64);
+  return std::min(count, (64 - past) % 64 / static_cast<std::int64_t>(sizeof(T)));
 }
 
 }  // namespace cuekit::cpu

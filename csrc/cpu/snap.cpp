@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -21,14 +22,16 @@ using Count = std::uint32_t;
 struct Geometry {
   std::vector<std::int32_t> columns;  // nearest: the source column
   std::vector<std::int32_t> offsets;  // ... and how many columns left of this one have it too
+  std::vector<Count> widths;          // how many columns of the superpixels a source column has
   std::vector<BilinearTap> taps;      // bilinear
 
-  explicit Geometry(const SnapParams& p) {
+  explicit Geometry(const SnapParams& p) : widths(to_size(p.in_width + 1)) {
     for (std::int64_t x = 0; x < p.width; ++x) {
       const auto column = static_cast<std::int32_t>(nearest_source(x, p.in_width, p.width));
       const bool same = x > 0 && columns.back() == column;
       offsets.push_back(same ? offsets.back() + 1 : 0);
       columns.push_back(column);
+      ++widths[to_size(column)];
       taps.push_back(bilinear_tap(x, p.in_width, p.width));
     }
     columns.push_back(static_cast<std::int32_t>(p.in_width));
@@ -42,23 +45,15 @@ struct Geometry {
 // rows of superpixels that lie over it.
 struct CountRow {
   static CUEKIT_INLINE void run(const std::uint8_t* const* rows, std::int64_t in_width,
-                                const Geometry* geometry, std::int64_t width,
-                                std::uint8_t* pixels, Count* __restrict on,
-                                Count* __restrict before) {
+                                const Geometry* geometry, std::uint8_t* pixels,
+                                Count* __restrict on, Count* __restrict before) {
     interleave(rows, in_width, pixels);
     for (std::int64_t i = 0; i < in_width * lanes; ++i) on[i] = pixels[i] != 0;
     for (int j = 0; j < lanes; ++j) on[in_width * lanes + j] = 0;
-    std::fill_n(before, (in_width + 1) * lanes, Count{0});
-    // Columns that no pixel samples have no width; the next sampled one starts where they do.
-    std::int64_t column = geometry->columns[0];
-    Count total[lanes] = {};
-    for (std::int64_t x = 1; x <= width; ++x) {
-      const std::int64_t next = geometry->columns[to_size(x)];
-      if (next == column) continue;
-      const auto length = static_cast<Count>(geometry->offsets[to_size(x - 1)] + 1);
-      for (int j = 0; j < lanes; ++j) total[j] += length * on[column * lanes + j];
-      for (int j = 0; j < lanes; ++j) before[next * lanes + j] = total[j];
-      column = next;
+    auto total = Lanes<Count>::zero();
+    for (std::int64_t c = 0; c <= in_width; ++c) {
+      total.store(before + c * lanes);
+      total = total + Lanes<Count>::load(on + c * lanes) * geometry->widths[to_size(c)];
     }
   }
 };
@@ -68,18 +63,16 @@ struct AddCounts {
                                 const Run* run, const Run* end, Count* counts) {
     const std::int32_t* column = geometry->columns.data();
     const std::int32_t* offset = geometry->offsets.data();
-    Count last[lanes] = {};
+    auto last = Lanes<Count>::zero();
     for (; run != end; ++run) {
       column += run->length;
       offset += run->length;
-      const Count* on_here = on + *column * std::int64_t{lanes};
-      const Count* before_here = before + *column * std::int64_t{lanes};
-      const auto extra = static_cast<Count>(*offset);
-      Count* __restrict count = counts + run->label * std::int64_t{lanes};
-      Count now[lanes];
-      for (int j = 0; j < lanes; ++j) now[j] = before_here[j] + extra * on_here[j];
-      for (int j = 0; j < lanes; ++j) count[j] += now[j] - last[j];
-      for (int j = 0; j < lanes; ++j) last[j] = now[j];
+      const auto on_here = Lanes<Count>::load(on + *column * std::int64_t{lanes});
+      const auto now = Lanes<Count>::load(before + *column * std::int64_t{lanes}) +
+                       on_here * static_cast<Count>(*offset);
+      Count* count = counts + run->label * std::int64_t{lanes};
+      (Lanes<Count>::load(count) + now - last).store(count);
+      last = now;
     }
   }
 };
@@ -103,8 +96,7 @@ struct AddInterpolated {
       for (std::int32_t x = 0; x < run->length; ++x, ++taps) {
         const double* left = columns + taps->low * lanes;
         const double* right = columns + taps->high * lanes;
-        for (int j = 0; j < lanes; ++j)
-          partial[j] += interpolate(left[j], right[j], taps->weight);
+        for (int j = 0; j < lanes; ++j) partial[j] += interpolate(left[j], right[j], taps->weight);
       }
       for (int j = 0; j < lanes; ++j) sum[j] = partial[j];
     }
@@ -144,23 +136,26 @@ struct Decide {
 };
 
 // Consecutive rows of eight channels: first every pixel's byte, one bit per channel, then each
-// channel's bit of it. A channel that is on nowhere is only cleared.
+// channel's bit of it.
 struct PaintBand {
+  static CUEKIT_INLINE void select_bit(const std::uint8_t* __restrict bytes, std::uint8_t bit,
+                                       std::int64_t pixels, std::uint8_t* __restrict row) {
+    for (std::int64_t i = 0; i < pixels; ++i) {
+      const auto masked = static_cast<std::uint8_t>(bytes[i] & bit);
+      row[i] = masked < 1 ? masked : std::uint8_t{1};
+    }
+  }
+
   static CUEKIT_INLINE void run(const std::uint8_t* on, const Run* run, const Run* end,
-                                std::int64_t pixels, std::int64_t channels, unsigned used,
-                                std::uint8_t* __restrict bytes, bool* out, std::int64_t stride) {
+                                std::int64_t pixels, std::int64_t channels, std::uint8_t* bytes,
+                                bool* const* out, std::int64_t offset) {
     paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
     for (std::int64_t j = 0; j < channels; ++j) {
-      auto* __restrict row = reinterpret_cast<std::uint8_t*>(out + j * stride);
+      auto* row = reinterpret_cast<std::uint8_t*>(out[j] + offset);
       const auto bit = static_cast<std::uint8_t>(1u << j);
-      if ((used & bit) == 0) {
-        std::fill_n(row, pixels, std::uint8_t{0});
-        continue;
-      }
-      for (std::int64_t i = 0; i < pixels; ++i) {
-        const auto masked = static_cast<std::uint8_t>(bytes[i] & bit);
-        row[i] = masked < 1 ? masked : std::uint8_t{1};
-      }
+      const std::int64_t aligned = until_aligned(row, pixels);
+      select_bit(bytes, bit, aligned, row);
+      select_bit(bytes + aligned, bit, pixels - aligned, row + aligned);
     }
   }
 };
@@ -169,9 +164,9 @@ struct PaintBand {
 template <class T>
 class Tile {
  public:
-  Tile(const T* cues, std::int64_t channels, const Superpixels& superpixels,
+  Tile(const T* const* maps, std::int64_t channels, const Superpixels& superpixels,
        const Geometry& geometry, const SnapParams& p)
-      : cues_(cues),
+      : maps_(maps),
         channels_(channels),
         superpixels_(superpixels),
         geometry_(geometry),
@@ -199,7 +194,7 @@ class Tile {
 
   void point_to_row(std::int64_t y, const T** rows) const {
     for (int j = 0; j < lanes; ++j)
-      rows[j] = j < channels_ ? cues_ + (j * p_.in_height + y) * p_.in_width : zeros_.data();
+      rows[j] = j < channels_ ? maps_[j] + y * p_.in_width : zeros_.data();
   }
 
   void add_counts() {
@@ -211,7 +206,7 @@ class Tile {
       if (source != current) {
         const T* rows[lanes];
         point_to_row(source, rows);
-        dispatch<CountRow>(&rows[0], p_.in_width, &geometry_, p_.width, pixels_.data(), on.data(),
+        dispatch<CountRow>(&rows[0], p_.in_width, &geometry_, pixels_.data(), on.data(),
                            before.data());
         current = source;
       }
@@ -233,7 +228,7 @@ class Tile {
     }
   }
 
-  const T* cues_;
+  const T* const* maps_;
   std::int64_t channels_;
   const Superpixels& superpixels_;
   const Geometry& geometry_;
@@ -244,7 +239,14 @@ class Tile {
 };
 
 // Rows painted by one task.
-constexpr std::int64_t band_height = 64;
+constexpr std::int64_t band_height = 32;
+
+template <class T>
+bool all_zero(const T* values, std::int64_t count) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(values);
+  const std::size_t size = to_size(count) * sizeof(T);
+  return bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size - 1) == 0;
+}
 
 // One row of the cues at the masks' resolution, as float64: nearest and 0 or 1, or bilinear.
 struct ExpandRow {
@@ -352,24 +354,33 @@ template <class T>
 bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& p, int threads) {
   const std::int64_t pixels = p.height * p.width;
   const std::int64_t in_pixels = p.in_height * p.in_width;
-  const std::int64_t tiles = number_of_tiles(p.channels);
   const std::int64_t bands = (p.height + band_height - 1) / band_height;
   const Geometry geometry(p);
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
     const Superpixels superpixels = read_superpixels(labels, b, p.height, p.width);
     const std::int64_t count = superpixels.count;
-    std::vector<std::uint8_t> on(to_size(tiles * count));  // one bit per channel of a tile
-    std::vector<unsigned> used(to_size(tiles));            // channels that are on anywhere
+
+    // Most photos contain few of the classes: a cue that is on nowhere only clears its channel.
+    std::vector<const T*> maps;
+    std::vector<bool*> targets, cleared;
+    for (std::int64_t k = b * p.channels; k < (b + 1) * p.channels; ++k) {
+      const bool empty = std::is_integral_v<T> && all_zero(cues + k * in_pixels, in_pixels);
+      (empty ? cleared : targets).push_back(out + k * pixels);
+      if (!empty) maps.push_back(cues + k * in_pixels);
+    }
+    parallel_for(static_cast<std::int64_t>(cleared.size()), inner_threads,
+                 [&](std::int64_t i) { std::fill_n(cleared[to_size(i)], pixels, false); });
+
+    const auto channels = static_cast<std::int64_t>(maps.size());
+    const std::int64_t tiles = number_of_tiles(channels);
     const auto channels_of = [&](std::int64_t t) {
-      return std::min<std::int64_t>(lanes, p.channels - t * lanes);
+      return std::min<std::int64_t>(lanes, channels - t * lanes);
     };
+    std::vector<std::uint8_t> on(to_size(tiles * count));  // one bit per channel of a tile
     parallel_for(tiles, inner_threads, [&](std::int64_t t) {
-      Tile<T> tile(cues + (b * p.channels + t * lanes) * in_pixels, channels_of(t), superpixels,
-                   geometry, p);
-      std::uint8_t* tile_on = on.data() + t * count;
-      if (!tile.decide(tile_on)) all_finite = false;
-      for (std::int64_t s = 0; s < count; ++s) used[to_size(t)] |= tile_on[s];
+      Tile<T> tile(maps.data() + t * lanes, channels_of(t), superpixels, geometry, p);
+      if (!tile.decide(on.data() + t * count)) all_finite = false;
     });
     parallel_for(bands * tiles, inner_threads, [&](std::int64_t task) {
       const std::int64_t t = task / bands;
@@ -377,8 +388,8 @@ bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& 
       const std::int64_t end = std::min(p.height, y + band_height);
       std::vector<std::uint8_t> bytes(to_size((end - y) * p.width));
       dispatch<PaintBand>(on.data() + t * count, superpixels.row(y), superpixels.row(end),
-                          (end - y) * p.width, channels_of(t), used[to_size(t)], bytes.data(),
-                          out + (b * p.channels + t * lanes) * pixels + y * p.width, pixels);
+                          (end - y) * p.width, channels_of(t), bytes.data(),
+                          targets.data() + t * lanes, y * p.width);
     });
   });
   return all_finite;
@@ -403,8 +414,8 @@ bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapP
   return all_finite;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                                 \
-  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int);           \
+#define CUEKIT_INSTANTIATE(T)                                                     \
+  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int); \
   template bool snap_masks(const T*, const std::uint8_t*, bool*, const SnapParams&, int);
 CUEKIT_INSTANTIATE(std::uint8_t)
 CUEKIT_INSTANTIATE(half)

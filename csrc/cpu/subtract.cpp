@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -15,9 +16,14 @@ namespace {
 // while every class is held against every other.
 constexpr std::int64_t tile_size = 128;
 // Pixels whose sums are held in registers in the inner loop.
-constexpr int lanes = 8;
+constexpr int lanes = 32;
 
-CUEKIT_INLINE double positive(double value) { return value > 0.0 ? value : 0.0; }
+// max(value, 0) in integers: the sign bit, drawn over all bits, masks the value. As a comparison it
+// would have to care for NaN and signed zeros, and compilers then make more of it than one maximum.
+CUEKIT_INLINE double positive(double value) {
+  const auto bits = bit_cast<std::int64_t>(value);
+  return bit_cast<double>(bits & ~(bits >> 63));
+}
 
 // What a maximum divides by: where it is 0 nothing is positive and the quotient is 0 anyway.
 CUEKIT_INLINE double divisor(double maximum) { return maximum > 0.0 ? maximum : 1.0; }
@@ -26,9 +32,8 @@ CUEKIT_INLINE double divisor(double maximum) { return maximum > 0.0 ? maximum : 
 // that inner loops have a fixed length; they change no sum and no maximum of differences below 0.
 struct LoadTile {
   template <class T>
-  static CUEKIT_INLINE void run(const T* const* maps, std::int64_t num_present,
-                                std::int64_t begin, std::int64_t count, double* tile,
-                                bool* finite) {
+  static CUEKIT_INLINE void run(const T* const* maps, std::int64_t num_present, std::int64_t begin,
+                                std::int64_t count, double* tile, bool* finite) {
     typename float_bits<T>::type seen = 0;
     for (std::int64_t c = 0; c < num_present; ++c) {
       const T* source = maps[c] + begin;
@@ -50,7 +55,7 @@ struct PairwiseTile {
   template <class T>
   static CUEKIT_INLINE void run(const double* tile, std::int64_t num_present, std::int64_t begin,
                                 std::int64_t count, T* const* out) {
-    const double pairs = static_cast<double>(std::max<std::int64_t>(num_present - 1, 1));
+    const double factor = 1.0 / static_cast<double>(num_present - 1);
     double result[tile_size];
     for (std::int64_t c = 0; c < num_present; ++c) {
       for (std::int64_t i = 0; i < tile_size; i += lanes) {
@@ -60,7 +65,7 @@ struct PairwiseTile {
           const double* theirs = tile + other * tile_size + i;
           for (int j = 0; j < lanes; ++j) sum[j] += positive(own[j] - theirs[j]);
         }
-        for (int j = 0; j < lanes; ++j) result[i + j] = sum[j] / pairs;
+        for (int j = 0; j < lanes; ++j) result[i + j] = sum[j] * factor;
       }
       store_tile(result, count, out[c] + begin);
     }
@@ -129,12 +134,11 @@ struct PairMaxima {
   }
 };
 
-// dcsm, second pass: D of a tile into sums (P rows, `stride` apart), and the largest into peaks (P).
-// Of M_c - M_c' and M_c' - M_c one at most is positive, so one tanh serves both.
+// dcsm, second pass: D of a tile into sums (P rows, `stride` apart), and the largest into peaks
+// (P). Of M_c - M_c' and M_c' - M_c one at most is positive, so one tanh serves both.
 struct PairTanh {
-  static CUEKIT_INLINE void run(const double* tile, std::int64_t num_present,
-                                const double* maxima, double* sums, std::int64_t stride,
-                                double* peaks) {
+  static CUEKIT_INLINE void run(const double* tile, std::int64_t num_present, const double* maxima,
+                                double* sums, std::int64_t stride, double* peaks) {
     for (std::int64_t c = 0; c < num_present; ++c) std::fill_n(sums + c * stride, tile_size, 0.0);
     for (std::int64_t c = 0; c < num_present; ++c) {
       for (std::int64_t other = c + 1; other < num_present; ++other) {
@@ -196,8 +200,8 @@ class Image {
     if (mode == SubtractMode::dcsm && num_present_ > 1) {
       dcsm(threads);
     } else {
+      clear_absent(threads);
       for_each_chunk(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        clear_absent(begin, end);
         for_each_tile(begin, end, [&](const double* tile, std::int64_t at, std::int64_t count) {
           if (num_present_ == 1) {
             dispatch<AloneTile>(tile, at, count, out_.data());
@@ -235,15 +239,17 @@ class Image {
     }
   }
 
-  void clear_absent(std::int64_t begin, std::int64_t end) {
-    for (T* map : absent_) std::fill(map + begin, map + end, T{});
+  void clear_absent(int threads) {
+    parallel_for(static_cast<std::int64_t>(absent_.size()), threads, [&](std::int64_t i) {
+      std::memset(absent_[to_size(i)], 0, to_size(pixels_) * sizeof(T));
+    });
   }
 
   void dcsm(int threads) {
     const std::int64_t pairs = num_present_ * num_present_;
     std::vector<double> chunk_maxima(to_size(chunks_ * pairs));
+    clear_absent(threads);
     for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-      clear_absent(begin, end);
       for_each_tile(begin, end, [&](const double* tile, std::int64_t, std::int64_t) {
         dispatch<PairMaxima>(tile, num_present_, chunk_maxima.data() + chunk * pairs);
       });

@@ -2,61 +2,81 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::int64_t label_limit = std::int64_t{1} << 31;
+constexpr std::uint64_t label_limit = std::uint64_t{1} << 31;
 
-// Any label as int64; what does not fit becomes the largest value, which is refused anyway.
-template <class L>
-CUEKIT_INLINE std::int64_t widen(L label) {
-  if constexpr (sizeof(L) == 8 && !std::numeric_limits<L>::is_signed) {
-    constexpr auto largest = std::numeric_limits<std::int64_t>::max();
-    return label > static_cast<L>(largest) ? largest : static_cast<std::int64_t>(label);
-  } else {
-    return static_cast<std::int64_t>(label);
-  }
+// The position of the lowest byte of `word` that is not 0; bytes[0] of memory is the lowest.
+CUEKIT_INLINE int lowest_byte(std::uint64_t word) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  unsigned long bit;
+  _BitScanForward64(&bit, word);
+  return static_cast<int>(bit / 8);
+#else
+  return __builtin_ctzll(word) / 8;
+#endif
 }
 
-struct Range {
-  std::int64_t low, high;
+CUEKIT_INLINE std::uint64_t load_bytes(const std::uint8_t* bytes) {
+  std::uint64_t word;
+  std::memcpy(&word, bytes, sizeof word);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  word = __builtin_bswap64(word);
+#endif
+  return word;
+}
+
+// What the labels of an image were seen to be.
+struct Seen {
+  std::uint64_t bits = 0;  // all labels combined by OR: 2^31 and more, once one is negative or is
+  std::int32_t high = 0;   // the largest, unless bits say that labels are to be refused
 };
 
-// The runs of one row; `edge` is scratch for width + 8 bytes. Returns where the runs end.
+// The runs of one row, written from *runs on, which is moved past them; `edge` is scratch for
+// width + 8 bytes.
 struct FindRuns {
   template <class L>
   static CUEKIT_INLINE void run(const L* row, std::int64_t width, std::uint8_t* __restrict edge,
-                                Run** runs, Range* range) {
+                                Run** runs, Seen* seen) {
     for (std::int64_t x = 0; x < width - 1; ++x) edge[x] = row[x + 1] != row[x];
     edge[width - 1] = 1;  // the row's end
     std::fill_n(edge + width, 8, std::uint8_t{0});
     Run* end = *runs;
+    std::int64_t start = 0;
     for (std::int64_t x = 0; x < width; x += 8) {
-      std::uint64_t word;
-      std::memcpy(&word, edge + x, sizeof word);
-      if (word == 0) continue;  // eight pixels on which no run ends
-      // No branch: a run that does not end at a pixel is overwritten by the next one.
-      for (std::int64_t i = x; i < x + 8; ++i) {
-        end->length = static_cast<std::int32_t>(i + 1);
-        end += edge[i];
+      for (std::uint64_t word = load_bytes(edge + x); word != 0; word &= word - 1) {
+        const std::int64_t stop = x + lowest_byte(word) + 1;
+        const L label = row[start];
+        seen->bits |= static_cast<std::uint64_t>(label);
+        *end = {static_cast<std::int32_t>(label), static_cast<std::int32_t>(stop - start)};
+        seen->high = std::max(seen->high, end->label);
+        ++end;
+        start = stop;
       }
-    }
-    std::int32_t start = 0;
-    for (Run* run = *runs; run != end; ++run) {
-      const std::int64_t label = widen(row[start]);
-      range->low = std::min(range->low, label);
-      range->high = std::max(range->high, label);
-      const std::int32_t next = run->length;
-      *run = {static_cast<std::int32_t>(label), next - start};
-      start = next;
     }
     *runs = end;
   }
 };
+
+// Throws for the first label that is negative or 2^31 and more, if there is one.
+template <class L>
+void refuse(const L* labels, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (static_cast<std::uint64_t>(labels[i]) < label_limit) continue;
+    const bool negative = labels[i] < L{0};
+    throw std::invalid_argument(std::string("superpixels must be ") +
+                                (negative ? "at least 0" : "less than 2147483648") + ", got " +
+                                std::to_string(labels[i]));
+  }
+}
 
 // Numbers 0, 1, ... in ascending order of the labels there are.
 std::int64_t renumber(std::vector<Run>& runs) {
@@ -75,26 +95,22 @@ template <class L>
 Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width) {
   Superpixels result;
   std::vector<std::uint8_t> edge(to_size(width + 8));
-  // A row has at most `width` runs and writes one more: room is made before it is read.
-  Range range{std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()};
+  // A row has at most `width` runs: room is made before it is read.
+  Seen seen;
   std::int64_t found = 0;
   for (std::int64_t y = 0; y < height; ++y) {
     result.row_begin.push_back(found);
-    if (result.runs.size() <= to_size(found + width))
-      result.runs.resize(std::max(to_size(found + width + 1), 2 * result.runs.size()));
+    if (result.runs.size() < to_size(found + width))
+      result.runs.resize(std::max(to_size(found + width), 2 * result.runs.size()));
     Run* end = result.runs.data() + found;
-    dispatch<FindRuns>(labels + y * width, width, edge.data(), &end, &range);
+    dispatch<FindRuns>(labels + y * width, width, edge.data(), &end, &seen);
     found = end - result.runs.data();
   }
   result.row_begin.push_back(found);
   result.runs.resize(to_size(found));
-  if (range.low < 0)
-    throw std::invalid_argument("superpixels must be at least 0, got " +
-                                std::to_string(range.low));
-  if (range.high >= label_limit)
-    throw std::invalid_argument("superpixels must be less than 2147483648, got " +
-                                std::to_string(range.high));
-  result.count = range.high < height * width ? range.high + 1 : renumber(result.runs);
+  if (seen.bits >= label_limit) refuse(labels, height * width);
+  const std::int64_t high = seen.high;
+  result.count = high < height * width ? high + 1 : renumber(result.runs);
   result.sizes.resize(to_size(result.count));
   for (const Run& run : result.runs) result.sizes[to_size(run.label)] += run.length;
   return result;

@@ -14,11 +14,10 @@
 
 #include "cuekit/half.h"
 #include "cuekit/labels_view.h"
+#include "lanes.h"
 #include "simd.h"
 
 namespace cuekit::cpu {
-
-constexpr int lanes = 8;
 
 inline std::int64_t number_of_tiles(std::int64_t channels) {
   return (channels + lanes - 1) / lanes;
@@ -65,16 +64,20 @@ CUEKIT_INLINE void interleave(const T* const* rows, std::int64_t count, T* __res
 }
 
 // Writes value_of(label) to every pixel. Runs are short, so each is written in whole blocks that
-// reach into the next run, which then overwrites them; only the last pixels must be exact.
+// reach into the next run, which then overwrites them. The first two are written without asking
+// how long the run is: a wasted store costs less than a mispredicted branch. Only the last pixels
+// must be exact.
 template <class V, class ValueOf>
 CUEKIT_INLINE void paint_runs(const Run* run, const Run* end, std::int64_t pixels, V* out,
                               ValueOf value_of) {
   constexpr int block = 64 / sizeof(V);
   V* const stop = out + pixels;
-  for (; run != end && stop - out >= run->length + block; ++run) {
+  for (; run != end && stop - out >= run->length + 2 * block; ++run) {
     V filled[block];
     std::fill_n(filled, block, value_of(run->label));
-    for (std::int32_t x = 0; x < run->length; x += block) std::memcpy(out + x, filled, 64);
+    std::memcpy(out, filled, 64);
+    std::memcpy(out + block, filled, 64);
+    for (std::int32_t x = 2 * block; x < run->length; x += block) std::memcpy(out + x, filled, 64);
     out += run->length;
   }
   for (; run != end; ++run) {

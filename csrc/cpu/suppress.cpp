@@ -15,35 +15,58 @@ namespace {
 constexpr std::int64_t tile_size = 16384;
 
 struct SuppressTile {
+  // What one channel adds to the ceiling, and the channel itself copied.
+  template <class T>
+  static CUEKIT_INLINE typename float_bits<T>::type keep(const T* __restrict source,
+                                                         std::int64_t count, bool first,
+                                                         T* __restrict ceiling,
+                                                         T* __restrict target) {
+    typename float_bits<T>::type seen = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T value = source[i];
+      seen |= nonfinite_bit(value);
+      target[i] = value;
+      ceiling[i] = first || less(ceiling[i], value) ? value : ceiling[i];
+    }
+    return seen;
+  }
+
+  template <class T>
+  static CUEKIT_INLINE typename float_bits<T>::type cap(const T* __restrict source,
+                                                        std::int64_t count,
+                                                        const T* __restrict limit,
+                                                        T* __restrict target) {
+    typename float_bits<T>::type seen = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T value = source[i];
+      seen |= nonfinite_bit(value);
+      target[i] = less(limit[i], value) ? limit[i] : value;
+    }
+    return seen;
+  }
+
   template <class T>
   static CUEKIT_INLINE void run(const T* scores, const bool* present, T* out,
-                                const SuppressParams* p, std::int64_t count, T* __restrict ceiling,
+                                const SuppressParams* p, std::int64_t count, T* ceiling,
                                 bool* finite) {
-    const std::int64_t stride = p->pixels;
     const T margin = store<T>(p->margin);
     typename float_bits<T>::type seen = 0;
     for (std::int64_t k = 0; k < p->channels; ++k) {
       if (k > 0 && !present[k - 1]) continue;
-      const T* __restrict source = scores + k * stride;
-      T* __restrict target = out + k * stride;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const T value = source[i];
-        seen |= nonfinite_bit(value);
-        target[i] = value;
-        ceiling[i] = k == 0 || less(ceiling[i], value) ? value : ceiling[i];
-      }
+      const T* source = scores + k * p->pixels;
+      T* target = out + k * p->pixels;
+      const std::int64_t cut = until_aligned(target, count);
+      seen |= keep(source, cut, k == 0, ceiling, target);
+      seen |= keep(source + cut, count - cut, k == 0, ceiling + cut, target + cut);
     }
     for (std::int64_t i = 0; i < count; ++i) ceiling[i] = ceiling_below(ceiling[i], margin);
     for (std::int64_t k = 1; k < p->channels; ++k) {
       if (present[k - 1]) continue;
-      const T* __restrict source = scores + k * stride;
-      T* __restrict target = out + k * stride;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const T value = source[i];
-        const T limit = ceiling[i];
-        seen |= nonfinite_bit(value);
-        target[i] = less(limit, value) ? limit : value;
-      }
+      const T* source = scores + k * p->pixels;
+      T* target = out + k * p->pixels;
+      const std::int64_t cut = until_aligned(target, count);
+      seen |= cap(source, cut, ceiling, target);
+      seen |= cap(source + cut, count - cut, ceiling + cut, target + cut);
     }
     *finite = !any_nonfinite(seen);
   }

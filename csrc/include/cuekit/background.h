@@ -1,4 +1,5 @@
-// Background map: where the network sees nothing (Sun et al., arXiv 1904.01749, on extracting cues from classifiers).
+// Background map: where the network sees nothing (Sun et al., arXiv 1904.01749, on extracting cues
+// from classifiers).
 //
 //   features_i (B, D_i, h_i, w_i) -> out (B, H, W) in [0, 1], low = background
 //   total = sum over i of resize(sum over channels of features_i), bilinear as in resize.h

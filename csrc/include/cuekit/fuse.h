@@ -1,4 +1,5 @@
-// Fusing the cues of several classifiers: logical OR (Sun et al., arXiv 1904.01749, on fusing cues).
+// Fusing the cues of several classifiers: logical OR (Sun et al., arXiv 1904.01749, on fusing
+// cues).
 //
 //   sets (M arrays of N bytes, nonzero = on) -> out (N) bool
 #pragma once

@@ -30,7 +30,8 @@ inline float to_float(half h) {
     const float value = static_cast<float>(magnitude) * 0x1p-24f;
     return sign ? -value : value;
   }
-  const std::uint32_t exponent_shift = magnitude >= 0x7c00u ? (255u - 31u) << 23 : (127u - 15u) << 23;
+  const std::uint32_t exponent_shift =
+      magnitude >= 0x7c00u ? (255u - 31u) << 23 : (127u - 15u) << 23;
   return bit_cast<float>(sign | ((magnitude << 13) + exponent_shift));
 }
 

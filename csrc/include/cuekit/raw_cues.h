@@ -1,4 +1,5 @@
-// Raw cues: thresholded maps (Kolesnikov & Lampert 2016; Sun et al., arXiv 1904.01749, on extracting cues from classifiers).
+// Raw cues: thresholded maps (Kolesnikov & Lampert 2016; Sun et al., arXiv 1904.01749, on
+// extracting cues from classifiers).
 //
 //   maps (B, C, N), present (B, C), background (B, N) -> out (B, C + 1, N) bool
 //   out_0     = background map < background_threshold, or the bool background given, or nothing

@@ -6,8 +6,8 @@
 //   out(k, n) = m(k, s(n)) > threshold * max over s of m(k, s)  and  m(k, s(n)) > 0
 //
 // With `masks` (B, R, H, W) bool, which may overlap, in the place of superpixels: m(k, r) is the
-// mean over mask r; out(k, n) is on where any mask over n is; a pixel under no mask keeps its input:
-// nonzero (bool, uint8), or > threshold * max of the channel and > 0 (floating maps).
+// mean over mask r; out(k, n) is on where any mask over n is; a pixel under no mask keeps its
+// input: nonzero (bool, uint8), or > threshold * max of the channel and > 0 (floating maps).
 //
 // The resized cues are never stored. Counts of bool cues are exact in any order; sums of floating
 // maps run in raster order within a region.

@@ -29,15 +29,19 @@ struct SubtractParams {
 
 // tanh on [0, 3.1] as Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), cut after
 // thirteen terms and written as one quotient. All coefficients are positive, so nothing cancels:
-// the relative error is below 1e-15 (1.3e-16 of it from the cut). Plain arithmetic, so a loop over it vectorises.
+// the relative error is below 1e-15 (1.3e-16 of it from the cut). Plain arithmetic, so a loop over
+// it vectorises.
 inline double tanh_to_three(double x) {
   const double s = x * x;
-  const double p =
-      (((((s + 4095.0) * s + 2552550.0) * s + 523783260.0) * s + 41247931725.0) * s +
-       1159525191825.0) * s + 7905853580625.0;
+  const double p = (((((s + 4095.0) * s + 2552550.0) * s + 523783260.0) * s + 41247931725.0) * s +
+                    1159525191825.0) *
+                       s +
+                   7905853580625.0;
   const double q =
       (((((91.0 * s + 120120.0) * s + 41351310.0) * s + 5237832600.0) * s + 252070693875.0) * s +
-       3794809718700.0) * s + 7905853580625.0;
+       3794809718700.0) *
+          s +
+      7905853580625.0;
   return x * p / q;
 }
 

@@ -4,13 +4,19 @@ The functions take NumPy arrays or torch tensors and return the same kind. Maps 
 photos channel-last, and leading dimensions mean "independently per image".
 """
 
-from cuekit import io, metrics
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.cam import subtract_classes
 from cuekit.cues import cues_to_labels, fuse_cues, raw_cues, resize_cues, snap_cues
 from cuekit.superpixels import felzenszwalb, superpixel_mean
 from cuekit.suppression import suppress_absent
+
+if TYPE_CHECKING:
+    from cuekit import io, metrics
 
 __version__ = "0.1.0"
 
@@ -29,3 +35,12 @@ __all__ = [
     "superpixel_mean",
     "suppress_absent",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the submodules that not every user needs when they are first used."""
+    if name in ("io", "metrics"):
+        import importlib
+
+        return importlib.import_module(f"cuekit.{name}")
+    raise AttributeError(f"module 'cuekit' has no attribute {name!r}")

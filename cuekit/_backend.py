@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,10 @@ def build_config() -> dict[str, Any]:
         Versions of cuekit, Python and NumPy, the compiler, the instruction set in use, and the
         version of each optional package (None where it is missing).
     """
+    # Half of cuekit's import time, if they stood above.
+    import platform
+    from importlib import metadata
+
     optional: dict[str, str | None] = {}
     for package in ("torch", "scikit-image", "matplotlib", "numba"):
         try:

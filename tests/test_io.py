@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from cuekit import io
+from cuekit import _unpickle, io
 
 DATA = Path(
     os.environ.get("CUEKIT_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data")
@@ -104,7 +104,7 @@ def keep(_key, value):
 
 def unpickle(path, data, max_bytes=2**20):
     path.write_bytes(data)
-    return io._unpickle_arrays(path, keep, max_bytes=max_bytes)
+    return _unpickle.unpickle_arrays(path, keep, max_bytes=max_bytes)
 
 
 def write_sec(path, labels, cues, index=0):
@@ -338,7 +338,7 @@ def test_what_python_2_pickled_is_read(scratch, value):
 def test_arrays_are_read_only_views_on_the_file(scratch):
     flags = []
     scratch.write_bytes(entry(array()))
-    io._unpickle_arrays(
+    _unpickle.unpickle_arrays(
         scratch, lambda _, value: flags.append(value.flags.writeable), max_bytes=999
     )
     assert flags == [False]
@@ -589,7 +589,7 @@ def test_whole_pickle_refused(scratch, data, message):
 
 def test_opcode_bomb_refused(scratch, monkeypatch):
     """A gzipped megabyte of such opcodes would make dicts that fill many gigabytes."""
-    monkeypatch.setattr(io, "_MAX_OPCODES", 1000)
+    monkeypatch.setattr(_unpickle, "_MAX_OPCODES", 1000)
     with pytest.raises(ValueError, match="must have at most 1000 opcodes"):
         unpickle(scratch, b"\x80\x04}" + b"(}\x94t" * 1000)
 

@@ -1,0 +1,53 @@
+"""The background map of two layers, 2048 and 960 channels of 41×41 float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import cuekit
+from benchmarks import inputs, peers
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import reference
+
+
+def case() -> Case:
+    """Compare with reading the input, and with torch's and NumPy's sums."""
+    features = [inputs.activations(depth, *inputs.GRID, seed=depth) for depth in (2048, 960)]
+    tensors = [torch.from_numpy(maps) for maps in features]
+    expected = reference.background_map(*features, size=inputs.GRID)
+    largest = max(maps.max() for maps in features)
+    total = sum(maps.sum(dtype=np.float64) for maps in features)
+    out = np.empty(inputs.GRID, np.float32)
+    tensor_out = torch.empty(inputs.GRID)
+    # a float32 sum of some 3000 values, of which the normalisation takes off all but a tenth
+    loose = 1e-4
+    readers = [
+        ("NumPy's maximum", lambda: peers.read_numpy(features), largest, 0.0),
+        ("torch's maximum", lambda: peers.read_torch(tensors), largest, 0.0),
+        ("torch's total sum", lambda: peers.read_torch_sum(tensors), total, loose),
+        ("numba's total sum", lambda: peers.read_numba(features), total, loose),
+    ]
+    return Case(
+        "background_map, 2048 and 960 × 41×41 float32",
+        Contender("cuekit", lambda: cuekit.background_map(*features), expected, 1e-6),
+        [
+            *(
+                Contender(f"reading it once, {name}", call, value, tolerance, "reading")
+                for name, call, value, tolerance in readers
+            ),
+            Contender("NumPy", lambda: peers.background_numpy(features, out), expected, loose),
+            Contender(
+                "torch", lambda: peers.background_torch(tensors, tensor_out), expected, loose
+            ),
+        ],
+        [
+            Claim("background_map against reading the input once", ("reading",), at_most=1.2),
+            Claim("background_map against torch", ("torch",), at_most=1),
+        ],
+    )
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Measure."""
+    return [measure(case(), quick=quick)]

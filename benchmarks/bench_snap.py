@@ -1,0 +1,133 @@
+"""Snapping cues of 41×41 cells and of full size to superpixels of 375×500 pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import cuekit
+from benchmarks import inputs, peers
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Setting:
+    """What all cases share: one photo's superpixels, and an output that peers write into."""
+
+    def __init__(self) -> None:
+        self.superpixels = inputs.superpixels()
+        self.labels = self.superpixels.ravel().astype(np.intp)
+        self.segments = int(self.labels.max()) + 1
+        self.full = np.empty((inputs.CHANNELS, *inputs.SIZE), dtype=bool)
+        self.out = self.full.reshape(inputs.CHANNELS, -1)
+
+    def ours(self, cues: np.ndarray) -> Contender:
+        """Our answer, which must equal the oracle's exactly."""
+        expected = reference.snap_cues(cues, self.superpixels, 0.3)
+        return Contender("cuekit", lambda: cuekit.snap_cues(cues, self.superpixels), expected)
+
+    def write(self) -> Contender:
+        """Write the bytes of the output, and nothing else."""
+
+        def fill() -> np.ndarray:
+            self.full.fill(True)
+            return self.full
+
+        return Contender("writing the output", fill, np.ones_like(self.full))
+
+    def peer(self, name: str, way: Any, maps: Any, ours: Contender, *args: Any) -> Contender:
+        """Wrap a NumPy peer; `args` go between the superpixels and the output."""
+        answer = ours.expected.reshape(len(self.out), -1)
+        return Contender(
+            name, lambda: way(maps, self.labels, self.segments, *args, self.out), answer
+        )
+
+
+def small_cues(setting: Setting, name: str, cues: np.ndarray) -> Case:
+    """Bool cues on a network's grid."""
+    cells = peers.nearest_cells(inputs.GRID, inputs.SIZE)
+    ours = setting.ours(cues)
+    return Case(
+        f"snap_cues, {name} cues 41×41 bool, {cues.any((1, 2)).sum()} of 21 channels in use",
+        ours,
+        [
+            setting.write(),
+            setting.peer("NumPy per channel", peers.snap_numpy_cues, cues, ours, cells),
+            setting.peer(
+                "NumPy joint histogram", peers.snap_numpy_joint, cues, ours, (cells[None], None)
+            ),
+        ],
+        [
+            Claim(
+                f"snap_cues, {name} cues, against NumPy",
+                ("NumPy per channel", "NumPy joint histogram"),
+                at_least=15,
+            ),
+            Claim(
+                f"snap_cues, {name} cues, against writing the output",
+                ("writing the output",),
+                at_most=4,
+            ),
+        ],
+    )
+
+
+def small_maps(setting: Setting) -> Case:
+    """Float maps on a network's grid: bilinear."""
+    maps = inputs.activations(inputs.CHANNELS, *inputs.GRID)
+    resize = tuple(
+        peers.bilinear_matrix(cells, size)
+        for cells, size in zip(inputs.GRID, inputs.SIZE, strict=True)
+    )
+    corners = peers.bilinear_corners(inputs.GRID, inputs.SIZE)
+    ours = setting.ours(maps)
+    tensors = [torch.from_numpy(part) for part in (maps, setting.labels, setting.out)]
+    return Case(
+        "snap_cues, random maps 41×41 float32",
+        ours,
+        [
+            setting.write(),
+            setting.peer("NumPy per channel", peers.snap_numpy_maps, maps, ours, resize),
+            setting.peer("NumPy joint histogram", peers.snap_numpy_joint, maps, ours, corners),
+            Contender(
+                "torch interpolate, index_add_",
+                lambda: peers.snap_torch(
+                    tensors[0], tensors[1], setting.segments, inputs.SIZE, tensors[2]
+                ),
+                ours.expected.reshape(len(maps), -1),
+            ),
+        ],
+    )
+
+
+def full_size(setting: Setting) -> Case:
+    """Bool cues at the photo's resolution."""
+    cues = reference.resize_nearest(inputs.random_cues(), inputs.SIZE)
+    ours = setting.ours(cues)
+    return Case(
+        "snap_cues, random cues 375×500 bool",
+        ours,
+        [
+            setting.write(),
+            setting.peer("NumPy per channel", peers.snap_numpy_cues, cues, ours, None),
+        ],
+    )
+
+
+def cases() -> Iterator[Case]:
+    """All cases, one after the other."""
+    setting = Setting()
+    yield small_cues(setting, "real", inputs.real_cues())
+    yield small_cues(setting, "random", inputs.random_cues())
+    yield small_maps(setting)
+    yield full_size(setting)
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Measure."""
+    return [measure(case, quick=quick) for case in cases()]

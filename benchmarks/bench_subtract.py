@@ -1,0 +1,102 @@
+"""Class subtraction on 20×375×500 float32 maps, 3 or all 20 classes present."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import cuekit
+from benchmarks import inputs, peers
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Ours subtracts in float64 and rounds once; torch rounds every one of its 20 float32 additions.
+OURS, THEIRS = 1e-6, 1e-5
+
+
+def ours(cams: np.ndarray, present: np.ndarray, mode: str) -> Contender:
+    """Our answer, held against the oracle's."""
+    return Contender(
+        "cuekit",
+        lambda: cuekit.subtract_classes(cams, present, mode=mode),
+        reference.subtract_classes(cams, present, mode),
+        OURS,
+    )
+
+
+def three_present(cams: np.ndarray, mode: str) -> Case:
+    """Against the bytes that must be touched: 3 maps read and written, 17 zeroed."""
+    present = inputs.three_of_twenty()
+    out = np.empty_like(cams)
+    touched = np.where(present[:, None, None], cams, 0)
+    floor = "copying 3 maps, zeroing 17"
+    claims = [Claim(f"subtract_classes, 3 of 20, {mode}, against {floor}", (floor,), at_most=1.5)]
+    return Case(
+        f"subtract_classes, 3 of 20 present, {mode}",
+        ours(cams, present, mode),
+        [Contender(floor, lambda: peers.copy_three(cams, present, out), touched)],
+        claims if mode != "dcsm" else (),
+    )
+
+
+def torch_ways(cams: np.ndarray, mode: str) -> dict[str, Callable[[], torch.Tensor]]:
+    """Name torch's ways to compute one mode."""
+    maps = torch.from_numpy(cams).flatten(1)
+    out, buffer = torch.empty_like(maps), torch.empty_like(maps)
+    if mode == "strongest":
+        return {
+            "running maxima": lambda: peers.strongest_torch_loop(maps, buffer, out),
+            "topk": lambda: peers.strongest_torch(maps, out),
+        }
+    all_pairs = torch.empty(len(maps), *maps.shape)
+    if mode == "pairwise":
+        return {
+            "class by class": lambda: peers.pairwise_torch_loop(maps, buffer, out),
+            "broadcast": lambda: peers.pairwise_torch_broadcast(maps, all_pairs, out),
+            "broadcast in blocks": lambda: peers.pairwise_torch_blocks(maps, out),
+            "sort": lambda: peers.pairwise_torch_sort(maps, out),
+        }
+    return {
+        "class by class": lambda: peers.dcsm_torch_loop(maps, buffer, out),
+        "pair by pair": lambda: peers.dcsm_torch_pairs(maps, buffer, out),
+        "broadcast": lambda: peers.dcsm_torch_broadcast(maps, all_pairs, out),
+    }
+
+
+def all_present(cams: np.ndarray, mode: str) -> Case:
+    """Against torch."""
+    own = ours(cams, np.ones(len(cams), dtype=bool), mode)
+    answer = own.expected.reshape(len(cams), -1)
+    claims = {
+        "pairwise": [
+            Claim("subtract_classes, 20 of 20, pairwise, against torch", ("torch",), at_least=8)
+        ],
+        "dcsm": [Claim("subtract_classes, 20 of 20, dcsm, against torch", ("torch",), at_most=1)],
+    }
+    return Case(
+        f"subtract_classes, 20 of 20 present, {mode}",
+        own,
+        [
+            Contender(f"torch, {name}", call, answer, THEIRS, "torch")
+            for name, call in torch_ways(cams, mode).items()
+        ],
+        claims.get(mode, ()),
+    )
+
+
+def cases() -> Iterator[Case]:
+    """All cases, one after the other: the buffers of one are freed before the next."""
+    cams = inputs.full_size_cams()
+    for build in (three_present, all_present):
+        for mode in ("pairwise", "strongest", "dcsm"):
+            yield build(cams, mode)
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Measure."""
+    return [measure(case, quick=quick) for case in cases()]

@@ -1,0 +1,69 @@
+"""Means over superpixels, painted back: 21×375×500 float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import cuekit
+from benchmarks import inputs, peers
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import reference
+
+
+def case() -> Case:
+    """Compare with a copy, and with six other ways."""
+    labels = inputs.superpixels()
+    values = inputs.random_maps(inputs.CHANNELS, *inputs.SIZE)
+    expected = reference.superpixel_mean(values, labels)
+    segments = int(labels.max()) + 1
+    out = np.empty_like(values)
+
+    def copy() -> np.ndarray:
+        np.copyto(out, values)
+        return out
+
+    flat = values.reshape(len(values), -1), labels.ravel(), segments, out.reshape(len(out), -1)
+    wide = flat[0], labels.ravel().astype(np.intp), segments, flat[3]
+    tensors = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in wide]
+    answer = expected.reshape(len(values), -1)
+    # float32: one rounding. Peers that sum in float32 lose up to 1e-4 over the largest superpixel.
+    single, double = 1e-4, 1e-6
+    ways = [
+        ("NumPy bincount", peers.mean_numpy, wide, double, ""),
+        ("NumPy reduceat of runs", peers.mean_numpy_runs, wide, single, ""),
+        ("scipy.ndimage.mean", peers.mean_scipy, wide, double, ""),
+        ("scipy.sparse product", peers.mean_scipy_sparse, wide, single, ""),
+        ("torch index_add_", peers.mean_torch_index_add, tensors, single, "torch"),
+        ("torch index_add_ of rows", peers.mean_torch_rows, tensors, single, "torch"),
+        ("torch scatter_add_", peers.mean_torch_scatter_add, tensors, single, "torch"),
+        ("torch scatter_reduce_", peers.mean_torch_scatter_reduce, tensors, single, "torch"),
+        ("numba, runs", peers.mean_numba, flat, double, ""),
+        ("numba, runs, 4 channels a pass", peers.mean_numba_tuned, flat, double, ""),
+    ]
+    libraries = (*(name for name, *_ in ways[:4]), "torch")
+    return Case(
+        f"superpixel_mean, float32, {inputs.describe(labels)}",
+        Contender("cuekit", lambda: cuekit.superpixel_mean(values, labels), expected, double),
+        [
+            Contender("warm copy", copy, values),
+            *(
+                Contender(name, lambda way=way, args=args: way(*args), answer, tolerance, group)
+                for name, way, args, tolerance, group in ways
+            ),
+        ],
+        [
+            Claim("superpixel_mean against a warm copy", ("warm copy",), at_most=2.5),
+            Claim("superpixel_mean against NumPy, SciPy, torch", libraries, at_least=8),
+            Claim(
+                "superpixel_mean against numba",
+                ("numba, runs", "numba, runs, 4 channels a pass"),
+                at_least=1.5,
+            ),
+        ],
+    )
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Measure."""
+    return [measure(case(), quick=quick)]

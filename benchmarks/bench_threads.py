@@ -1,0 +1,84 @@
+"""Two threads against one, on a batch of 8 photos."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+
+import cuekit
+from benchmarks import inputs
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@numba.njit(nogil=True)
+def _spin(steps: int) -> float:
+    value = 0.0
+    for i in range(steps):
+        value += i / (value + 1)
+    return value
+
+
+def _spin_in_threads(threads: int, steps: int = 4_000_000) -> int:
+    """Share out steps that touch no memory; return how many were done."""
+    workers = [Thread(target=_spin, args=(steps // threads,)) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return steps
+
+
+def control() -> Case:
+    """Tell what a second thread is worth on this machine now, whoever uses it."""
+    steps = _spin_in_threads(1)
+    return Case(
+        "control: a loop that touches no memory, two threads",
+        Contender("two threads", lambda: _spin_in_threads(2), steps),
+        [Contender("one thread", lambda: _spin_in_threads(1), steps)],
+    )
+
+
+def two_against_one(
+    name: str, call: Callable[[int], np.ndarray], oracle: np.ndarray, tolerance: float
+) -> Case:
+    """Check one thread against the oracle, and two against one to the bit."""
+    one = call(1)
+    np.testing.assert_allclose(one, oracle, rtol=tolerance, atol=tolerance)
+    return Case(
+        f"{name}, batch of 8, two threads",
+        Contender("cuekit, two threads", lambda: call(2), one),
+        [Contender("cuekit, one thread", lambda: call(1), one)],
+        [Claim(f"{name}, two threads against one", ("cuekit, one thread",), at_least=1.6)],
+    )
+
+
+def cases() -> Iterator[Case]:
+    """Both functions that walk over superpixels."""
+    yield control()
+    labels = inputs.superpixel_batch()
+    cues = np.array([inputs.random_cues(seed) for seed in range(len(labels))])
+    yield two_against_one(
+        "snap_cues, random cues",
+        lambda threads: cuekit.snap_cues(cues, labels, threads=threads),
+        np.array([reference.snap_cues(*pair, 0.3) for pair in zip(cues, labels, strict=True)]),
+        0,
+    )
+    values = inputs.random_maps(len(labels), inputs.CHANNELS, *inputs.SIZE)
+    yield two_against_one(
+        "superpixel_mean",
+        lambda threads: cuekit.superpixel_mean(values, labels, threads=threads),
+        np.array([reference.superpixel_mean(*pair) for pair in zip(values, labels, strict=True)]),
+        1e-6,
+    )
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Measure."""
+    return [measure(case, quick=quick) for case in cases()]

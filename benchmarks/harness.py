@@ -1,0 +1,187 @@
+"""Measures two sides in turn, after checking the answers of both."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROUNDS = 21  # at least, per comparison
+QUICK_ROUNDS = 5
+MOST_ROUNDS = 201
+SECONDS = 0.5  # short calls repeat for about this long
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute an answer, and the answer it must give."""
+
+    name: str
+    call: Callable[[], Any]
+    expected: Any
+    tolerance: float = 0.0  # relative and absolute; 0 = equal in every bit
+    group: str = ""  # of the contenders of one group only the fastest is timed at length
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A limit on ours relative to the fastest of some peers (names, or groups)."""
+
+    text: str
+    against: tuple[str, ...]
+    at_most: float | None = None  # ours / peer
+    at_least: float | None = None  # peer / ours
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input, our function on it, and what it is compared with."""
+
+    title: str
+    ours: Contender
+    peers: Sequence[Contender]
+    claims: Sequence[Claim] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians in milliseconds, and the ratio peer / ours."""
+
+    peer: str
+    group: str
+    ours_ms: float
+    peer_ms: float
+    ratio: float  # of the medians
+    low: float  # quartiles of the ratios of single rounds
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim."""
+
+    claim: str
+    against: str  # the fastest peer, where there was a choice
+    value: float
+    low: float
+    high: float
+    limit: str
+    unit: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything measured for one case."""
+
+    title: str
+    rows: list[Row]
+    verdicts: list[Verdict]
+    slower_ways_ms: dict[str, float] = field(default_factory=dict)  # short trials
+
+
+def check(contender: Contender) -> None:
+    """Refuse to time a wrong answer."""
+    answer = np.asarray(contender.call())
+    if contender.tolerance:
+        tolerance = contender.tolerance
+        np.testing.assert_allclose(
+            answer, contender.expected, rtol=tolerance, atol=tolerance, err_msg=contender.name
+        )
+    else:
+        np.testing.assert_array_equal(answer, contender.expected, err_msg=contender.name)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Time one call. Its result is freed after the clock has stopped."""
+    start = perf_counter()
+    result = call()
+    elapsed = perf_counter() - start
+    del result
+    return elapsed
+
+
+def trial(contender: Contender) -> float:
+    """Warm up, then take the best of three."""
+    contender.call()
+    return min(seconds(contender.call) for _ in range(3))
+
+
+def compare(ours: Contender, peer: Contender, *, quick: bool) -> Row:
+    """Time ours, peer, ours, peer, …: noise of the machine falls on both."""
+    pair = trial(ours) + trial(peer)
+    rounds = QUICK_ROUNDS if quick else max(ROUNDS, min(MOST_ROUNDS, round(SECONDS / pair)))
+    gc.collect()
+    gc.disable()
+    try:
+        times = np.array([(seconds(ours.call), seconds(peer.call)) for _ in range(rounds)])
+    finally:
+        gc.enable()
+    ours_ms, peer_ms = 1e3 * np.median(times, axis=0)
+    low, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.75))
+    return Row(
+        peer=peer.name,
+        group=peer.group,
+        ours_ms=float(ours_ms),
+        peer_ms=float(peer_ms),
+        ratio=float(peer_ms / ours_ms),
+        low=float(low),
+        high=float(high),
+        rounds=rounds,
+    )
+
+
+def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
+    """Hold a claim against the fastest of its peers."""
+    row = min(
+        (row for row in rows if row.peer in claim.against or row.group in claim.against),
+        key=lambda row: row.ratio,  # each peer beside its own timing of ours
+    )
+    if claim.at_most is not None:
+        value, low, high = 1 / row.ratio, 1 / row.high, 1 / row.low
+        limit, holds = f"≤ {claim.at_most:g}×", value <= claim.at_most
+    else:
+        value, low, high = row.ratio, row.low, row.high
+        limit, holds = f"≥ {claim.at_least:g}×", value >= claim.at_least
+    choice = row.group or len(claim.against) > 1
+    fastest = row.peer if choice else ""
+    return Verdict(claim.text, fastest, value, low, high, limit, "×", holds)
+
+
+def measure(case: Case, *, quick: bool = False) -> Result:
+    """Check every answer, time ours against every peer, and judge the claims."""
+    for contender in (case.ours, *case.peers):
+        check(contender)
+    trials = {peer.name: trial(peer) for peer in case.peers if peer.group}
+    peers, slower = [], {}
+    for peer in case.peers:
+        rivals = [other.name for other in case.peers if peer.group and other.group == peer.group]
+        if not rivals or peer.name == min(rivals, key=trials.__getitem__):
+            peers.append(peer)
+        else:
+            slower[peer.name] = 1e3 * trials[peer.name]
+    rows = [compare(case.ours, peer, quick=quick) for peer in peers]
+    verdicts = [judge(claim, rows) for claim in case.claims]
+    return Result(case.title, rows, verdicts, slower)
+
+
+def absolute(title: str, text: str, samples_ms: dict[str, Sequence[float]], limit: float) -> Result:
+    """Judge a claim in milliseconds: the first samples are ours, the second are shown beside."""
+    (_, ours), (peer, theirs) = samples_ms.items()
+    ratios = np.array(theirs) / np.array(ours)
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    ours_ms, peer_ms = median(ours), median(theirs)
+    row = Row(peer, "", ours_ms, peer_ms, peer_ms / ours_ms, float(low), float(high), len(ours))
+    low, high = np.quantile(ours, (0.25, 0.75))
+    verdict = Verdict(
+        text, "", ours_ms, float(low), float(high), f"≤ {limit:g} ms", " ms", ours_ms <= limit
+    )
+    return Result(title, [row], [verdict])

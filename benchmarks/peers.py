@@ -1,0 +1,468 @@
+"""The other ways to compute the same, each as somebody who knows the library would write it.
+
+Everything a peer may know beforehand is handed in ready: outputs to write into, labels in the
+integer type its library likes best, the number of superpixels, and whatever depends on sizes only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+import torch
+from scipy import ndimage, sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Array = np.ndarray[Any, Any]
+Tensor = torch.Tensor
+
+torch.set_num_threads(1)
+
+# --- superpixel_mean: values (K, N) float32, labels (N,), out (K, N) ------------------------------
+
+
+def mean_numpy(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """Weighted bincount per channel, then take."""
+    sizes = np.bincount(labels, minlength=segments)
+    for channel, painted in zip(values, out, strict=True):
+        means = np.bincount(labels, weights=channel, minlength=segments) / sizes
+        # any mode but "raise" writes straight into `out`
+        np.take(means.astype(out.dtype), labels, out=painted, mode="clip")
+    return out
+
+
+def mean_numpy_runs(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """Sum runs of one label first: reduceat, bincount of few runs, repeat."""
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    run_labels = labels[starts]
+    lengths = np.diff(starts, append=labels.size)
+    sizes = np.bincount(labels, minlength=segments)
+    run_sums = np.add.reduceat(values, starts, axis=1)
+    for sums, painted in zip(run_sums, out, strict=True):
+        means = np.bincount(run_labels, weights=sums, minlength=segments) / sizes
+        painted[:] = np.repeat(means.astype(out.dtype)[run_labels], lengths)
+    return out
+
+
+def mean_scipy(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """`scipy.ndimage.mean` per channel, then take."""
+    index = np.arange(segments)
+    for channel, painted in zip(values, out, strict=True):
+        means = ndimage.mean(channel, labels, index)
+        np.take(means.astype(out.dtype), labels, out=painted, mode="clip")
+    return out
+
+
+def mean_scipy_sparse(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """One product with the sparse membership matrix (N, S), then take."""
+    pixels = labels.size
+    ones, rows = np.ones(pixels, values.dtype), np.arange(pixels + 1, dtype=np.int32)
+    member = sparse.csr_matrix((ones, labels.astype(np.int32), rows), shape=(pixels, segments))
+    means = (values @ member) / np.bincount(labels, minlength=segments)
+    return np.take(means.astype(out.dtype), labels, axis=1, out=out, mode="clip")
+
+
+def mean_torch_index_add(values: Tensor, labels: Tensor, segments: int, out: Tensor) -> Tensor:
+    """`index_add_` along the pixels, then `index_select`."""
+    sums = torch.zeros(len(values), segments).index_add_(1, labels, values)
+    sums /= torch.bincount(labels, minlength=segments)
+    return torch.index_select(sums, 1, labels, out=out)
+
+
+def mean_torch_rows(values: Tensor, labels: Tensor, segments: int, out: Tensor) -> Tensor:
+    """`index_add_` of whole pixels, channels last, then `index_select`."""
+    sums = torch.zeros(segments, len(values)).index_add_(0, labels, values.T.contiguous())
+    sums /= torch.bincount(labels, minlength=segments)[:, None]
+    return torch.index_select(sums.T.contiguous(), 1, labels, out=out)
+
+
+def mean_torch_scatter_add(values: Tensor, labels: Tensor, segments: int, out: Tensor) -> Tensor:
+    """`scatter_add_`, then `index_select`."""
+    sums = torch.zeros(len(values), segments)
+    sums.scatter_add_(1, labels.expand_as(values), values)
+    sums /= torch.bincount(labels, minlength=segments)
+    return torch.index_select(sums, 1, labels, out=out)
+
+
+def mean_torch_scatter_reduce(values: Tensor, labels: Tensor, segments: int, out: Tensor) -> Tensor:
+    """`scatter_reduce_` with "mean", then `index_select`."""
+    means = torch.zeros(len(values), segments)
+    means.scatter_reduce_(1, labels.expand_as(values), values, "mean", include_self=False)
+    return torch.index_select(means, 1, labels, out=out)
+
+
+@numba.njit
+def _runs(labels: Array, starts: Array, run_labels: Array, sizes: Array) -> int:
+    """Find the runs of one label; return how many there are."""
+    runs = 0
+    previous = -1
+    for i in range(labels.size):
+        if labels[i] != previous:
+            previous = labels[i]
+            starts[runs] = i
+            run_labels[runs] = previous
+            runs += 1
+    starts[runs] = labels.size
+    for r in range(runs):
+        sizes[run_labels[r]] += starts[r + 1] - starts[r]
+    return runs
+
+
+@numba.njit
+def mean_numba(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """Collapse runs of one label, a channel at a time, and paint back by runs."""
+    starts, run_labels = np.empty(labels.size + 1, np.int64), np.empty(labels.size, np.int64)
+    sizes = np.zeros(segments, np.int64)
+    runs = _runs(labels, starts, run_labels, sizes)
+    for k in range(len(values)):
+        sums = np.zeros(segments)
+        for r in range(runs):
+            total = 0.0
+            for i in range(starts[r], starts[r + 1]):
+                total += values[k, i]
+            sums[run_labels[r]] += total
+        for r in range(runs):
+            mean = np.float32(sums[run_labels[r]] / sizes[run_labels[r]])
+            for i in range(starts[r], starts[r + 1]):
+                out[k, i] = mean
+    return out
+
+
+@numba.njit(fastmath=True)
+def mean_numba_tuned(values: Array, labels: Array, segments: int, out: Array) -> Array:
+    """Collapse runs, four channels in one pass.
+
+    Four sums hide the latency of an addition, and unsigned indices spare the test for negative
+    ones that numba makes at every access.
+    """
+    starts, run_labels = np.empty(labels.size + 1, np.uint64), np.empty(labels.size, np.uint64)
+    sizes = np.zeros(segments, np.uint64)
+    runs = _runs(labels, starts, run_labels, sizes)
+    sums = np.zeros((segments, 4))
+    for first in range(0, len(values), 4):
+        sums[:] = 0
+        count = min(4, len(values) - first)
+        if count == 4:
+            v0, v1, v2, v3 = values[first], values[first + 1], values[first + 2], values[first + 3]
+            for r in range(runs):
+                a, b, c, d = 0.0, 0.0, 0.0, 0.0
+                for i in range(starts[r], starts[r + 1]):
+                    a += v0[i]
+                    b += v1[i]
+                    c += v2[i]
+                    d += v3[i]
+                s = run_labels[r]
+                sums[s, 0] += a
+                sums[s, 1] += b
+                sums[s, 2] += c
+                sums[s, 3] += d
+        else:
+            for k in range(count):
+                for r in range(runs):
+                    total = 0.0
+                    for i in range(starts[r], starts[r + 1]):
+                        total += values[first + k, i]
+                    sums[run_labels[r], k] += total
+        for k in range(count):
+            painted = out[first + k]
+            for r in range(runs):
+                mean = np.float32(sums[run_labels[r], k] / sizes[run_labels[r]])
+                for i in range(starts[r], starts[r + 1]):
+                    painted[i] = mean
+    return out
+
+
+# --- snap_cues: labels (N,), out (K, N) bool ------------------------------------------------------
+
+
+def nearest_cells(grid: Sequence[int], size: Sequence[int]) -> Array:
+    """Give the cell of the small grid that every pixel takes its value from."""
+    rows, columns = (
+        (2 * np.arange(out) + 1) * cells // (2 * out) for cells, out in zip(grid, size, strict=True)
+    )
+    return (rows[:, None] * grid[1] + columns).ravel()
+
+
+def bilinear_corners(grid: Sequence[int], size: Sequence[int]) -> tuple[Array, Array]:
+    """Give the four cells (4, N) around every pixel, and their weights."""
+    sides = []
+    for cells, out in zip(grid, size, strict=True):
+        position = np.maximum((np.arange(out) + 0.5) * cells / out - 0.5, 0)
+        low = np.minimum(position.astype(int), cells - 1)
+        weight = position - low
+        sides.append(((low, 1 - weight), (np.minimum(low + 1, cells - 1), weight)))
+    corners = [(row, column) for row in sides[0] for column in sides[1]]
+    index = [(y[:, None] * grid[1] + x).ravel() for (y, _), (x, _) in corners]
+    weights = [np.outer(v, w).ravel() for (_, v), (_, w) in corners]
+    return np.array(index), np.array(weights)
+
+
+def bilinear_matrix(cells: int, size: int) -> Array:
+    """Give the (size, cells) matrix that resizes one axis."""
+    position = np.maximum((np.arange(size) + 0.5) * cells / size - 0.5, 0)
+    low = np.minimum(position.astype(int), cells - 1)
+    matrix = np.zeros((size, cells))
+    np.add.at(matrix, (np.arange(size), low), 1 - (position - low))
+    np.add.at(matrix, (np.arange(size), np.minimum(low + 1, cells - 1)), position - low)
+    return matrix
+
+
+def snap_numpy_cues(
+    cues: Array, labels: Array, segments: int, cells: Array | None, out: Array
+) -> Array:
+    """Per channel: nearest by index, count the pixels that are on, threshold, paint."""
+    sizes = np.bincount(labels, minlength=segments)
+    for channel, painted in zip(cues.reshape(len(cues), -1), out, strict=True):
+        if not channel.any():
+            painted.fill(False)
+            continue
+        mask = channel if cells is None else channel[cells]
+        means = np.bincount(labels[mask], minlength=segments) / sizes
+        on = (means > 0.3 * means.max()) & (means > 0)
+        np.take(on, labels, out=painted, mode="clip")
+    return out
+
+
+def snap_numpy_maps(
+    maps: Array, labels: Array, segments: int, resize: tuple[Array, Array], out: Array
+) -> Array:
+    """Resize by two matrix products; per channel weighted bincount, threshold, paint."""
+    sizes = np.bincount(labels, minlength=segments)
+    for channel, painted in zip(maps, out, strict=True):
+        values = (resize[0] @ channel @ resize[1].T).ravel()
+        means = np.bincount(labels, weights=values, minlength=segments) / sizes
+        on = (means > 0.3 * means.max()) & (means > 0)
+        np.take(on, labels, out=painted, mode="clip")
+    return out
+
+
+def snap_numpy_joint(
+    maps: Array, labels: Array, segments: int, corners: tuple[Array, Array | None], out: Array
+) -> Array:
+    """One joint histogram of superpixels and cells, then one matrix product for all channels.
+
+    The mean over a superpixel is linear in the cells: only the histogram touches pixels.
+    """
+    index, weights = corners
+    cells = maps[0].size
+    share = np.zeros(segments * cells)
+    for corner, index_of_corner in enumerate(index):
+        weight = None if weights is None else weights[corner]
+        share += np.bincount(labels * cells + index_of_corner, weight, segments * cells)
+    share = share.reshape(segments, cells)
+    used = np.flatnonzero(maps.any((1, 2)))
+    sums = maps[used].reshape(len(used), -1).astype(np.float64) @ share.T
+    means = sums / np.bincount(labels, minlength=segments)
+    on = (means > 0.3 * means.max(1, keepdims=True)) & (means > 0)
+    if len(used) == len(maps):
+        return np.take(on, labels, axis=1, out=out, mode="clip")
+    out.fill(False)
+    for channel, k in zip(on, used, strict=True):
+        np.take(channel, labels, out=out[k], mode="clip")
+    return out
+
+
+def snap_torch(
+    maps: Tensor, labels: Tensor, segments: int, size: tuple[int, int], out: Tensor
+) -> Tensor:
+    """`interpolate`, `index_add_`, threshold, `index_select`."""
+    values = torch.nn.functional.interpolate(
+        maps[None], size, mode="bilinear", align_corners=False
+    )[0].flatten(1)
+    means = torch.zeros(len(maps), segments).index_add_(1, labels, values)
+    means /= torch.bincount(labels, minlength=segments)
+    on = (means > 0.3 * means.amax(1, keepdim=True)) & (means > 0)
+    return torch.index_select(on, 1, labels, out=out)
+
+
+# --- suppress_absent: scores and out (K, H, W) ----------------------------------------------------
+
+
+def suppress_numpy(scores: Array, present: Array, ceiling: Array, out: Array) -> Array:
+    """Take a running maximum over the kept channels, then one minimum per absent channel."""
+    kept = np.concatenate([[True], present])
+    np.copyto(ceiling, scores[0])
+    for k in np.flatnonzero(kept)[1:]:
+        np.maximum(ceiling, scores[k], out=ceiling)
+    limit = np.nextafter(ceiling, np.float32(-np.inf))
+    np.minimum(ceiling - np.float32(1e-4), limit, out=limit)
+    for k, keep in enumerate(kept):
+        if keep:
+            np.copyto(out[k], scores[k])
+        else:
+            np.minimum(scores[k], limit, out=out[k])
+    return out
+
+
+def suppress_torch(scores: Tensor, present: Tensor, ceiling: Tensor, out: Tensor) -> Tensor:
+    """Compute the same as `suppress_numpy`, in torch."""
+    kept = [True, *present.tolist()]
+    ceiling.copy_(scores[0])
+    for k in range(1, len(kept)):
+        if kept[k]:
+            torch.maximum(ceiling, scores[k], out=ceiling)
+    limit = torch.nextafter(ceiling, torch.tensor(-torch.inf))
+    torch.minimum(ceiling - 1e-4, limit, out=limit)
+    for k, keep in enumerate(kept):
+        if keep:
+            out[k].copy_(scores[k])
+        else:
+            torch.minimum(scores[k], limit, out=out[k])
+    return out
+
+
+# --- background_map: features (D, h, w) -----------------------------------------------------------
+
+
+def read_numpy(features: Sequence[Array]) -> float:
+    """Read everything once: NumPy's maximum."""
+    return max(float(maps.max()) for maps in features)
+
+
+def read_torch(features: Sequence[Tensor]) -> float:
+    """Read everything once: torch's maximum."""
+    return max(float(maps.amax()) for maps in features)
+
+
+def read_torch_sum(features: Sequence[Tensor]) -> float:
+    """Read everything once: torch's sum."""
+    return sum(float(maps.sum()) for maps in features)
+
+
+@numba.njit(fastmath=True)
+def _sum(values: Array) -> float:
+    total = np.float32(0)
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+def read_numba(features: Sequence[Array]) -> float:
+    """Read everything once: a vectorised sum."""
+    return sum(_sum(maps.reshape(-1)) for maps in features)
+
+
+def background_numpy(features: Sequence[Array], out: Array) -> Array:
+    """Sum over the channels, add, min-max normalise."""
+    np.sum(features[0], axis=0, out=out)
+    for maps in features[1:]:
+        out += maps.sum(axis=0)
+    out -= out.min()
+    out /= out.max()
+    return out
+
+
+def background_torch(features: Sequence[Tensor], out: Tensor) -> Tensor:
+    """Sum over the channels, add, min-max normalise."""
+    torch.sum(features[0], 0, out=out)
+    for maps in features[1:]:
+        out += maps.sum(0)
+    low, high = torch.aminmax(out)
+    return out.sub_(low).div_(high - low)
+
+
+# --- subtract_classes: maps and out (C, N); all classes present -----------------------------------
+
+
+def copy_three(maps: Array, present: Array, out: Array) -> Array:
+    """Copy the present maps and zero the others: the bytes that must be touched."""
+    for k, keep in enumerate(present):
+        if keep:
+            np.copyto(out[k], maps[k])
+        else:
+            out[k].fill(0)
+    return out
+
+
+def pairwise_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """Class by class, in place in one buffer of the input's size."""
+    for own, result in zip(maps, out, strict=True):
+        torch.sub(own, maps, out=buffer)
+        torch.sum(buffer.clamp_(min=0), 0, out=result)
+    return out.div_(len(maps) - 1)
+
+
+def pairwise_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """All pairs at once, in a preallocated buffer (C, C, N)."""
+    torch.sub(maps[:, None], maps, out=buffer)
+    torch.sum(buffer.clamp_(min=0), 1, out=out)
+    return out.div_(len(maps) - 1)
+
+
+def pairwise_torch_blocks(maps: Tensor, out: Tensor, block: int = 1024) -> Tensor:
+    """All pairs of as many pixels as stay in the cache."""
+    for start in range(0, maps.shape[1], block):
+        own = maps[:, start : start + block]
+        pairs = (own[:, None] - own).clamp_(min=0)
+        torch.div(pairs.sum(1), len(maps) - 1, out=out[:, start : start + block])
+    return out
+
+
+def pairwise_torch_sort(maps: Tensor, out: Tensor) -> Tensor:
+    """Sort every pixel's classes: only lower ones count, and their sum is a cumulative one."""
+    ordered, index = torch.sort(maps, 0)
+    rank = torch.arange(1, len(maps) + 1)[:, None]
+    result = (ordered * rank - ordered.cumsum(0)) / (len(maps) - 1)
+    return out.scatter_(0, index, result)
+
+
+def strongest_torch(maps: Tensor, out: Tensor) -> Tensor:
+    """Take the two largest of every pixel: only the winner keeps a difference."""
+    top, index = torch.topk(maps, 2, dim=0)
+    return out.zero_().scatter_(0, index[:1], (top[:1] - top[1:]).clamp_(min=0))
+
+
+def strongest_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """Largest and second largest by a running maximum over the classes, in place."""
+    first, second, smaller = buffer[:3]
+    first.copy_(maps[0])
+    second.fill_(-torch.inf)
+    for own in maps[1:]:
+        torch.minimum(first, own, out=smaller)
+        torch.maximum(second, smaller, out=second)
+        torch.maximum(first, own, out=first)
+    # where a class is the largest, `first` is its own map; elsewhere the difference is not positive
+    torch.sub(maps, second, out=out).clamp_(min=0)
+    return out
+
+
+def _quotient(scale: Tensor) -> Tensor:
+    """Give 3 / maximum, and 0 where the maximum is not positive."""
+    return torch.where(scale > 0, 3 / scale, 0)
+
+
+def dcsm_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """Class by class, in place in one buffer of the input's size."""
+    for own, result in zip(maps, out, strict=True):
+        torch.sub(own, maps, out=buffer)
+        scale = _quotient(buffer.amax(1, keepdim=True))
+        torch.sum(buffer.clamp_(min=0).mul_(scale).tanh_(), 0, out=result)
+    return out.mul_(_quotient(out.amax(1, keepdim=True))).tanh_()
+
+
+def dcsm_torch_pairs(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """Pair by pair: a difference is positive for one class only, so one tanh serves both."""
+    out.zero_()
+    difference, positive = buffer[:2]
+    for c in range(len(maps)):
+        for other in range(c):
+            torch.sub(maps[c], maps[other], out=difference)
+            low, high = torch.aminmax(difference)
+            torch.clamp(difference, min=0, out=positive)
+            difference.sub_(positive).mul_(_quotient(-low))
+            difference.addcmul_(positive, _quotient(high)).tanh_()
+            torch.clamp(difference, min=0, out=positive)
+            out[c] += positive
+            out[other] -= difference.sub_(positive)
+    return out.mul_(_quotient(out.amax(1, keepdim=True))).tanh_()
+
+
+def dcsm_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+    """All pairs at once, in a preallocated buffer (C, C, N)."""
+    torch.sub(maps[:, None], maps, out=buffer)
+    scale = _quotient(buffer.amax(2, keepdim=True))
+    torch.sum(buffer.clamp_(min=0).mul_(scale).tanh_(), 1, out=out)
+    return out.mul_(_quotient(out.amax(1, keepdim=True))).tanh_()

@@ -1,0 +1,209 @@
+"""Inputs for the kernels, and how a public function is held against the oracle.
+
+Every comparison runs under a drawn number of threads, instruction set, memory layout, leading
+dimensions and front end: if all of them equal the oracle, they equal each other.
+"""
+
+import importlib.util
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cuekit import _cpu
+
+FLOATS = ("float16", "float32", "float64")
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+THREADS = (1, 2, 8)
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+batches = st.sampled_from([(), (1,), (3,), (2, 2), (0,), (0, 2)])
+sides = st.integers(1, 9)
+# Now and then wider than the eight channels, and the tiles of pixels, that kernels work on.
+channel_counts = st.sampled_from([1, 2, 3, 4, 7, 8, 9, 17])
+sizes = st.one_of(
+    st.tuples(sides, sides),
+    st.sampled_from([(1, 1), (1, 40), (40, 1), (13, 31), (67, 33), (130, 129)]),
+)
+
+
+# ----------------------------------------------------------------------------------- front ends
+
+
+class NumPy:
+    """NumPy in, NumPy out."""
+
+    name = "numpy"
+
+    @staticmethod
+    def wrap(array):
+        return array
+
+    @staticmethod
+    def unwrap(result):
+        assert type(result) is np.ndarray
+        return result
+
+
+class Torch:
+    """Torch in, torch out."""
+
+    name = "torch"
+
+    @staticmethod
+    def wrap(array):
+        import torch
+
+        if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+            array = array.copy()  # torch has neither
+        return torch.from_numpy(array)
+
+    @staticmethod
+    def unwrap(result):
+        import torch
+
+        assert type(result) is torch.Tensor
+        assert result.device.type == "cpu"
+        return result.numpy()
+
+
+FRONT_ENDS = [NumPy, Torch] if importlib.util.find_spec("torch") else [NumPy]
+
+
+# ---------------------------------------------------------------------------------------- arrays
+
+
+def memory_orders(array):
+    """Equal arrays that lie differently in memory."""
+    wide = np.zeros(tuple(2 * n for n in array.shape), array.dtype)
+    strided = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    strided[...] = array
+    reverse = tuple(slice(None, None, -1) for _ in array.shape)
+    return [array, np.asfortranarray(array), strided, array[reverse].copy()[reverse]]
+
+
+@st.composite
+def reordered(draw, array):
+    return memory_orders(array)[draw(st.integers(0, 3))]
+
+
+@st.composite
+def float_maps(draw, shape, dtype):
+    """Finite maps: any values, values with many ties, constants, nothing positive, noise."""
+    dtype = np.dtype(dtype)
+    kind = draw(st.sampled_from(["any", "ties", "constant", "negative", "noise"]))
+    if kind == "any" and np.prod(shape) <= 300:
+        # Far from where float64 sums of float64 values overflow.
+        limit = float(np.finfo(dtype).max) if dtype != np.float64 else 1e100
+        values = st.floats(-limit, limit, width=8 * dtype.itemsize)
+        array = draw(hnp.arrays(dtype, shape, elements=values))
+    else:
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        if kind == "ties":
+            array = rng.integers(-2, 4, shape) / 4
+        elif kind == "constant":
+            array = np.full(shape, draw(st.sampled_from([-1.5, 0.0, -0.0, 0.1, 3.0])))
+        elif kind == "negative":
+            array = -rng.integers(0, 3, shape) / 4
+        else:
+            array = rng.normal(size=shape)
+    return draw(reordered(array.astype(dtype)))
+
+
+@st.composite
+def masks(draw, shape, dtype="bool"):
+    """Cues: bool, or uint8 whose nonzero values are not only 1."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    array = rng.random(shape) < draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+    if dtype == "uint8":
+        array = array * rng.choice(np.array([1, 2, 128, 255], np.uint8), shape)
+    return draw(reordered(array.astype(dtype)))
+
+
+@st.composite
+def tags(draw, shape):
+    """Present classes: none, one, some, all."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.random(shape) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+
+
+@st.composite
+def label_maps(draw, shape, dtypes=INTEGERS):
+    """Superpixels: one, one per pixel, few large ones, scattered labels with large gaps."""
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
+    largest = min(np.iinfo(dtype).max, 2**31 - 1)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["one", "each", "blocks", "noise", "gaps"]))
+    height, width = shape[-2:]
+    if kind == "one":
+        array = np.full(shape, draw(st.sampled_from([0, 1, largest])))
+    elif kind == "each":
+        array = np.broadcast_to(np.arange(height * width).reshape(height, width), shape)
+        array = array % (largest + 1)
+    elif kind == "blocks":
+        rows, columns = np.ogrid[:height, :width]
+        block = draw(st.integers(1, 20))
+        array = np.broadcast_to(rows // block * (width // block + 1) + columns // block, shape)
+        array = array % (largest + 1)
+    elif kind == "noise":
+        array = rng.integers(0, min(4, largest), shape)
+    else:
+        array = rng.choice(np.array([0, 3, largest - 1, largest]), shape)
+    return draw(reordered(array.astype(dtype)))
+
+
+# ------------------------------------------------------------------------------------------ runs
+
+
+class Run(NamedTuple):
+    """How to call a function: what must never change its result."""
+
+    front_end: type
+    threads: int
+    instruction_set: str
+
+    def __call__(self, function, *arrays, **options):
+        """Call, and check that the inputs are as before and that the framework is kept."""
+        before = [None if array is None else array.copy() for array in arrays]
+        _cpu.set_instruction_set(self.instruction_set)
+        wrapped = [None if array is None else self.front_end.wrap(array) for array in arrays]
+        result = self.front_end.unwrap(function(*wrapped, threads=self.threads, **options))
+        for array, was in zip(arrays, before, strict=True):
+            assert array is None or same_bits(array, was)
+        assert result.flags.c_contiguous
+        return result
+
+
+runs = st.builds(
+    Run, st.sampled_from(FRONT_ENDS), st.sampled_from(THREADS), st.sampled_from(INSTRUCTION_SETS)
+)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def by_image(oracle, batch, *arrays):
+    """The oracle over leading dimensions, one image after the other."""
+
+    def image(array, index):
+        return None if array is None else np.ascontiguousarray(array[index])
+
+    results = [oracle(*(image(array, index) for array in arrays)) for index in np.ndindex(batch)]
+    if results:
+        return np.stack(results).reshape(*batch, *results[0].shape)
+    blank = [None if a is None else np.zeros(a.shape[len(batch) :], a.dtype) for a in arrays]
+    result = oracle(*blank)
+    return np.zeros((*batch, *result.shape), result.dtype)
+
+
+def assert_equal(result, expected):
+    """Equal values and dtype.
+
+    The sign of zero is left open: it depends on the order of a maximum's arguments, for which
+    NumPy gives no promise either. test_parallel compares the bits of the versions of a kernel.
+    """
+    assert result.dtype == expected.dtype
+    assert result.shape == expected.shape
+    np.testing.assert_array_equal(result, expected)

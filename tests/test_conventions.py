@@ -1,0 +1,351 @@
+"""What all functions share: frameworks, memory, batches, threads, and the wording of errors."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from strategies import FRONT_ENDS, memory_orders, same_bits
+
+import cuekit
+from cuekit import _arrays
+
+
+class Op(NamedTuple):
+    """A function, its array arguments for two images, and what else it must be given."""
+
+    function: object
+    arrays: tuple
+    names: tuple  # as errors call the arrays
+    options: dict = {}  # noqa: RUF012 - never changed
+
+    def __call__(self, *arrays, **options):
+        return self.function(*arrays, **{**self.options, **options})
+
+
+def noise(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape)
+
+
+CAMS = noise(2, 9, 23, 31)
+PRESENT = noise(2, 9) > 0
+CUES = noise(2, 9, 23, 31) > 0.5
+SUPERPIXELS = np.random.default_rng(0).integers(0, 40, (2, 46, 63))
+MASKS = noise(2, 5, 46, 63) > 0.8
+PHOTOS = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
+
+OPS = {
+    "subtract_classes": Op(cuekit.subtract_classes, (CAMS, PRESENT), ("cams", "present")),
+    "dcsm": Op(cuekit.subtract_classes, (CAMS, PRESENT), ("cams", "present"), {"mode": "dcsm"}),
+    "background_map": Op(
+        cuekit.background_map, (CAMS, noise(2, 3, 10, 9)), ("features[0]", "features[1]")
+    ),
+    "raw_cues": Op(cuekit.raw_cues, (CAMS, CAMS[:, 0], PRESENT), ("cams", "background", "present")),
+    "superpixel_mean": Op(
+        cuekit.superpixel_mean, (CAMS, SUPERPIXELS[:, :23, :31]), ("values", "superpixels")
+    ),
+    "snap_cues": Op(cuekit.snap_cues, (CUES, SUPERPIXELS), ("cues", "superpixels")),
+    "snap_cues, maps": Op(cuekit.snap_cues, (CAMS, SUPERPIXELS), ("cues", "superpixels")),
+    "snap_cues, masks": Op(cuekit.snap_cues, (CUES, MASKS), ("cues", "superpixels")),
+    "fuse_cues": Op(cuekit.fuse_cues, (CUES, ~CUES), ("cue_sets[0]", "cue_sets[1]")),
+    "resize_cues": Op(cuekit.resize_cues, (CUES,), ("cues",), {"size": (7, 50)}),
+    "cues_to_labels": Op(cuekit.cues_to_labels, (CUES,), ("cues",)),
+    "suppress_absent": Op(cuekit.suppress_absent, (CAMS, PRESENT[:, 1:]), ("scores", "present")),
+}
+THREADED = dict(OPS)
+OPS["felzenszwalb"] = Op(cuekit.felzenszwalb, (PHOTOS,), ("image",))
+# Present classes are tags, taken from lists too; all others are arrays.
+ARGUMENTS = [
+    pytest.param(op, i, id=f"{key}-{name}")
+    for key, op in OPS.items()
+    for i, name in enumerate(op.names)
+]
+FLOATING = {key: op for key, op in OPS.items() if op.arrays[0].dtype.kind == "f"}
+
+
+def every(ops):
+    return pytest.mark.parametrize("op", ops.values(), ids=ops.keys())
+
+
+@pytest.fixture(autouse=True)
+def _needs_scikit_image(request):
+    if "op" in request.fixturenames and request.getfixturevalue("op") is OPS["felzenszwalb"]:
+        pytest.importorskip("skimage")
+
+
+def replaced(values, index, value):
+    return [value if i == index else each for i, each in enumerate(values)]
+
+
+def raises(error, message):
+    return pytest.raises(error, match=f"^{re.escape(message)}")
+
+
+# ------------------------------------------------------------------------- memory and frameworks
+
+
+@every(OPS)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_batch_is_a_loop_and_inputs_stay(op, front_end):
+    before = [array.copy() for array in op.arrays]
+    result = front_end.unwrap(op(*map(front_end.wrap, op.arrays)))
+    for image in range(2):
+        alone = op(*(array[image] for array in op.arrays))
+        assert same_bits(result[image], alone)
+        deep = op(*(array[None, image : image + 1] for array in op.arrays))
+        assert same_bits(deep, alone[None, None])
+    for array, was in zip(op.arrays, before, strict=True):
+        assert same_bits(array, was)
+
+
+@every(OPS)
+def test_result_is_new_memory(op):
+    result = op(*op.arrays)
+    assert result.flags.owndata or result.base is not None
+    assert result.flags.writeable
+    assert not any(np.shares_memory(result, array) for array in op.arrays)
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_any_memory_order(op, index):
+    expected = op(*op.arrays)
+    for array in memory_orders(op.arrays[index]):
+        assert same_bits(op(*replaced(op.arrays, index, array)), expected)
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_read_only_and_broadcast_arrays(op, index):
+    alike = [np.ascontiguousarray(np.broadcast_to(a[:1], a.shape)) for a in op.arrays]
+    expected = op(*alike)
+    frozen = np.broadcast_to(op.arrays[index][:1], op.arrays[index].shape)
+    assert not frozen.flags.writeable
+    assert same_bits(op(*replaced(alike, index, frozen)), expected)
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_unaligned_arrays(op, index):
+    array = op.arrays[index]
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(array.dtype).reshape(array.shape)
+    unaligned[...] = array
+    result = op(*replaced(op.arrays, index, unaligned))
+    assert same_bits(result, op(*op.arrays))
+
+
+@every(OPS)
+def test_the_first_argument_decides_the_framework(op):
+    torch = pytest.importorskip("torch")
+    expected = op(*op.arrays)
+    first = torch.from_numpy(op.arrays[0])
+    mixed = op(first, *op.arrays[1:])  # NumPy superpixels with torch cues is the normal call
+    assert type(mixed) is torch.Tensor
+    assert same_bits(mixed.numpy(), expected)
+    if len(op.arrays) > 1:
+        others = [torch.from_numpy(array) for array in op.arrays[1:]]
+        assert same_bits(op(op.arrays[0], *others), expected)
+
+
+@every(OPS)
+def test_torch_views(op):
+    torch = pytest.importorskip("torch")
+    expected = op(*op.arrays)
+    transposed = [torch.from_numpy(a.T.copy()).permute(*range(a.ndim)[::-1]) for a in op.arrays]
+    assert not transposed[0].is_contiguous()
+    assert same_bits(op(*transposed).numpy(), expected)
+    alike = [np.ascontiguousarray(np.broadcast_to(a[:1], a.shape)) for a in op.arrays]
+    expanded = [torch.from_numpy(a[:1]).expand(*a.shape) for a in op.arrays]
+    assert same_bits(op(*expanded).numpy(), op(*alike))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "uint8", "int64"])
+def test_adopting_copies_nothing(dtype):
+    torch = pytest.importorskip("torch")
+    array = np.ones((3, 4), dtype)
+    assert np.shares_memory(_arrays.adopt(array, "array"), array)
+    tensor = torch.from_numpy(array.copy())
+    for each in (tensor, tensor.T, tensor[1:, ::2], torch.nn.Parameter(tensor, False)):
+        adopted = _arrays.adopt(each, "tensor")
+        assert adopted.ctypes.data == each.data_ptr()
+        assert adopted.shape == tuple(each.shape)
+    result = np.ones((3, 4), dtype)
+    assert _arrays.like(result, tensor).data_ptr() == result.ctypes.data
+    assert _arrays.like(result, array) is result
+
+
+@every(FLOATING)
+def test_tensor_that_requires_grad(op):
+    torch = pytest.importorskip("torch")
+    first = torch.from_numpy(op.arrays[0].copy()).requires_grad_()
+    with raises(ValueError, f"{op.names[0]} requires grad, and this function has no gradient: "):
+        op(first, *op.arrays[1:])
+    with pytest.raises(ValueError, match="detach first"):
+        op(first, *op.arrays[1:])
+    expected = op(*op.arrays)
+    with torch.no_grad():
+        result = op(first, *op.arrays[1:])
+    assert not result.requires_grad
+    assert same_bits(result.numpy(), expected)
+    assert same_bits(op(first.detach(), *op.arrays[1:]).numpy(), expected)
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_tensors_of_other_kinds(op, index):
+    torch = pytest.importorskip("torch")
+    name = op.names[index]
+    tensor = torch.from_numpy(op.arrays[index])
+    with raises(ValueError, f"{name} must be on the CPU, got a tensor on meta"):
+        op(*replaced(op.arrays, index, tensor.to("meta")))
+    with raises(TypeError, f"{name} must be a dense tensor, got layout torch.sparse_coo"):
+        op(*replaced(op.arrays, index, tensor.to_sparse()))
+    with raises(TypeError, f"{name} must have a dtype that NumPy knows, got bfloat16"):
+        op(*replaced(op.arrays, index, tensor.bfloat16()))
+    lazy = torch.complex(torch.zeros(tensor.shape), tensor.float()).conj().imag
+    assert lazy.is_neg()
+    with raises(TypeError, f"{name} must not be a lazy view"):
+        op(*replaced(op.arrays, index, lazy))
+
+
+# --------------------------------------------------------------------------------- wrong arrays
+
+
+class Foreign:
+    """An array of a framework that is not supported."""
+
+    def __array__(self, *_, **__):
+        raise AssertionError("must not be converted")
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_what_is_no_array(op, index):
+    name = op.names[index]
+    for value in ("abc", 3.0, Foreign(), np.float32(3), {}):
+        message = f"{name} must be a NumPy array or a torch tensor, got {type(value).__name__}"
+        with raises(TypeError, message):
+            op(*replaced(op.arrays, index, value))
+    if name != "present":
+        with raises(TypeError, f"{name} must be a NumPy array or a torch tensor, got list"):
+            op(*replaced(op.arrays, index, op.arrays[index].tolist()))
+    masked = np.ma.masked_array(op.arrays[index])
+    with raises(TypeError, f"{name} must be a plain NumPy array, got a masked array"):
+        op(*replaced(op.arrays, index, masked))
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+@pytest.mark.parametrize("dtype", ["object", "complex128", "datetime64[s]", "S1", "longdouble"])
+def test_dtypes_that_no_function_takes(op, index, dtype):
+    array = op.arrays[index]
+    if dtype == "longdouble" and np.dtype(dtype).itemsize == 8:
+        pytest.skip("long double is float64 here")
+    wrong = array.astype(bool).astype(np.int64).astype(dtype)
+    with pytest.raises(TypeError, match=f"^{re.escape(op.names[index])} must have dtype .*, got "):
+        op(*replaced(op.arrays, index, wrong))
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_foreign_byte_order(op, index):
+    array = op.arrays[index]
+    if array.dtype.itemsize == 1:
+        array = array.astype(np.int16)
+    swapped = array.astype(array.dtype.newbyteorder())
+    with raises(
+        TypeError, f"{op.names[index]} must have native byte order, got dtype {swapped.dtype.str}"
+    ):
+        op(*replaced(op.arrays, index, swapped))
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_too_few_dimensions(op, index):
+    name = op.names[index]
+    for shape in ((), (3,)):
+        wrong = np.zeros(shape, op.arrays[index].dtype)
+        with pytest.raises(
+            ValueError,
+            match=rf"^{re.escape(name)} must have shape .*, got \({shape[0] if shape else ''}",
+        ):
+            op(*replaced(op.arrays, index, wrong))
+
+
+@pytest.mark.parametrize(("op", "index"), ARGUMENTS)
+def test_batches_that_do_not_match(op, index):
+    if len(op.arrays) == 1:
+        pytest.skip("has one array")
+    array = op.arrays[index]
+    for wrong in (array[:1], array[0], array[None], np.concatenate([array, array])):
+        with pytest.raises(ValueError, match=r"^\S+ must have shape .* to match \S+, .*got \("):
+            op(*replaced(op.arrays, index, wrong))
+
+
+# -------------------------------------------------------------------------------------- present
+
+
+PRESENT_OPS = [(op, op.names.index("present")) for op in OPS.values() if "present" in op.names]
+
+
+@pytest.mark.parametrize(("op", "index"), PRESENT_OPS)
+def test_present_with_an_entry_for_the_background(op, index):
+    tags = op.arrays[index]
+    long = np.concatenate([np.ones((2, 1), dtype=bool), tags], axis=1)
+    message = (
+        f"present must have shape {tags.shape} to match {op.names[0]}, got {long.shape}; "
+        "the background is not listed"
+    )
+    with raises(ValueError, message):
+        op(*replaced(op.arrays, index, long))
+    with pytest.raises(ValueError, match=r"^present must have shape .*, got \(2, 3\)$"):
+        op(*replaced(op.arrays, index, tags[:, :3]))
+
+
+@pytest.mark.parametrize(("op", "index"), PRESENT_OPS)
+def test_present_of_another_dtype(op, index):
+    tags = op.arrays[index]
+    for wrong in (tags.astype(int), tags.astype(float), tags.astype(np.uint8)):
+        message = f"present must have dtype bool, one entry per foreground class, got {wrong.dtype}"
+        with raises(TypeError, message):
+            op(*replaced(op.arrays, index, wrong))
+    with pytest.raises(TypeError, match=r"^present must have dtype bool"):
+        op(*replaced(op.arrays, index, tags.astype(int).tolist()))
+
+
+@pytest.mark.parametrize(("op", "index"), PRESENT_OPS)
+def test_present_from_lists(op, index):
+    expected = op(*op.arrays)
+    tags = op.arrays[index].tolist()
+    assert same_bits(op(*replaced(op.arrays, index, tags)), expected)
+    assert same_bits(op(*replaced(op.arrays, index, tuple(map(tuple, tags)))), expected)
+    with pytest.raises(ValueError, match=r"^present must "):
+        op(*replaced(op.arrays, index, [tags[0], tags[1][:-1]]))  # ragged
+
+
+# -------------------------------------------------------------------------------------- threads
+
+
+@every(THREADED)
+@pytest.mark.parametrize(
+    ("threads", "error", "rule"),
+    [
+        (0, ValueError, "at least 1"),
+        (-1, ValueError, "at least 1"),
+        (True, TypeError, "an integer"),
+        (1.5, TypeError, "an integer"),
+        ("2", TypeError, "an integer"),
+    ],
+)
+def test_wrong_threads(op, threads, error, rule):
+    with pytest.raises(error, match=f"^threads must be {rule}, got {threads!r}$"):
+        op(*op.arrays, threads=threads)
+
+
+@every(THREADED)
+def test_any_number_of_threads_is_accepted(op):
+    expected = op(*op.arrays)
+    for threads in (None, np.int64(2), 3, 64, 2**40):
+        assert same_bits(op(*op.arrays, threads=threads), expected)
+
+
+@every(OPS)
+def test_options_are_keywords(op):
+    required = 3 if op.function in (cuekit.raw_cues,) else 2
+    if op.function in (cuekit.background_map, cuekit.fuse_cues):
+        pytest.skip("takes any number of arrays")
+    with pytest.raises(TypeError, match="positional argument"):
+        op.function(*op.arrays[:required], *[None] * (required + 1 - len(op.arrays)), 0.5, 1)

@@ -1,0 +1,161 @@
+"""The package as a whole: what importing it costs, its signatures, its docstrings."""
+
+import doctest
+import importlib.resources
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import cuekit
+
+MODULES = ["cuekit", *(f"cuekit.{m.name}" for m in pkgutil.iter_modules(cuekit.__path__))]
+FUNCTIONS = [
+    *(name for name in cuekit.__all__ if not inspect.ismodule(getattr(cuekit, name))),
+    *(f"metrics.{name}" for name in ("confusion_matrix", "iou", "mean_iou", "cue_statistics")),
+    "metrics.bootstrap",
+    *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "write_labels")),
+]
+
+# The contract with callers.
+SIGNATURES = {
+    "subtract_classes": "(cams, present=None, *, mode='pairwise', threads=1)",
+    "background_map": "(*features, size=None, threads=1)",
+    "raw_cues": "(cams, background=None, present=None, *, foreground_threshold=0.3, "
+    "background_threshold=0.2, threads=1)",
+    "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1)",
+    "superpixel_mean": "(values, superpixels, *, threads=1)",
+    "snap_cues": "(cues, superpixels, *, threshold=0.3, threads=1)",
+    "fuse_cues": "(*cue_sets, threads=1)",
+    "resize_cues": "(cues, size, *, rule='nearest', threads=1)",
+    "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "
+    "background_overlap='foreground', unknown=255, threads=1)",
+    "suppress_absent": "(scores, present, *, margin=0.0001, threads=1)",
+    "build_config": "()",
+}
+
+
+def find(name):
+    value = cuekit
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def python(*arguments):
+    return subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-W", "error", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+
+
+def test_importing_it_imports_no_heavy_package():
+    loaded = python("-c", "import sys, cuekit; print(*sys.modules)").split()
+    assert "cuekit" in loaded
+    assert "numpy" in loaded
+    heavy = {"torch", "skimage", "scipy", "matplotlib", "PIL", "numba", "cupy"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_using_it_imports_no_torch():
+    program = """
+import sys, numpy as np, cuekit
+cuekit.snap_cues(np.ones((1, 2, 2), dtype=bool), np.zeros((2, 2), int), threads=2)
+assert 'torch' not in sys.modules
+"""
+    python("-c", program)
+
+
+def test_works_where_torch_is_missing():
+    program = """
+import sys
+sys.modules['torch'] = None
+import numpy as np, cuekit
+cuekit.fuse_cues(np.ones((1, 2, 2), dtype=bool))
+cuekit.build_config()
+"""
+    python("-c", program)
+
+
+def test_python_m_prints_facts():
+    facts = dict(line.split(maxsplit=1) for line in python("-m", "cuekit").splitlines())
+    assert facts["cuekit"] == cuekit.__version__
+    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert facts["numpy"] == metadata.version("numpy")
+    assert facts["instruction_set"] in ("baseline", "avx2", "avx512")
+    assert facts["compiler"] != "unknown"
+    assert set(facts) == set(cuekit.build_config())
+
+
+def test_version():
+    assert cuekit.__version__ == metadata.version("cuekit")
+
+
+def test_all_is_what_there_is():
+    public = {
+        name
+        for name, value in vars(cuekit).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public | {"io", "metrics"} == set(cuekit.__all__)
+    assert list(cuekit.__all__) == sorted(cuekit.__all__)
+
+
+def test_signatures_are_the_contract():
+    found = {}
+    for name in cuekit.__all__:
+        value = getattr(cuekit, name)
+        if inspect.isfunction(value):
+            signature = inspect.signature(value)
+            plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+            found[name] = str(inspect.Signature(plain))
+    assert found == SIGNATURES
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstring_is_complete(name):
+    """One line that says what it does, and numpydoc's sections."""
+    function = find(name)
+    text = inspect.getdoc(function)
+    first, blank, *_ = text.split("\n")
+    assert re.fullmatch(r"[A-Z].*\.", first)
+    assert blank == ""
+    parameters = inspect.signature(function).parameters
+    sections = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
+    order = ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"]
+    assert sections == [section for section in order if section in sections]
+    if inspect.signature(function).return_annotation not in ("None", None):
+        assert "Returns" in sections
+    if parameters:
+        assert "Parameters" in sections
+        assert "Raises" in sections
+        described = text.split("Parameters\n")[1].split("\n\nR")[0]
+        heads = re.findall(r"^(\*?\w[\w, ]*) : ", described, re.MULTILINE)
+        listed = [each.lstrip("*") for head in heads for each in head.split(", ")]
+        assert listed == list(parameters)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    result = doctest.testmod(module, raise_on_error=False)
+    assert result.failed == 0
+
+
+def test_there_are_doctests():
+    finder = doctest.DocTestFinder()
+    kernels = [name for name in SIGNATURES if name not in ("build_config", "felzenszwalb")]
+    for name in kernels:
+        assert any(test.examples for test in finder.find(getattr(cuekit, name), name)), name
+
+
+def test_types_are_shipped():
+    assert importlib.resources.files("cuekit").joinpath("py.typed").is_file()

@@ -1,0 +1,284 @@
+"""Threads, instruction sets, forks, and data loader workers: the same bits and no hang.
+
+What could hang runs in a process of its own under a time limit: this file, called with the name of
+one of its programs.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import FLOATS, INSTRUCTION_SETS, THREADS, same_bits
+
+import cuekit
+from cuekit import _cpu
+
+# Larger than the pieces that every kernel works on, and no multiple of any of them.
+RNG = np.random.default_rng(0)
+SIZE = (150, 157)
+BATCH = 3
+CAMS = RNG.normal(size=(BATCH, 9, *SIZE))
+PRESENT = np.array([[True] * 9, [True, False] * 4 + [True], [False] * 4 + [True] + [False] * 4])
+CUES = RNG.random((BATCH, 17, *SIZE)) < 0.05
+SUPERPIXELS = RNG.integers(0, 500, (BATCH, *SIZE))
+BLOCKS = (
+    np.arange(SIZE[0])[:, None] // 11 * 20 + np.arange(SIZE[1]) // 9 + np.zeros((BATCH, 1, 1), int)
+)
+MASKS = RNG.random((BATCH, 6, *SIZE)) < 0.2
+
+CALLS = {
+    "pairwise": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, **how),
+    "strongest": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, mode="strongest", **how),
+    "dcsm": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, mode="dcsm", **how),
+    "background": lambda **how: cuekit.background_map(CAMS, CAMS[..., :70, :70], **how),
+    "raw": lambda **how: cuekit.raw_cues(CAMS, CAMS[:, 0], PRESENT, **how),
+    "mean": lambda **how: cuekit.superpixel_mean(CAMS, SUPERPIXELS, **how),
+    "mean of integers": lambda **how: cuekit.superpixel_mean(SUPERPIXELS[:, None], BLOCKS, **how),
+    "snap": lambda **how: cuekit.snap_cues(CUES[..., ::3, ::4], BLOCKS, **how),
+    "snap maps": lambda **how: cuekit.snap_cues(CAMS[..., ::3, ::4], SUPERPIXELS, **how),
+    "snap masks": lambda **how: cuekit.snap_cues(CUES, MASKS, **how),
+    "fuse": lambda **how: cuekit.fuse_cues(CUES, CUES[::-1], **how),
+    "resize": lambda **how: cuekit.resize_cues(CUES, (200, 90), rule="half", **how),
+    "labels": lambda **how: cuekit.cues_to_labels(CUES, **how),
+    "suppress": lambda **how: cuekit.suppress_absent(CAMS, PRESENT[:, 1:], **how),
+}
+
+
+def bits(**how):
+    return {name: call(**how).tobytes() for name, call in CALLS.items()}
+
+
+def assert_same(results, expected):
+    assert [name for name in CALLS if results[name] != expected[name]] == []
+
+
+@pytest.fixture(scope="module")
+def serial():
+    _cpu.set_instruction_set("baseline")
+    return bits(threads=1)
+
+
+# -------------------------------------------------------------------------- in this process
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("threads", [*THREADS, 3, None])
+def test_same_bits(serial, instruction_set, threads):
+    _cpu.set_instruction_set(instruction_set)
+    assert_same(bits(threads=threads), serial)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(FLOATS),
+    st.sampled_from([1, 5, 8, 11]),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_same_bits_for_every_dtype(seed, dtype, channels, size):
+    """Remainders of every length, where the instruction sets part ways; the sign of zero too."""
+    rng = np.random.default_rng(seed)
+    maps = (rng.integers(-3, 4, (channels, *size)) * rng.choice([0.1, -0.0, 1e-4])).astype(dtype)
+    present = rng.random(channels) < 0.7
+    superpixels = rng.integers(0, 9, size)
+    calls = [
+        *(
+            lambda n, mode=mode: cuekit.subtract_classes(maps, present, mode=mode, threads=n)
+            for mode in ("pairwise", "strongest", "dcsm")
+        ),
+        lambda n: cuekit.background_map(maps, threads=n),
+        lambda n: cuekit.superpixel_mean(maps, superpixels, threads=n),
+        lambda n: cuekit.suppress_absent(maps, present[1:], threads=n),
+    ]
+    _cpu.set_instruction_set("baseline")
+    expected = [call(1) for call in calls]
+    for instruction_set in INSTRUCTION_SETS[1:]:
+        _cpu.set_instruction_set(instruction_set)
+        for call, first in zip(calls, expected, strict=True):
+            assert same_bits(call(1), first)
+            assert same_bits(call(8), first)
+
+
+def test_instruction_sets_fall_back_to_what_the_processor_has():
+    for i, name in enumerate(INSTRUCTION_SETS):
+        _cpu.set_instruction_set(name)
+        assert _cpu.instruction_set() in INSTRUCTION_SETS[: i + 1]
+    with pytest.raises(ValueError, match=r"^no such instruction set: sse$"):
+        _cpu.set_instruction_set("sse")
+
+
+def test_many_python_threads_at_once(serial):
+    barrier = threading.Barrier(8)
+
+    def work(_):
+        barrier.wait(timeout=60)
+        return [bits(threads=2) for _ in range(2)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for results in pool.map(work, range(8)):
+            for each in results:
+                assert_same(each, serial)
+
+
+def test_an_error_in_a_worker_reaches_the_caller_and_the_pool_lives_on(serial):
+    wrong = np.full((8, *SIZE), -1)
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"^superpixels must be at least 0, got -1$"):
+            cuekit.superpixel_mean(np.ones((8, 1, *SIZE)), wrong, threads=4)
+    assert_same(bits(threads=4), serial)
+
+
+# -------------------------------------------------------------------- in processes of their own
+
+
+@contextlib.contextmanager
+def forking_with_threads():
+    """Python 3.12 warns of forking with threads around, which is what is tested here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r".*multi-threaded, use of fork\(\)", category=DeprecationWarning
+        )
+        yield
+
+
+def start_child(work):
+    """Fork a child that exits with 0 if `work` returns true; a child that hangs is ended."""
+    with forking_with_threads():
+        child = os.fork()
+    if child == 0:
+        done = False
+        with contextlib.suppress(BaseException):  # a child must not go on with the parent's work
+            signal.alarm(60)
+            done = work()
+        os._exit(0 if done else 1)
+    return child
+
+
+def exit_code(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork():
+    """A child of a process whose pool has been used."""
+    expected = bits(threads=2)
+    child = start_child(lambda: bits(threads=2) == expected)
+    assert exit_code(child) == 0
+    assert bits(threads=2) == expected
+
+
+def fork_while_busy():
+    """Children of a process whose pool is in use at that moment: its locks may be held."""
+    expected = CALLS["dcsm"](threads=2).tobytes()
+    stop = threading.Event()
+
+    def keep_busy():
+        while not stop.is_set():
+            CALLS["dcsm"](threads=2)
+
+    threads = [threading.Thread(target=keep_busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    children = [
+        start_child(lambda: CALLS["dcsm"](threads=2).tobytes() == expected) for _ in range(20)
+    ]
+    codes = [exit_code(child) for child in children]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not any(codes), codes
+
+
+class Photos:
+    """A data set, as torch's loader wants one: here of what a loader's worker computes."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        import torch
+
+        cues = torch.from_numpy(CUES[index % BATCH])
+        return cuekit.snap_cues(cues, BLOCKS[index % BATCH], threads=2)
+
+
+def load(context):
+    """A loader with one worker, after the parent used its pool."""
+    import torch
+
+    expected = cuekit.snap_cues(CUES, BLOCKS, threads=2)
+    with forking_with_threads():
+        loader = torch.utils.data.DataLoader(
+            Photos(), batch_size=2, num_workers=1, multiprocessing_context=context, timeout=60
+        )
+        batches = list(loader)
+    assert len(batches) == 2
+    for i, cues in enumerate(torch.cat(batches)):
+        assert same_bits(cues.numpy(), expected[i % BATCH])
+
+
+def huge_label():
+    """Within an address space that a table with an entry per label would not fit in."""
+    import resource
+
+    values, superpixels = np.ones((1, 64, 64)), np.zeros((64, 64), np.int64)
+    superpixels[5, 6] = 2**31 - 2
+    cuekit.snap_cues(values, superpixels, threads=2)  # what threads reserve is not counted
+    with Path("/proc/self/statm").open() as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+    np.testing.assert_array_equal(cuekit.superpixel_mean(values, superpixels), values)
+    assert cuekit.snap_cues(values, superpixels).all()
+
+
+PROGRAMS = {
+    "fork": fork,
+    "fork_while_busy": fork_while_busy,
+    "load_fork": lambda: load("fork"),
+    "load_spawn": lambda: load("spawn"),
+    "huge_label": huge_label,
+}
+
+
+def run_program(name):
+    """A hang fails: the time limit is far above what any of them takes."""
+    done = subprocess.run(  # noqa: S603 - this file
+        [sys.executable, "-W", "error", __file__, name],
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+@needs_fork
+@pytest.mark.parametrize("program", ["fork", "fork_while_busy"])
+def test_forked_child(program):
+    run_program(program)
+
+
+@pytest.mark.parametrize("context", ["spawn", pytest.param("fork", marks=needs_fork)])
+def test_worker_of_a_data_loader(context):
+    pytest.importorskip("torch")
+    run_program(f"load_{context}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_a_large_label_takes_no_memory():
+    run_program("huge_label")
+
+
+if __name__ == "__main__":
+    PROGRAMS[sys.argv[1]]()

@@ -1,0 +1,223 @@
+"""Snapping to superpixels and to overlapping masks, against the oracle."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    FLOATS,
+    INTEGERS,
+    assert_equal,
+    batches,
+    by_image,
+    channel_counts,
+    float_maps,
+    label_maps,
+    masks,
+    runs,
+    sizes,
+)
+
+import cuekit
+from cuekit import reference
+
+thresholds = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0, -0.5, 2.0])
+
+
+@st.composite
+def cue_maps(draw, shape):
+    dtype = draw(st.sampled_from(["bool", "uint8", *FLOATS]))
+    return draw(float_maps(shape, dtype) if dtype in FLOATS else masks(shape, dtype))
+
+
+@st.composite
+def inputs(draw):
+    """Cues of the superpixels' resolution, or lower, or higher."""
+    batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
+    cues = draw(cue_maps((*batch, channels, *draw(st.just(size) | sizes))))
+    return batch, cues, draw(label_maps((*batch, *size)))
+
+
+@given(inputs(), runs, thresholds)
+def test_equals_oracle(arrays, run, threshold):
+    batch, cues, superpixels = arrays
+    result = run(cuekit.snap_cues, cues, superpixels, threshold=threshold)
+    oracle = by_image(lambda c, s: reference.snap_cues(c, s, threshold), batch, cues, superpixels)
+    assert_equal(result, oracle)
+
+
+@st.composite
+def inputs_with_masks(draw):
+    batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
+    cues = draw(cue_maps((*batch, channels, *draw(st.just(size) | sizes))))
+    return batch, cues, draw(masks((*batch, draw(st.integers(0, 5)), *size)))
+
+
+@given(inputs_with_masks(), runs, thresholds)
+def test_overlapping_masks_equal_oracle(arrays, run, threshold):
+    batch, cues, regions = arrays
+    result = run(cuekit.snap_cues, cues, regions, threshold=threshold)
+    oracle = by_image(
+        lambda c, r: reference.snap_cues_to_masks(c, r, threshold), batch, cues, regions
+    )
+    assert_equal(result, oracle)
+
+
+@given(inputs(), runs)
+def test_superpixels_as_masks_give_the_same(arrays, run):
+    """Masks that cover every pixel once are superpixels."""
+    batch, cues, superpixels = arrays
+    _, labels = np.unique(superpixels, return_inverse=True)
+    labels = labels.reshape(superpixels.shape) % 50
+    stack = np.arange(50)[:, None, None] == labels[..., None, :, :]
+    assert_equal(run(cuekit.snap_cues, cues, stack), run(cuekit.snap_cues, cues, labels))
+    assert stack.shape == (*batch, 50, *superpixels.shape[-2:])
+
+
+def test_relative_to_the_channel_s_largest_mean():
+    # Means 1/2, 1/4, 1/8 in the first channel, 1/8, 0, 0 in the second.
+    cues = np.zeros((2, 3, 8), dtype=bool)
+    cues[0, 0, :4] = cues[0, 1, :2] = cues[0, 2, 0] = cues[1, 0, 0] = True
+    superpixels = np.repeat([[0], [1], [2]], 8, axis=1)
+    for threshold, rows in (
+        (0.24, [1, 1, 1]),
+        (0.25, [1, 1, 0]),
+        (0.3, [1, 1, 0]),
+        (0.5, [1, 0, 0]),
+    ):
+        result = cuekit.snap_cues(cues, superpixels, threshold=threshold)
+        np.testing.assert_array_equal(result[0, :, 0], rows)  # equal to the level is not above
+        np.testing.assert_array_equal(result[1, :, 0], [1, 0, 0])
+    np.testing.assert_array_equal(
+        cuekit.snap_cues(cues, superpixels), cuekit.snap_cues(cues, superpixels, threshold=0.3)
+    )
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0])
+def test_never_where_the_mean_is_not_positive(threshold):
+    cues = np.array([[[2.0, -1.0, 0.0]]])
+    result = cuekit.snap_cues(cues, np.array([[0, 1, 2]]), threshold=threshold)
+    np.testing.assert_array_equal(result, [[[True, False, False]]])
+    empty = cuekit.snap_cues(-np.abs(cues), np.array([[0, 1, 2]]), threshold=threshold)
+    assert not empty.any()
+
+
+def test_uncovered_pixels_keep_their_input():
+    regions = np.array([[[True, True, False, False]], [[False, True, True, False]]])
+    bits = np.array([[[1, 0, 0, 9]], [[0, 0, 0, 0]]], np.uint8)
+    np.testing.assert_array_equal(
+        cuekit.snap_cues(bits, regions)[:, 0], [[1, 1, 0, 1], [0, 0, 0, 0]]
+    )
+    # The last pixel, under no mask: 1 against 0.3 times the map's maximum of 4, then of 3.
+    maps = np.array([[[4.0, 0.0, 0.0, 1.0]], [[3.0, 0.0, 0.0, 1.0]]])
+    np.testing.assert_array_equal(cuekit.snap_cues(maps, regions)[:, 0, 3], [False, True])
+
+
+@pytest.mark.parametrize("cue", ["bool", "uint8", *FLOATS])
+def test_no_masks_keep_the_input(cue):
+    cues = np.array([[[0, 1, 1]]], cue)
+    result = cuekit.snap_cues(cues, np.zeros((0, 1, 3), dtype=bool))
+    np.testing.assert_array_equal(result, cues != 0)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_of_every_integer_dtype(dtype):
+    largest = min(np.iinfo(dtype).max, 2**31 - 2)
+    superpixels = np.array([[largest, largest, 0, 1]], dtype)
+    result = cuekit.snap_cues(np.array([[[True, False, False, False]]]), superpixels)
+    np.testing.assert_array_equal(result, [[[1, 1, 0, 0]]])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (0, 2, 3, 3), (2, 0, 3, 3), (0, 0, 0)])
+@pytest.mark.parametrize("regions", ["labels", "masks"])
+def test_empty(shape, regions):
+    *batch, channels, _, _ = shape
+    superpixels = (
+        np.zeros((*batch, 4, 5), int)
+        if regions == "labels"
+        else np.zeros((*batch, 2, 4, 5), dtype=bool)
+    )
+    result = cuekit.snap_cues(np.zeros(shape, dtype=bool), superpixels)
+    assert result.shape == (*batch, channels, 4, 5)
+
+
+@pytest.mark.parametrize("cue", ["bool", "float32"])
+def test_superpixels_without_pixels(cue):
+    result = cuekit.snap_cues(np.ones((2, 3, 3), cue), np.zeros((0, 7), int))
+    assert result.shape == (2, 0, 7)
+
+
+@pytest.mark.parametrize("regions", [np.zeros((4, 5), int), np.zeros((2, 4, 5), dtype=bool)])
+def test_pixels_from_no_pixels(regions):
+    with pytest.raises(ValueError, match=r"^cues must have at least one pixel, got \(2, 0, 3\)$"):
+        cuekit.snap_cues(np.zeros((2, 0, 3), dtype=bool), regions)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("position", [(0, 0, 0), (8, 8, 10), (3, 7, 4)])
+def test_nonfinite_maps(value, dtype, position):
+    cues = np.ones((9, 9, 11), dtype)
+    cues[position] = value
+    message = re.escape(f"cues must be finite, got {value} at index {position}")
+    covered = np.ones((1, 20, 22), dtype=bool)
+    for regions in (np.arange(440).reshape(20, 22), covered, ~covered):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            cuekit.snap_cues(cues, regions)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nonfinite_values_that_no_pixel_samples(value, dtype):
+    """What is refused does not depend on the resolution of the superpixels."""
+    cues = np.ones((1, 9, 9), dtype)
+    cues[0, 0, 0] = value
+    for regions in (np.zeros((1, 1), int), np.ones((1, 1, 1), dtype=bool)):
+        with pytest.raises(ValueError, match=f"^cues must be finite, got {value} at index"):
+            cuekit.snap_cues(cues, regions)
+
+
+def test_batch_error_has_the_caller_s_index():
+    cues = np.ones((2, 3, 4, 5))
+    cues[1, 2, 3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"at index \(1, 2, 3, 4\)$"):
+        cuekit.snap_cues(cues, np.zeros((2, 4, 5), int))
+    with pytest.raises(ValueError, match=r"at index \(0, 1, 2, 3, 4\)$"):
+        cuekit.snap_cues(cues[None], np.zeros((1, 2, 4, 5), int))
+    with pytest.raises(ValueError, match=r"at index \(2, 3, 4\)$"):
+        cuekit.snap_cues(cues[1], np.zeros((4, 5), int))
+
+
+@pytest.mark.parametrize(
+    ("superpixels", "message"),
+    [
+        (np.zeros((3, 4, 5), int), r"shape \(H, W\) to match cues, got \(3, 4, 5\)"),
+        (np.zeros(20, int), r"shape \(\.\.\., H, W\), got \(20,\)"),
+        (np.zeros((4, 5), dtype=bool), r"shape \(\.\.\., R, H, W\), got \(4, 5\)"),
+        (
+            np.zeros((2, 3, 4, 5), dtype=bool),
+            r"shape .*R.*H.*W.* to match cues, .* got \(2, 3, 4, 5\)",
+        ),
+        (np.zeros((4, 5)), r"dtype int8 or .*, got float64"),
+    ],
+)
+def test_wrong_superpixels(superpixels, message):
+    with pytest.raises((ValueError, TypeError), match=f"^superpixels must have {message}"):
+        cuekit.snap_cues(np.zeros((2, 4, 5), dtype=bool), superpixels)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint16", "int64", "complex128"])
+def test_cues_of_another_dtype(dtype):
+    with pytest.raises(TypeError, match=f"^cues must have dtype bool or .*, got {dtype}$"):
+        cuekit.snap_cues(np.zeros((2, 4, 5), dtype), np.zeros((4, 5), int))
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(np.nan, ValueError), (-np.inf, ValueError), ("0.3", TypeError), (True, TypeError)],
+)
+def test_wrong_threshold(value, error):
+    with pytest.raises(error, match=f"^threshold must be .*, got {value!r}$"):
+        cuekit.snap_cues(np.zeros((2, 4, 5)), np.zeros((4, 5), int), threshold=value)

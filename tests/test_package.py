@@ -99,13 +99,16 @@ def test_version():
 
 
 def test_all_is_what_there_is():
-    public = {
-        name
-        for name, value in vars(cuekit).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
+    defined = {name for name, value in vars(cuekit).items() if inspect.isfunction(value)}
+    public = {name for name in defined if not name.startswith("_")}
     assert public | {"io", "metrics"} == set(cuekit.__all__)
     assert list(cuekit.__all__) == sorted(cuekit.__all__)
+
+
+def test_submodules_load_on_use():
+    python("-c", "import cuekit; cuekit.metrics.iou; cuekit.io.read_labels")
+    with pytest.raises(AttributeError, match=r"^module 'cuekit' has no attribute 'matrics'$"):
+        cuekit.matrics  # noqa: B018
 
 
 def test_signatures_are_the_contract():

@@ -34,6 +34,18 @@ def test_photo_sizes(size):
     assert_equal(result, reference.resize_cues(cues, size, "nearest"))
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("length", range(1, 9))
+def test_every_short_row_to_every_short_row(rule, length):
+    every = np.arange(2**length)[:, None] >> np.arange(length) & 1 != 0
+    rows, columns = every[:, None, :], every[:, :, None]
+    for out in range(1, 9):
+        expected = reference.resize_cues(rows, (1, out), rule)
+        assert_equal(cuekit.resize_cues(rows, (1, out), rule=rule), expected)
+        turned = cuekit.resize_cues(columns, (out, 1), rule=rule)
+        assert_equal(turned, np.ascontiguousarray(expected.swapaxes(1, 2)))
+
+
 @given(inputs(), runs, st.sampled_from(RULES))
 def test_same_size_changes_nothing(arrays, run, rule):
     _, cues = arrays

@@ -13,21 +13,28 @@ namespace {
 // Pixels summed at a time: their float64 sums stay in the L1 cache while the channels stream past.
 constexpr std::int64_t chunk_size = 2048;
 
-// sums[i] = sum over channels of features[channel * stride + i]. Four channels to one pass over the
-// sums saves reading and writing them three times; each is still added in its turn.
+// sums[i] = sum over channels of features[channel * stride + i]. Eight channels to one pass over
+// the sums saves reading and writing them seven times; each is still added in its turn. Eight short
+// rows side by side are more than the hardware foresees: the next eight are asked for on the way.
 struct ChannelSum {
   template <class T>
   static CUEKIT_INLINE void run(const T* features, std::int64_t channels, std::int64_t stride,
                                 std::int64_t count, double* sums) {
+    constexpr int group = 8;
+    constexpr std::int64_t block = 64;
     std::fill_n(sums, count, 0.0);
     std::int64_t d = 0;
-    for (; d + 4 <= channels; d += 4) {
-      const T* a = features + d * stride;
-      const T* b = a + stride;
-      const T* c = b + stride;
-      const T* e = c + stride;
-      for (std::int64_t i = 0; i < count; ++i)
-        sums[i] = (((sums[i] + load(a[i])) + load(b[i])) + load(c[i])) + load(e[i]);
+    for (; d + group <= channels; d += group) {
+      for (std::int64_t begin = 0; begin < count; begin += block) {
+        const T* rows = features + d * stride + begin;
+        for (int k = 0; k < group; ++k) prefetch(rows + (group + k) * stride, block);
+        const std::int64_t end = std::min(block, count - begin);
+        for (std::int64_t i = 0; i < end; ++i) {
+          double sum = sums[begin + i];
+          for (int k = 0; k < group; ++k) sum += load(rows[k * stride + i]);
+          sums[begin + i] = sum;
+        }
+      }
     }
     for (; d < channels; ++d) {
       const T* a = features + d * stride;

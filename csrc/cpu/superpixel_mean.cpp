@@ -15,9 +15,16 @@ struct AddRow {
   template <class T>
   static CUEKIT_INLINE void run(const T* const* rows, std::int64_t width, const Run* run,
                                 const Run* end, T* pixels, double* sums) {
-    // Eight channels take turns, a row each: too short for the hardware to see what comes next.
-    for (int j = 0; j < lanes; ++j) prefetch(rows[j] + width, width);
-    interleave(rows, width, pixels);
+    // Eight channels take turns, a row each: too short for the hardware to foresee the next row.
+    constexpr std::int64_t block = 64;
+    for (std::int64_t begin = 0; begin < width; begin += block) {
+      const T* part[lanes];
+      for (int j = 0; j < lanes; ++j) {
+        part[j] = rows[j] + begin;
+        prefetch(part[j] + width, block);
+      }
+      interleave(&part[0], std::min(block, width - begin), pixels + begin * lanes);
+    }
     for (; run != end; ++run) {
       double* sum = sums + run->label * std::int64_t{lanes};
       double partial[lanes];

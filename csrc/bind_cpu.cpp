@@ -58,13 +58,13 @@ bool background_add(const Array<T>& features, Array<double>& total, int threads)
 }
 
 template <class T>
-void background_normalize(const Array<double>& total, Array<T>& out, int threads) {
+bool background_normalize(const Array<double>& total, Array<T>& out, int threads) {
   const std::int64_t batch = total.shape(0);
   const std::int64_t pixels = total.shape(1) * total.shape(2);
   const double* in = total.data();
   T* result = out.mutable_data();
   const py::gil_scoped_release release;
-  cpu::background_normalize(in, result, batch, pixels, threads);
+  return cpu::background_normalize(in, result, batch, pixels, threads);
 }
 
 template <class T>

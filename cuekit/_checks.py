@@ -22,7 +22,7 @@ def check_threads(threads: int | None) -> int:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
-    return check_integer(threads, "threads", minimum=1)
+    return min(check_integer(threads, "threads", minimum=1), 2**31 - 1)
 
 
 def check_integer(value: Any, name: str, *, minimum: int | None = None) -> int:
@@ -66,14 +66,14 @@ def check_size(value: Any, name: str) -> tuple[int, int]:
 def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
     """Adopt an array of one of `dtypes` with at least `ndim` dimensions.
 
-    The result is C-contiguous: another memory order costs one copy, as every function documents.
+    The result is C-contiguous and aligned: what is not costs one copy, as every function documents.
     """
     array = adopt(value, name)
     if array.dtype.name not in dtypes:
         raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {array.dtype}")
     if array.ndim < ndim:
         raise ValueError(f"{name} must have shape {layout}, got {array.shape}")
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=("C", "A"))
 
 
 def check_shape(array: Array, name: str, shape: tuple[int, ...], other: str) -> None:
@@ -87,7 +87,10 @@ def check_present(present: Any, name: str, batch: tuple[int, ...], classes: int,
     if present is None:
         return np.ones((*batch, classes), dtype=bool)
     if isinstance(present, list | tuple):  # tags are few: a list is welcome
-        present = np.array(present) if len(present) else np.zeros(0, dtype=bool)
+        try:
+            present = np.array(present) if len(present) else np.zeros(0, dtype=bool)
+        except ValueError as error:
+            raise ValueError(f"{name} must be rows of one length, got {present!r}") from error
     array = adopt(present, name)
     if array.dtype != np.bool_:
         raise TypeError(

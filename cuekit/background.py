@@ -92,5 +92,6 @@ def background_map(
         maps = tensor.reshape(len(total), *tensor.shape[-3:])
         check_finite(_cpu.background_add(maps, total, threads), (f"features[{i}]", tensor))
     out = np.empty((*batch, *size), dtype=first.dtype)
-    _cpu.background_normalize(total, out.reshape(total.shape), threads)
+    finite = _cpu.background_normalize(total, out.reshape(total.shape), threads)
+    check_finite(finite, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
     return like(out, features[0])

@@ -101,7 +101,7 @@ def raw_cues(
         )
         check_shape(ground, "background", (*batch, height, width), "cams")
         if ground.dtype == np.bool_:
-            flat[:, 0] = ground.reshape(images, -1)
+            flat[:, 0] = ground.reshape(images, height * width)
         else:
             finite = _cpu.raw_background(
                 ground.reshape(images, height * width), flat, background_threshold
@@ -177,8 +177,6 @@ def snap_cues(
     *batch, channels, in_height, in_width = maps.shape
     threshold = check_number(threshold, "threshold")
     regions = adopt(superpixels, "superpixels")
-    if maps.dtype == np.bool_:
-        maps = maps.view(np.uint8)
     if regions.dtype == np.bool_:
         masks = check_array(regions, "superpixels", ("bool",), ndim=3, layout="(..., R, H, W)")
         if masks.ndim != maps.ndim or masks.shape[:-3] != tuple(batch):
@@ -195,13 +193,14 @@ def snap_cues(
         return like(out, cues)
     if in_height * in_width == 0:
         raise ValueError(f"cues must have at least one pixel, got {maps.shape}")
-    maps = maps.reshape(-1, channels, in_height, in_width)
+    kernel_maps = maps.view(np.uint8) if maps.dtype == np.bool_ else maps
+    kernel_maps = kernel_maps.reshape(-1, channels, in_height, in_width)
     flat = out.reshape(-1, channels, height, width)
     if regions.dtype == np.bool_:
-        masks = masks.view(np.uint8).reshape(len(maps), -1, height, width)
-        finite = _cpu.snap_masks(maps, masks, flat, threshold, threads)
+        masks = masks.view(np.uint8).reshape(len(flat), -1, height, width)
+        finite = _cpu.snap_masks(kernel_maps, masks, flat, threshold, threads)
     else:
-        finite = _cpu.snap(maps, labels, flat, threshold, threads)
+        finite = _cpu.snap(kernel_maps, labels, flat, threshold, threads)
     check_finite(finite, ("cues", maps))
     return like(out, cues)
 

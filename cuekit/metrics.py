@@ -251,7 +251,8 @@ def bootstrap(
         values.append(float(statistic(counts.sum(0))))
     difference = draws[0] - draws[1] if len(draws) == 2 else draws[0]
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(difference, [tail, 1 - tail])
+    known = difference[~np.isnan(difference)]
+    low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
     return Interval(values[0] - sum(values[1:]), float(low), float(high))
 
 

@@ -142,6 +142,9 @@ def felzenszwalb(
     scale = check_number(scale, "scale", minimum=0)
     sigma = check_number(sigma, "sigma", minimum=0)
     min_size = check_integer(min_size, "min_size", minimum=0)
+    if photos.dtype.kind == "f":
+        check_finite(bool(np.isfinite(photos).all()), ("image", photos))
+        photos = photos.astype(np.float64, copy=False)
     if channel_axis is None:
         photos = photos[..., None]
     else:
@@ -149,9 +152,6 @@ def felzenszwalb(
         if not -photos.ndim <= axis < photos.ndim:
             raise ValueError(f"channel_axis must be an axis of image {photos.shape}, got {axis}")
         photos = np.moveaxis(photos, axis, -1)
-    if photos.dtype.kind == "f":
-        check_finite(bool(np.isfinite(photos).all()), ("image", photos))
-        photos = photos.astype(np.float64, copy=False)
     out = np.zeros(photos.shape[:-1], dtype=np.int32)
     if out.size:
         try:

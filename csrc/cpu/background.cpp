@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -84,24 +85,27 @@ bool background_add(const T* features, double* total, const BackgroundParams& p,
 }
 
 template <class T>
-void background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
+bool background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
                           int threads) {
-  if (pixels == 0) return;
+  if (pixels == 0) return true;
+  std::atomic<bool> all_finite{true};
   parallel_for(batch, threads, [&](std::int64_t b) {
     const double* image = total + b * pixels;
     const auto [low, high] = std::minmax_element(image, image + pixels);
     const double minimum = *low;
     const double range = *high - minimum;
+    if (!std::isfinite(range)) all_finite = false;
     for (std::int64_t i = 0; i < pixels; ++i)
       out[b * pixels + i] = store<T>(range > 0.0 ? (image[i] - minimum) / range : 0.0);
   });
+  return all_finite;
 }
 
 template bool background_add(const half*, double*, const BackgroundParams&, int);
 template bool background_add(const float*, double*, const BackgroundParams&, int);
 template bool background_add(const double*, double*, const BackgroundParams&, int);
-template void background_normalize(const double*, half*, std::int64_t, std::int64_t, int);
-template void background_normalize(const double*, float*, std::int64_t, std::int64_t, int);
-template void background_normalize(const double*, double*, std::int64_t, std::int64_t, int);
+template bool background_normalize(const double*, half*, std::int64_t, std::int64_t, int);
+template bool background_normalize(const double*, float*, std::int64_t, std::int64_t, int);
+template bool background_normalize(const double*, double*, std::int64_t, std::int64_t, int);
 
 }  // namespace cuekit::cpu

@@ -26,9 +26,9 @@ bool subtract(const T* maps, const bool* present, T* out, const SubtractParams& 
 // Adds the feature tensor's resized channel sum to total (B, H, W); the caller starts it at zero.
 template <class T>
 bool background_add(const T* features, double* total, const BackgroundParams& p, int threads);
-// Min-max normalises total (B, pixels) into out.
+// Min-max normalises total (B, pixels) into out; false when a range is not finite.
 template <class T>
-void background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
+bool background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
                           int threads);
 
 // Fills channels 1..C; channel 0 is raw_background's.

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "finite.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "superpixels.h"
@@ -241,6 +242,16 @@ class Tile {
 // Rows painted by one task.
 constexpr std::int64_t band_height = 32;
 
+// Values that no pixel samples count too.
+template <class T>
+bool all_values_finite([[maybe_unused]] const T* values, [[maybe_unused]] std::int64_t count) {
+  if constexpr (std::is_integral_v<T>) {
+    return true;
+  } else {
+    return !any_nonfinite(nonfinite_bits(values, count));
+  }
+}
+
 template <class T>
 bool all_zero(const T* values, std::int64_t count) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(values);
@@ -320,12 +331,11 @@ bool snap_masks_tile(const T* cues, std::int64_t channels, const std::uint8_t* m
 
   double level[lanes] = {};  // above it an uncovered pixel keeps its input
   if constexpr (!std::is_integral_v<T>) {
+    finite = finite && all_values_finite(cues, channels * p.in_height * p.in_width);
     for (std::int64_t j = 0; j < channels; ++j) {
       double best = 0.0;
       for (std::int64_t i = 0; i < p.in_height * p.in_width; ++i) {
-        const double value = load(cues[j * p.in_height * p.in_width + i]);
-        finite = finite && std::isfinite(value);
-        best = std::max(best, value);
+        best = std::max(best, load(cues[j * p.in_height * p.in_width + i]));
       }
       level[j] = std::max(p.threshold * best, 0.0);
     }
@@ -365,9 +375,11 @@ bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& 
     std::vector<const T*> maps;
     std::vector<bool*> targets, cleared;
     for (std::int64_t k = b * p.channels; k < (b + 1) * p.channels; ++k) {
-      const bool empty = std::is_integral_v<T> && all_zero(cues + k * in_pixels, in_pixels);
+      const T* map = cues + k * in_pixels;
+      const bool empty = std::is_integral_v<T> && all_zero(map, in_pixels);
+      if (!all_values_finite(map, in_pixels)) all_finite = false;
       (empty ? cleared : targets).push_back(out + k * pixels);
-      if (!empty) maps.push_back(cues + k * in_pixels);
+      if (!empty) maps.push_back(map);
     }
     parallel_for(static_cast<std::int64_t>(cleared.size()), inner_threads,
                  [&](std::int64_t i) { std::fill_n(cleared[to_size(i)], pixels, false); });

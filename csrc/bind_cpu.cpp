@@ -9,8 +9,6 @@
 #include <iterator>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -23,6 +21,11 @@ template <>
 struct npy_format_descriptor<cuekit::half> {
   static constexpr auto name = const_name("numpy.float16");
   static pybind11::dtype dtype() { return pybind11::dtype("float16"); }
+};
+template <>
+struct npy_format_descriptor<cuekit::flag> {
+  static constexpr auto name = const_name("bool");
+  static pybind11::dtype dtype() { return pybind11::dtype("bool"); }
 };
 }  // namespace pybind11::detail
 
@@ -79,12 +82,12 @@ bool raw_foreground(const Array<T>& maps, const Array<bool>& present, Array<bool
 }
 
 template <class T>
-bool raw_background(const Array<T>& background, Array<bool>& out, double threshold) {
+bool raw_background(const Array<T>& background, Array<bool>& out, double threshold, int threads) {
   const RawCuesParams p{out.shape(0), out.shape(1) - 1, out.shape(2), 0.0, threshold};
   const T* in = background.data();
   bool* result = out.mutable_data();
   const py::gil_scoped_release release;
-  return cpu::raw_background(in, result, p);
+  return cpu::raw_background(in, result, p, threads);
 }
 
 LabelsView view_labels(const py::array& superpixels) {
@@ -201,7 +204,7 @@ void bind_floating(py::module_& m) {
   m.def("raw_foreground", &raw_foreground<T>, arg("maps").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("threshold"), arg("threads"));
   m.def("raw_background", &raw_background<T>, arg("background").noconvert(), arg("out").noconvert(),
-        arg("threshold"));
+        arg("threshold"), arg("threads"));
   m.def("suppress", &suppress<T>, arg("scores").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("margin"), arg("threads"));
 }
@@ -259,6 +262,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_floating<half>(m);
   bind_floating<float>(m);
   bind_floating<double>(m);
+  bind_mean<flag>(m);
   bind_mean<half>(m);
   bind_mean<float>(m);
   bind_mean<double>(m);
@@ -276,7 +280,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_snap<double>(m);
   bind_labels<std::uint8_t>(m);
   bind_labels<std::int32_t>(m);
-  m.def("fuse", &fuse, py::arg("sets"), py::arg("out").noconvert(), py::arg("threads"));
+  m.def("fuse", &fuse, py::arg("sets").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
   m.def("resize", &resize, py::arg("cues").noconvert(), py::arg("out").noconvert(), py::arg("rule"),
         py::arg("threads"));
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"),

@@ -16,7 +16,7 @@ from cuekit.superpixels import felzenszwalb, superpixel_mean
 from cuekit.suppression import suppress_absent
 
 if TYPE_CHECKING:
-    from cuekit import io, metrics
+    from cuekit import io, metrics, reference
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("io", "metrics"):
+    if name in ("io", "metrics", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

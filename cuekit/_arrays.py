@@ -22,7 +22,9 @@ def _torch() -> Any:
 def is_tensor(value: object) -> bool:
     """Tell whether `value` is a torch tensor."""
     torch = _torch()
-    return torch is not None and isinstance(value, torch.Tensor)
+    # While another thread is still importing torch, the module has no Tensor yet.
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def adopt(value: Any, name: str) -> Array:

@@ -15,8 +15,8 @@ def build_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        Versions of cuekit, Python and NumPy, the compiler, the instruction set in use, and the
-        version of each optional package (None where it is missing).
+        Versions of cuekit, Python, NumPy and Pillow, the machine, the compiler, the instruction
+        set in use, CUDA (None: not built), and each optional package (None: not installed).
     """
     # Half of cuekit's import time, if they stood above.
     import platform

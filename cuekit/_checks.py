@@ -40,7 +40,10 @@ def check_number(value: Any, name: str, *, minimum: float | None = None) -> floa
         value, int | float | np.integer | np.floating
     ):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     if minimum is not None and number < minimum:
@@ -57,10 +60,19 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
 
 def check_size(value: Any, name: str) -> tuple[int, int]:
     """Return a (height, width) pair of positive integers."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
         raise TypeError(f"{name} must be a pair (height, width), got {value!r}")
     height, width = (check_integer(side, name, minimum=1) for side in value)
+    if height * width >= 2**31:
+        raise ValueError(f"{name} must be fewer than 2147483648 pixels, got {value!r}")
     return height, width
+
+
+def check_pixels(array: Array, name: str) -> None:
+    """Refuse maps of a size that 32-bit columns and counts cannot hold."""
+    pixels = array.shape[-2] * array.shape[-1]
+    if pixels >= 2**31:
+        raise ValueError(f"{name} must have fewer than 2147483648 pixels, got {pixels}")
 
 
 def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
@@ -102,7 +114,9 @@ def check_present(present: Any, name: str, batch: tuple[int, ...], classes: int,
             f"{name} must have shape {(*batch, classes)} to match {of}, got {array.shape}"
             + ("; the background is not listed" if listed else "")
         )
-    return np.ascontiguousarray(array)
+    # A bool view of bytes may hold others than 0 and 1, which the kernels must not meet.
+    tags: Array = np.ascontiguousarray(array).view(np.uint8) != 0
+    return tags
 
 
 def check_finite(finite: bool, *arrays: tuple[str, Array]) -> None:

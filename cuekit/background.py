@@ -77,8 +77,8 @@ def background_map(
             )
         if tensor.shape[:-3] != batch:
             raise ValueError(
-                f"features[{i}] must have shape {(*batch, 'D', 'h', 'w')} to match features[0], "
-                f"got {tensor.shape}"
+                f"features[{i}] must have shape ({', '.join(map(str, (*batch, 'D', 'h', 'w')))}) "
+                f"to match features[0], got {tensor.shape}"
             )
     if size is None:
         largest = max(tensors, key=lambda tensor: tensor.shape[-2] * tensor.shape[-1])

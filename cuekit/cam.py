@@ -63,12 +63,12 @@ def subtract_classes(
 
     Notes
     -----
-    Differences and sums are float64. Maps of absent classes are not read. Input that is not
-    C-contiguous is copied once.
+    Differences and sums are float64; results beyond the dtype's range become infinite. Maps of
+    absent classes are not read. Input that is not C-contiguous is copied once.
 
-    ``"dcsm"`` departs from the authors' code in two points: there a pair whose difference is
+    ``"dcsm"`` departs from the authors' code: there a pair whose difference is
     nowhere positive is divided by a negative maximum, which inverts the map, and what is not
-    positive counts 1e-20 instead of 0. Neither are candidate classes padded to four here.
+    positive counts 1e-20 instead of 0. And there candidate classes are padded to four.
 
     References
     ----------

@@ -17,6 +17,7 @@ from cuekit._checks import (
     check_finite,
     check_integer,
     check_number,
+    check_pixels,
     check_present,
     check_shape,
     check_size,
@@ -101,10 +102,11 @@ def raw_cues(
         )
         check_shape(ground, "background", (*batch, height, width), "cams")
         if ground.dtype == np.bool_:
-            flat[:, 0] = ground.reshape(images, height * width)
+            # A bool view of bytes may hold others than 0 and 1.
+            flat[:, 0] = ground.view(np.uint8).reshape(images, height * width) != 0
         else:
             finite = _cpu.raw_background(
-                ground.reshape(images, height * width), flat, background_threshold
+                ground.reshape(images, height * width), flat, background_threshold, threads
             )
             check_finite(finite, ("background", ground))
     finite = _cpu.raw_foreground(
@@ -136,7 +138,7 @@ def snap_cues(
         Labels from 0 to 2**31 - 1, which need not be consecutive; or R masks that may overlap,
         such as a promptable segmenter gives. Then the mean is taken per mask, a pixel is on where
         any accepted mask covers it, and a pixel under no mask keeps its input: on where the cue
-        is nonzero, or, for floating maps, where the map is above threshold * its maximum.
+        is nonzero, or, for floating maps, where the map is above threshold * its maximum and 0.
     threshold : float, optional
         Relative to the largest mean of the channel.
     threads : int or None, optional
@@ -157,8 +159,8 @@ def snap_cues(
     -----
     Resizing uses half-pixel centres (``align_corners=False``) and no antialiasing: nearest for
     bool and uint8, bilinear for floating maps. Means are float64: bool cues are counted exactly,
-    floating sums run in raster order. Nothing of size K * H * W but the result is stored. Input
-    that is not C-contiguous is copied once.
+    floating sums run in raster order. Cues are never stored at full size: workspace is some 100
+    bytes per superpixel and eight channels. Input that is not C-contiguous is copied once.
 
     References
     ----------
@@ -176,14 +178,16 @@ def snap_cues(
     maps = check_array(cues, "cues", (*CUES, *FLOATS), ndim=3, layout="(..., K, h, w)")
     *batch, channels, in_height, in_width = maps.shape
     threshold = check_number(threshold, "threshold")
+    check_pixels(maps, "cues")
     regions = adopt(superpixels, "superpixels")
     if regions.dtype == np.bool_:
         masks = check_array(regions, "superpixels", ("bool",), ndim=3, layout="(..., R, H, W)")
         if masks.ndim != maps.ndim or masks.shape[:-3] != tuple(batch):
             raise ValueError(
-                f"superpixels must have shape {(*batch, 'R', 'H', 'W')} to match cues, when they "
-                f"are bool masks, got {masks.shape}"
+                f"superpixels must have shape ({', '.join(map(str, (*batch, 'R', 'H', 'W')))}) "
+                f"to match cues, when they are bool masks, got {masks.shape}"
             )
+        check_pixels(masks, "superpixels")
         height, width = masks.shape[-2:]
     else:
         labels = check_superpixels(regions, tuple(batch), None, "cues")
@@ -305,6 +309,7 @@ def resize_cues(
     maps = check_array(cues, "cues", CUES, ndim=3, layout="(..., K, H, W)")
     height, width = check_size(size, "size")
     check_choice(rule, "rule", ("nearest", "any", "half"))
+    check_pixels(maps, "cues")
     out = np.empty((*maps.shape[:-2], height, width), dtype=bool)
     if out.size:
         if 0 in maps.shape[-2:]:
@@ -378,7 +383,7 @@ def cues_to_labels(
     check_choice(background_overlap, "background_overlap", ("foreground", "background", "ignore"))
     names = _check_classes(classes, channels)
     unknown = check_integer(unknown, "unknown")
-    written = [*names.tolist(), unknown]
+    written = [*names, unknown]
     if min(written) < -(2**31) or max(written) >= 2**31:
         raise ValueError(f"classes and unknown must fit in int32, got {written}")
     small = min(written) >= 0 and max(written) <= 255
@@ -386,7 +391,7 @@ def cues_to_labels(
     images = int(np.prod(batch))
     _cpu.labels(
         maps.view(np.uint8).reshape(images, channels, height * width),
-        names,
+        np.array(names, dtype=np.int64),
         out.reshape(images, height * width),
         overlap,
         background_overlap,
@@ -396,9 +401,11 @@ def cues_to_labels(
     return like(out, cues)
 
 
-def _check_classes(classes: Sequence[int] | None, channels: int) -> Array:
+def _check_classes(classes: Sequence[int] | None, channels: int) -> list[int]:
     if classes is None:
         classes = range(channels)
+    if not isinstance(classes, Sequence | np.ndarray) or isinstance(classes, str):
+        raise TypeError(f"classes must be a sequence of integers, got {classes!r}")
     names = [check_integer(label, f"classes[{i}]") for i, label in enumerate(classes)]
     if len(names) != channels:
         raise ValueError(
@@ -409,4 +416,4 @@ def _check_classes(classes: Sequence[int] | None, channels: int) -> Array:
             f"classes must not contain {IGNORE}, which marks ignored pixels, "
             f"got it for channel {names.index(IGNORE)}"
         )
-    return np.array(names, dtype=np.int64)
+    return names

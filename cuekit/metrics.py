@@ -117,7 +117,12 @@ def mean_iou(matrix: Any, classes: Sequence[int] | None = None) -> Array:
     """
     values = iou(matrix)
     if classes is not None:
-        values = values[..., list(classes)]
+        chosen = [check_integer(c, f"classes[{i}]", minimum=0) for i, c in enumerate(classes)]
+        if max(chosen, default=0) >= values.shape[-1]:
+            raise ValueError(
+                f"classes must be less than {values.shape[-1]}, the size of matrix, got {chosen}"
+            )
+        values = values[..., chosen]
     known = ~np.isnan(values)
     count = known.sum(-1)
     total = np.where(known, values, 0.0).sum(-1)
@@ -171,6 +176,9 @@ def cue_statistics(cues: Any, truth: Any) -> CueStatistics:
     true = check_array(truth, "truth", INTEGERS, ndim=2, layout="(..., H, W)")
     check_shape(true, "truth", (*maps.shape[:-3], *maps.shape[-2:]), "cues")
     known = true != IGNORE
+    wrong = true[known & ((true < 0) | (true >= maps.shape[-3]))]
+    if wrong.size:
+        raise ValueError(f"truth must be 0 to {maps.shape[-3] - 1} or 255, got {wrong[0]}")
     on = np.moveaxis(maps, -3, 0)[:, known] != 0
     of_class = true[known] == np.arange(len(on))[:, None]
     hit, cued, there = (a.sum(-1) for a in (on & of_class, on, of_class))
@@ -234,7 +242,8 @@ def bootstrap(
     confidence = check_number(confidence, "confidence", minimum=0)
     if confidence >= 1:
         raise ValueError(f"confidence must be less than 1, got {confidence}")
-    sets = [_check_matrix(matrices)]
+    sets = [_check_matrix(matrices, "matrices")]
+    seed = check_integer(seed, "seed", minimum=0)
     if other is not None:
         sets.append(_check_matrix(other, "other"))
         check_shape(sets[1], "other", sets[0].shape, "matrices")
@@ -258,6 +267,8 @@ def bootstrap(
 
 def _check_matrix(matrix: Any, name: str = "matrix") -> Array:
     counts = adopt(matrix, name)
+    if counts.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold numbers, got dtype {counts.dtype}")
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
         raise ValueError(f"{name} must have shape (..., K, K), got {counts.shape}")
     return counts

@@ -15,6 +15,7 @@ from cuekit._checks import (
     check_finite,
     check_integer,
     check_number,
+    check_pixels,
     check_threads,
 )
 
@@ -29,9 +30,7 @@ def check_superpixels(
         raise ValueError(
             f"superpixels must have shape ({expected}) to match {other}, got {labels.shape}"
         )
-    pixels = labels.shape[-2] * labels.shape[-1]
-    if pixels >= 2**31:
-        raise ValueError(f"superpixels must have fewer than 2147483648 pixels, got {pixels}")
+    check_pixels(labels, "superpixels")
     return labels
 
 
@@ -80,8 +79,6 @@ def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -
     out = np.empty(maps.shape, dtype=maps.dtype if floating else np.float32)
     if maps.size:
         shape = (int(np.prod(batch)), channels, height, width)
-        if maps.dtype == np.bool_:
-            maps = maps.view(np.uint8)
         finite = _cpu.superpixel_mean(maps.reshape(shape), labels, out.reshape(shape), threads)
         check_finite(finite, ("values", maps))
     return like(out, values)
@@ -94,6 +91,7 @@ def felzenszwalb(
     sigma: float = 0.8,
     min_size: int = 60,
     channel_axis: int | None = -1,
+    threads: int | None = 1,
 ) -> Any:
     """Segment photos into superpixels with Felzenszwalb and Huttenlocher's graph-based method.
 
@@ -109,6 +107,8 @@ def felzenszwalb(
         Superpixels of fewer pixels are merged into a neighbour.
     channel_axis : int or None, optional
         Axis of the channels; None for gray photos (..., H, W).
+    threads : int or None, optional
+        Photos of a batch worked on at a time; None means one per core.
 
     Returns
     -------
@@ -139,6 +139,7 @@ def felzenszwalb(
         ndim=2 if channel_axis is None else 3,
         layout="(..., H, W)" if channel_axis is None else "(..., H, W, channels)",
     )
+    threads = check_threads(threads)
     scale = check_number(scale, "scale", minimum=0)
     sigma = check_number(sigma, "sigma", minimum=0)
     min_size = check_integer(min_size, "min_size", minimum=0)
@@ -152,8 +153,12 @@ def felzenszwalb(
         if not -photos.ndim <= axis < photos.ndim:
             raise ValueError(f"channel_axis must be an axis of image {photos.shape}, got {axis}")
         photos = np.moveaxis(photos, axis, -1)
+        if photos.shape[-1] == 0:
+            raise ValueError(f"image must have at least one channel, got {image.shape}")
     out = np.zeros(photos.shape[:-1], dtype=np.int32)
     if out.size:
+        from concurrent.futures import ThreadPoolExecutor
+
         try:
             from skimage.segmentation import felzenszwalb as segment
         except ImportError as error:
@@ -162,6 +167,12 @@ def felzenszwalb(
             ) from error
         flat = photos.reshape(-1, *photos.shape[-3:])
         labels = out.reshape(-1, *out.shape[-2:])
-        for i, photo in enumerate(flat):
-            labels[i] = segment(photo, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
+
+        def work(i: int) -> None:
+            labels[i] = segment(
+                flat[i], scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1
+            )
+
+        with ThreadPoolExecutor(min(threads, len(flat))) as pool:
+            list(pool.map(work, range(len(flat))))
     return like(out, image)

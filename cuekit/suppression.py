@@ -31,7 +31,7 @@ def suppress_absent(
         Which foreground classes the image contains: its tags, or a classifier's prediction. The
         background has no entry. None means all, and changes nothing.
     margin : float, optional
-        How far below the ceiling absent classes end up at least.
+        How far below the ceiling absent classes end up at least, up to rounding.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -74,6 +74,8 @@ def suppress_absent(
         raise ValueError(f"scores must have a background channel, got {maps.shape}")
     tags = check_present(present, "present", tuple(batch), channels - 1, "scores")
     margin = check_number(margin, "margin", minimum=0)
+    if margin > np.finfo(maps.dtype).max:
+        raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
     out = np.empty_like(maps)
     shape = (int(np.prod(batch)), channels, height * width)
     finite = _cpu.suppress(

@@ -148,3 +148,9 @@ def test_mixed_batches():
 def test_wrong_size(size, error):
     with pytest.raises(error, match=r"^size must be .*, got "):
         cuekit.background_map(np.zeros((1, 2, 2)), size=size)
+
+
+def test_values_too_far_apart_for_a_difference():
+    """Where nothing is interpolated, no difference of neighbours may overflow."""
+    result = cuekit.background_map(np.array([[[0.0, 8e307, -8e307, 0.0]]]))
+    assert np.array_equal(result, [[0.5, 1.0, 0.0, 0.5]])

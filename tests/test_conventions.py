@@ -349,3 +349,20 @@ def test_options_are_keywords(op):
         pytest.skip("takes any number of arrays")
     with pytest.raises(TypeError, match="positional argument"):
         op.function(*op.arrays[:required], *[None] * (required + 1 - len(op.arrays)), 0.5, 1)
+
+
+def test_bytes_of_a_bool_view_other_than_0_and_1():
+    """Masks of 0 and 255 viewed as bool are common; True is True whatever byte it is."""
+    odd = np.array([0, 2, 255], dtype=np.uint8).view(np.bool_)
+    plain = np.array([False, True, True])
+    maps = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    for call in (
+        lambda tags: cuekit.subtract_classes(maps, tags),
+        lambda tags: cuekit.raw_cues(maps, None, tags),
+        lambda tags: cuekit.suppress_absent(np.concatenate([maps[:1], maps]), tags),
+        lambda tags: cuekit.superpixel_mean(tags[None, None], np.array([[0, 0, 1]])),
+        lambda tags: cuekit.snap_cues(tags[None, None], np.array([[0, 0, 1]])),
+        lambda tags: cuekit.fuse_cues(tags[None, None]),
+        lambda tags: cuekit.raw_cues(np.ones((1, 1, 3)), tags[None]),
+    ):
+        assert call(odd).tobytes() == call(plain).tobytes()

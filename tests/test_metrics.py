@@ -241,3 +241,15 @@ def test_bootstrap_where_the_statistic_is_nowhere_defined():
 def test_wrong_bootstrap_options(options, error, message):
     with pytest.raises(error, match=f"^{message}"):
         metrics.bootstrap(**{"matrices": photos(), **options})
+
+
+def test_mean_iou_of_classes_that_are_not_there():
+    with pytest.raises(ValueError, match="classes must be less than 2"):
+        metrics.mean_iou(np.eye(2, dtype=int), [7])
+    with pytest.raises(ValueError, match=r"classes\[0\] must be at least 0, got -1"):
+        metrics.mean_iou(np.eye(2, dtype=int), [-1])
+
+
+def test_cue_statistics_refuses_truth_without_a_channel():
+    with pytest.raises(ValueError, match="truth must be 0 to 1 or 255, got 5"):
+        metrics.cue_statistics(np.ones((2, 1, 1), dtype=bool), np.array([[5]]))

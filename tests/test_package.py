@@ -27,7 +27,7 @@ SIGNATURES = {
     "background_map": "(*features, size=None, threads=1)",
     "raw_cues": "(cams, background=None, present=None, *, foreground_threshold=0.3, "
     "background_threshold=0.2, threads=1)",
-    "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1)",
+    "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1, threads=1)",
     "superpixel_mean": "(values, superpixels, *, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, threads=1)",
     "fuse_cues": "(*cue_sets, threads=1)",

@@ -288,3 +288,19 @@ def test_a_large_label_takes_no_memory():
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]]()
+
+
+def test_denormals_do_not_depend_on_the_caller_s_flags():
+    """Frameworks switch denormals off per thread; threads of the pool must not differ from it."""
+    torch = pytest.importorskip("torch")
+    maps = np.full((8, 64, 64), 1e-40, dtype=np.float32)
+    expected = [cuekit.raw_cues(maps, threads=threads) for threads in (1, 4)]
+    assert all(cues[1:].all() for cues in expected)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps denormals")
+    try:
+        for threads in (1, 4):
+            assert np.array_equal(cuekit.raw_cues(maps, threads=threads), expected[0])
+        assert float(torch.tensor(1e-40) * 1) == 0.0, "the caller's own state is restored"
+    finally:
+        torch.set_flush_denormal(False)

@@ -94,7 +94,8 @@ bool background_normalize(const double* total, T* out, std::int64_t batch, std::
     const auto [low, high] = std::minmax_element(image, image + pixels);
     const double minimum = *low;
     const double range = *high - minimum;
-    if (!std::isfinite(range)) all_finite = false;
+    const auto finite = [](double value) { return std::isfinite(value); };
+    if (!finite(range) || !std::all_of(image, image + pixels, finite)) all_finite = false;
     for (std::int64_t i = 0; i < pixels; ++i)
       out[b * pixels + i] = store<T>(range > 0.0 ? (image[i] - minimum) / range : 0.0);
   });

@@ -36,7 +36,7 @@ template <class T>
 bool raw_foreground(const T* maps, const bool* present, bool* out, const RawCuesParams& p,
                     int threads);
 template <class T>
-bool raw_background(const T* background, bool* out, const RawCuesParams& p);
+bool raw_background(const T* background, bool* out, const RawCuesParams& p, int threads);
 
 template <class T>
 bool superpixel_mean(const T* values, const LabelsView& superpixels, mean_type<T>* out,

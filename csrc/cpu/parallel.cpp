@@ -8,6 +8,8 @@
 #include <system_error>
 #include <thread>
 
+#include "float_state.h"
+
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
@@ -24,6 +26,7 @@ struct Job {
   std::exception_ptr error{};
 
   void drain() {
+    const DefaultFloatState state;
     for (std::int64_t i; (i = next.fetch_add(1)) < count;) {
       try {
         task(context, i);

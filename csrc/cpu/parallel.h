@@ -3,7 +3,8 @@
 // Not OpenMP: its runtime hangs in forked DataLoader workers and clashes with torch's own. The pool
 // starts no thread before it is needed, and a forked child starts again with a pool of its own.
 // Tasks write to places of their own, so the bits of a result never depend on `threads`. While one
-// caller holds the pool, others run their tasks themselves: the cores are taken anyway.
+// caller holds the pool, others run their tasks themselves. Tasks run in the processor's default
+// floating-point state, whatever the caller's thread has set.
 #pragma once
 
 #include <cstdint>

@@ -65,22 +65,22 @@ bool raw_foreground(const T* maps, const bool* present, bool* out, const RawCues
 }
 
 template <class T>
-bool raw_background(const T* background, bool* out, const RawCuesParams& p) {
-  bool all_finite = true;
-  for (std::int64_t b = 0; b < p.batch; ++b) {
+bool raw_background(const T* background, bool* out, const RawCuesParams& p, int threads) {
+  std::atomic<bool> all_finite{true};
+  parallel_for(p.batch, threads, [&](std::int64_t b) {
     bool finite = true;
     dispatch<Background>(background + b * p.pixels, p.pixels, p.background_threshold,
                          out + b * (p.classes + 1) * p.pixels, &finite);
-    all_finite = all_finite && finite;
-  }
+    if (!finite) all_finite = false;
+  });
   return all_finite;
 }
 
 template bool raw_foreground(const half*, const bool*, bool*, const RawCuesParams&, int);
 template bool raw_foreground(const float*, const bool*, bool*, const RawCuesParams&, int);
 template bool raw_foreground(const double*, const bool*, bool*, const RawCuesParams&, int);
-template bool raw_background(const half*, bool*, const RawCuesParams&);
-template bool raw_background(const float*, bool*, const RawCuesParams&);
-template bool raw_background(const double*, bool*, const RawCuesParams&);
+template bool raw_background(const half*, bool*, const RawCuesParams&, int);
+template bool raw_background(const float*, bool*, const RawCuesParams&, int);
+template bool raw_background(const double*, bool*, const RawCuesParams&, int);
 
 }  // namespace cuekit::cpu

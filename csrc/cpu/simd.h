@@ -74,9 +74,10 @@ void dispatch(Args... args) {
 template <class T>
 CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
 #if defined(__GNUC__)
-  const auto* bytes = reinterpret_cast<const char*>(from);
   const std::int64_t size = count * static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t i = 0; i < size; i += 64) __builtin_prefetch(bytes + i);
+  const auto begin = reinterpret_cast<std::uintptr_t>(from);
+  for (std::int64_t i = 0; i < size; i += 64)
+    __builtin_prefetch(reinterpret_cast<const void*>(begin + static_cast<std::uintptr_t>(i)));
 #else
   (void)from, (void)count;
 #endif

@@ -98,6 +98,7 @@ bool superpixel_mean(const T* values, const LabelsView& labels, mean_type<T>* ou
 #define CUEKIT_INSTANTIATE(T)                                               \
   template bool superpixel_mean(const T*, const LabelsView&, mean_type<T>*, \
                                 const SuperpixelMeanParams&, int);
+CUEKIT_INSTANTIATE(flag)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

@@ -36,8 +36,8 @@ CUEKIT_INLINE std::uint64_t load_bytes(const std::uint8_t* bytes) {
 
 // What the labels of an image were seen to be.
 struct Seen {
-  std::uint64_t bits = 0;  // all labels combined by OR: 2^31 and more, once one is negative or is
-  std::int32_t high = 0;   // the largest, unless bits say that labels are to be refused
+  std::uint64_t bits = 0;  // all labels combined by OR: below 2^31 only if each of them is
+  std::int32_t high = 0;   // the largest, if bits is below 2^31
 };
 
 // The runs of one row, written from *runs on, which is moved past them; `edge` is scratch for
@@ -110,7 +110,7 @@ Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width)
   result.runs.resize(to_size(found));
   if (seen.bits >= label_limit) refuse(labels, height * width);
   const std::int64_t high = seen.high;
-  result.count = high < height * width ? high + 1 : renumber(result.runs);
+  result.count = high < found ? high + 1 : renumber(result.runs);
   result.sizes.resize(to_size(result.count));
   for (const Run& run : result.runs) result.sizes[to_size(run.label)] += run.length;
   return result;

@@ -35,14 +35,15 @@ struct Run {
 struct Superpixels {
   std::vector<Run> runs;                // in raster order
   std::vector<std::int64_t> row_begin;  // row y has runs row_begin[y] .. row_begin[y + 1]
-  std::int64_t count = 0;               // S: labels are 0..S-1, and S <= H * W
+  std::int64_t count = 0;               // S: labels are 0..S-1, and S <= number of runs
   std::vector<double> sizes;            // pixels per label
 
   const Run* row(std::int64_t y) const { return runs.data() + row_begin[to_size(y)]; }
 };
 
 // Reads image `b` of the labels. Throws std::invalid_argument for one that is negative or 2^31 and
-// more. Labels are renumbered where the largest is not below the number of pixels.
+// more. Labels are renumbered where the largest is not below the number of runs: workspace must not
+// grow with what the labels are.
 Superpixels read_superpixels(const LabelsView& labels, std::int64_t b, std::int64_t height,
                              std::int64_t width);
 
@@ -72,12 +73,12 @@ CUEKIT_INLINE void paint_runs(const Run* run, const Run* end, std::int64_t pixel
                               ValueOf value_of) {
   constexpr int block = 64 / sizeof(V);
   V* const stop = out + pixels;
-  for (; run != end && stop - out >= run->length + 2 * block; ++run) {
+  for (; run != end && stop - out >= std::int64_t{run->length} + 2 * block; ++run) {
     V filled[block];
     std::fill_n(filled, block, value_of(run->label));
     std::memcpy(out, filled, 64);
     std::memcpy(out + block, filled, 64);
-    for (std::int32_t x = 2 * block; x < run->length; x += block) std::memcpy(out + x, filled, 64);
+    for (std::int64_t x = 2 * block; x < run->length; x += block) std::memcpy(out + x, filled, 64);
     out += run->length;
   }
   for (; run != end; ++run) {

@@ -1,13 +1,11 @@
 // IEEE 754 binary16 as storage, and how every floating type is read into and written from float64.
 //
-// Sums and comparisons are float64 throughout (float32 holds every binary16 value exactly, so the
-// step in between costs nothing). Integer arithmetic only: the result does not depend on the
-// processor's denormal flags, which some frameworks switch on.
+// Sums are float64; float32 holds every binary16 value exactly, so the step in between costs
+// nothing.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
 namespace cuekit {
 
@@ -69,6 +67,15 @@ inline T store(double value) {
 template <>
 inline half store(double value) {
   return to_half(value);
+}
+
+// A bool as others may have left it in memory: any byte but 0 is true.
+struct flag {
+  std::uint8_t byte;
+};
+template <>
+inline double load(flag value) {
+  return value.byte != 0 ? 1.0 : 0.0;
 }
 
 // The same size, unsigned: for tests on the bits of a floating type.

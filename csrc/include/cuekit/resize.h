@@ -15,8 +15,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuekit/half.h"
-
 namespace cuekit {
 
 enum class ResizeRule : int { nearest, any, half };
@@ -46,6 +44,9 @@ inline BilinearTap bilinear_tap(std::int64_t i, std::int64_t in, std::int64_t ou
 }
 
 // Not a * (1 - weight) + b * weight: this form leaves equal values as they are.
-inline double interpolate(double a, double b, double weight) { return a + weight * (b - a); }
+inline double interpolate(double a, double b, double weight) {
+  // Where b does not count it may be too far away for a difference.
+  return weight == 0.0 ? a : a + weight * (b - a);
+}
 
 }  // namespace cuekit

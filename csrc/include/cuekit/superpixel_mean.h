@@ -10,11 +10,13 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuekit/half.h"
+
 namespace cuekit {
 
 // Means of integers and bools are float32, means of floating values have their type.
 template <class T>
-using mean_type = std::conditional_t<std::is_integral_v<T>, float, T>;
+using mean_type = std::conditional_t<std::is_integral_v<T> || std::is_same_v<T, flag>, float, T>;
 
 struct SuperpixelMeanParams {
   std::int64_t batch;

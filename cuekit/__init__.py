@@ -16,7 +16,8 @@ from cuekit.superpixels import felzenszwalb, superpixel_mean
 from cuekit.suppression import suppress_absent
 
 if TYPE_CHECKING:
-    from cuekit import io, metrics, reference
+    from cuekit import io, metrics
+    from cuekit import reference as reference
 
 __version__ = "0.1.0"
 

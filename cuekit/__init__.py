@@ -12,7 +12,7 @@ from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.cam import subtract_classes
 from cuekit.cues import cues_to_labels, fuse_cues, raw_cues, resize_cues, snap_cues
-from cuekit.superpixels import felzenszwalb, superpixel_mean
+from cuekit.superpixels import felzenszwalb, slic, superpixel_mean
 from cuekit.suppression import suppress_absent
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "metrics",
     "raw_cues",
     "resize_cues",
+    "slic",
     "snap_cues",
     "subtract_classes",
     "superpixel_mean",

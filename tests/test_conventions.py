@@ -53,7 +53,11 @@ OPS = {
     "suppress_absent": Op(cuekit.suppress_absent, (CAMS, PRESENT[:, 1:]), ("scores", "present")),
 }
 THREADED = dict(OPS)
-OPS["felzenszwalb"] = Op(cuekit.felzenszwalb, (PHOTOS,), ("image",))
+THROUGH_SCIKIT_IMAGE = {
+    "felzenszwalb": Op(cuekit.felzenszwalb, (PHOTOS,), ("image",)),
+    "slic": Op(cuekit.slic, (PHOTOS,), ("image",)),
+}
+OPS |= THROUGH_SCIKIT_IMAGE
 # Present classes are tags, taken from lists too; all others are arrays.
 ARGUMENTS = [
     pytest.param(op, i, id=f"{key}-{name}")
@@ -69,8 +73,10 @@ def every(ops):
 
 @pytest.fixture(autouse=True)
 def _needs_scikit_image(request):
-    if "op" in request.fixturenames and request.getfixturevalue("op") is OPS["felzenszwalb"]:
-        pytest.importorskip("skimage")
+    if "op" in request.fixturenames:
+        op = request.getfixturevalue("op")
+        if any(op is each for each in THROUGH_SCIKIT_IMAGE.values()):
+            pytest.importorskip("skimage")
 
 
 def replaced(values, index, value):

@@ -21,10 +21,34 @@ EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "maps.npz"
 
 
 @cache
+def photo(name: str) -> np.ndarray:
+    """Take a photo that comes inside scikit-image, resized to `SIZE`."""
+    original = Image.fromarray(getattr(skimage.data, name)())
+    return np.asarray(original.resize(SIZE[::-1], Image.Resampling.BILINEAR))
+
+
+@cache
 def superpixels(name: str = "chelsea") -> np.ndarray:
-    """Segment a photo that comes inside scikit-image, resized to `SIZE`."""
-    photo = Image.fromarray(getattr(skimage.data, name)())
-    return cuekit.felzenszwalb(np.asarray(photo.resize(SIZE[::-1], Image.Resampling.BILINEAR)))
+    """Segment a photo."""
+    return cuekit.felzenszwalb(photo(name))
+
+
+@cache
+def masks() -> np.ndarray:
+    """Imitate a promptable segmenter's answer: things, their parts and parts of these.
+
+    The 80 largest segments of three segmentations, coarse to fine, without the largest of all:
+    they overlap, and leave some pixels uncovered.
+    """
+    segments = [
+        cuekit.felzenszwalb(photo("chelsea"), scale=scale, min_size=scale)
+        for scale in (1000, 300, 100)
+    ]
+    stack = np.concatenate(
+        [labels == np.arange(labels.max() + 1)[:, None, None] for labels in segments]
+    )
+    largest = np.argsort(-stack.sum((1, 2)), kind="stable")[1:81]
+    return stack[np.sort(largest)]
 
 
 def superpixel_batch() -> np.ndarray:

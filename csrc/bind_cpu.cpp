@@ -107,16 +107,10 @@ bool superpixel_mean(const Array<T>& values, const py::array& superpixels, Array
 }
 
 template <class T>
-SnapParams snap_params(const Array<T>& cues, std::int64_t masks, const Array<bool>& out,
-                       double threshold) {
-  return {cues.shape(0), cues.shape(1), cues.shape(2), cues.shape(3),
-          out.shape(2),  out.shape(3),  masks,         threshold};
-}
-
-template <class T>
 bool snap(const Array<T>& cues, const py::array& superpixels, Array<bool>& out, double threshold,
           int threads) {
-  const SnapParams p = snap_params(cues, 0, out, threshold);
+  const SnapParams p{cues.shape(0), cues.shape(1), cues.shape(2), cues.shape(3),
+                     out.shape(2),  out.shape(3),  threshold};
   const T* in = cues.data();
   const LabelsView labels = view_labels(superpixels);
   bool* result = out.mutable_data();
@@ -127,7 +121,8 @@ bool snap(const Array<T>& cues, const py::array& superpixels, Array<bool>& out, 
 template <class T>
 bool snap_masks(const Array<T>& cues, const Array<std::uint8_t>& masks, Array<bool>& out,
                 double threshold, int threads) {
-  const SnapParams p = snap_params(cues, masks.shape(1), out, threshold);
+  const SnapMasksParams p{cues.shape(0),  cues.shape(1), cues.shape(2), cues.shape(3),
+                          masks.shape(1), out.shape(2),  out.shape(3),  threshold};
   const T* in = cues.data();
   const std::uint8_t* regions = masks.data();
   bool* result = out.mutable_data();

@@ -14,6 +14,7 @@
 #include "cuekit/raw_cues.h"
 #include "cuekit/resize.h"
 #include "cuekit/snap.h"
+#include "cuekit/snap_masks.h"
 #include "cuekit/subtract.h"
 #include "cuekit/superpixel_mean.h"
 #include "cuekit/suppress.h"
@@ -47,7 +48,7 @@ template <class T>
 bool snap(const T* cues, const LabelsView& superpixels, bool* out, const SnapParams& p,
           int threads);
 template <class T>
-bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapParams& p,
+bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapMasksParams& p,
                 int threads);
 
 void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, int threads);

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "decide.h"
 #include "finite.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -99,38 +100,6 @@ struct AddInterpolated {
         for (int j = 0; j < lanes; ++j) partial[j] += interpolate(left[j], right[j], taps->weight);
       }
       for (int j = 0; j < lanes; ++j) sum[j] = partial[j];
-    }
-  }
-};
-
-// Which of eight channels are on in a superpixel, one bit each. Counts and sums alike become means
-// here; false when one of them is not finite.
-struct Decide {
-  template <class Sum>
-  static CUEKIT_INLINE void run(const Sum* sums, const double* sizes, std::int64_t num_superpixels,
-                                double threshold, double* means, std::uint8_t* on, bool* finite) {
-    double best[lanes] = {};
-    double residue[lanes] = {};  // x - x is 0 unless x is not finite
-    for (std::int64_t s = 0; s < num_superpixels; ++s) {
-      const double size = sizes[s] > 0.0 ? sizes[s] : 1.0;  // labels no pixel has: mean 0
-      for (int j = 0; j < lanes; ++j) {
-        const double mean = static_cast<double>(sums[s * lanes + j]) / size;
-        means[s * lanes + j] = mean;
-        residue[j] += mean - mean;
-        best[j] = best[j] < mean ? mean : best[j];
-      }
-    }
-    double level[lanes];
-    *finite = true;
-    for (int j = 0; j < lanes; ++j) {
-      level[j] = std::max(threshold * best[j], 0.0);  // never where the mean is <= 0
-      *finite = *finite && residue[j] == 0.0;
-    }
-    for (std::int64_t s = 0; s < num_superpixels; ++s) {
-      unsigned bits = 0;
-      for (int j = 0; j < lanes; ++j)
-        bits |= static_cast<unsigned>(means[s * lanes + j] > level[j]) << j;
-      on[s] = static_cast<std::uint8_t>(bits);
     }
   }
 };
@@ -258,105 +227,6 @@ bool all_zero(const T* values, std::int64_t count) {
   return bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size - 1) == 0;
 }
 
-// One row of the cues at the masks' resolution, as float64: nearest and 0 or 1, or bilinear.
-struct ExpandRow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* above, const T* const* below, double weight,
-                                const Geometry* geometry, std::int64_t width, double* row) {
-    for (std::int64_t x = 0; x < width; ++x) {
-      for (int j = 0; j < lanes; ++j) {
-        if constexpr (std::is_integral_v<T>) {
-          row[x * lanes + j] = above[j][geometry->columns[to_size(x)]] != 0 ? 1.0 : 0.0;
-        } else {
-          const BilinearTap& tap = geometry->taps[to_size(x)];
-          const double left = interpolate(load(above[j][tap.low]), load(below[j][tap.low]), weight);
-          const double right =
-              interpolate(load(above[j][tap.high]), load(below[j][tap.high]), weight);
-          row[x * lanes + j] = interpolate(left, right, tap.weight);
-        }
-      }
-    }
-  }
-};
-
-struct AddMaskRow {
-  static CUEKIT_INLINE void run(const double* row, const std::uint8_t* mask, std::int64_t width,
-                                double* sums, double* size) {
-    double partial[lanes];
-    for (int j = 0; j < lanes; ++j) partial[j] = sums[j];
-    std::int64_t on = 0;
-    for (std::int64_t x = 0; x < width; ++x) {
-      if (mask[x] == 0) continue;
-      ++on;
-      for (int j = 0; j < lanes; ++j) partial[j] += row[x * lanes + j];
-    }
-    for (int j = 0; j < lanes; ++j) sums[j] = partial[j];
-    *size += static_cast<double>(on);
-  }
-};
-
-// Eight channels of one image under overlapping masks.
-template <class T>
-bool snap_masks_tile(const T* cues, std::int64_t channels, const std::uint8_t* masks,
-                     const Geometry& geometry, const SnapParams& p, bool* out) {
-  const std::int64_t pixels = p.height * p.width;
-  const std::vector<T> zeros(to_size(p.in_width));
-  std::vector<double> row(to_size(p.width * lanes));
-  const auto expand_row = [&](std::int64_t y) {
-    BilinearTap tap = bilinear_tap(y, p.in_height, p.height);
-    if (std::is_integral_v<T>) tap = {nearest_source(y, p.in_height, p.height), 0, 0.0};
-    const T *above[lanes], *below[lanes];
-    for (int j = 0; j < lanes; ++j) {
-      const T* map = cues + j * p.in_height * p.in_width;
-      above[j] = j < channels ? map + tap.low * p.in_width : zeros.data();
-      below[j] = j < channels ? map + tap.high * p.in_width : zeros.data();
-    }
-    dispatch<ExpandRow>(&above[0], &below[0], tap.weight, &geometry, p.width, row.data());
-  };
-
-  std::vector<double> sums(to_size(p.masks * lanes));
-  std::vector<double> sizes(to_size(p.masks));
-  for (std::int64_t y = 0; y < p.height; ++y) {
-    expand_row(y);
-    for (std::int64_t r = 0; r < p.masks; ++r)
-      dispatch<AddMaskRow>(row.data(), masks + r * pixels + y * p.width, p.width,
-                           sums.data() + r * lanes, sizes.data() + r);
-  }
-  std::vector<double> means(sums.size());
-  std::vector<std::uint8_t> on(to_size(p.masks));
-  bool finite = true;
-  dispatch<Decide>(sums.data(), sizes.data(), p.masks, p.threshold, means.data(), on.data(),
-                   &finite);
-
-  double level[lanes] = {};  // above it an uncovered pixel keeps its input
-  if constexpr (!std::is_integral_v<T>) {
-    finite = finite && all_values_finite(cues, channels * p.in_height * p.in_width);
-    for (std::int64_t j = 0; j < channels; ++j) {
-      double best = 0.0;
-      for (std::int64_t i = 0; i < p.in_height * p.in_width; ++i) {
-        best = std::max(best, load(cues[j * p.in_height * p.in_width + i]));
-      }
-      level[j] = std::max(p.threshold * best, 0.0);
-    }
-  }
-  for (std::int64_t y = 0; y < p.height; ++y) {
-    expand_row(y);
-    for (std::int64_t x = 0; x < p.width; ++x) {
-      unsigned bits = 0;
-      bool covered = false;
-      for (std::int64_t r = 0; r < p.masks; ++r) {
-        if (masks[r * pixels + y * p.width + x] == 0) continue;
-        covered = true;
-        bits |= on[to_size(r)];
-      }
-      for (std::int64_t j = 0; j < channels; ++j)
-        out[j * pixels + y * p.width + x] =
-            covered ? (bits >> j & 1u) != 0 : row[to_size(x * lanes + j)] > level[j];
-    }
-  }
-  return finite;
-}
-
 }  // namespace
 
 template <class T>
@@ -406,28 +276,8 @@ bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& 
   return all_finite;
 }
 
-template <class T>
-bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapParams& p,
-                int threads) {
-  const std::int64_t pixels = p.height * p.width;
-  const std::int64_t tiles = number_of_tiles(p.channels);
-  const Geometry geometry(p);
-  std::atomic<bool> all_finite{true};
-  parallel_for(p.batch * tiles, threads, [&](std::int64_t task) {
-    const std::int64_t b = task / tiles;
-    const std::int64_t first = task % tiles * lanes;
-    const std::int64_t map = b * p.channels + first;
-    if (!snap_masks_tile(cues + map * p.in_height * p.in_width,
-                         std::min<std::int64_t>(lanes, p.channels - first),
-                         masks + b * p.masks * pixels, geometry, p, out + map * pixels))
-      all_finite = false;
-  });
-  return all_finite;
-}
-
-#define CUEKIT_INSTANTIATE(T)                                                     \
-  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int); \
-  template bool snap_masks(const T*, const std::uint8_t*, bool*, const SnapParams&, int);
+#define CUEKIT_INSTANTIATE(T) \
+  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int);
 CUEKIT_INSTANTIATE(std::uint8_t)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

@@ -5,12 +5,8 @@
 //               (nonzero = 1) nearest, floating maps bilinear
 //   out(k, n) = m(k, s(n)) > threshold * max over s of m(k, s)  and  m(k, s(n)) > 0
 //
-// With `masks` (B, R, H, W) bool, which may overlap, in the place of superpixels: m(k, r) is the
-// mean over mask r; out(k, n) is on where any mask over n is; a pixel under no mask keeps its
-// input: nonzero (bool, uint8), or > threshold * max of the channel and > 0 (floating maps).
-//
 // The resized cues are never stored. Counts of bool cues are exact in any order; sums of floating
-// maps run in raster order within a region.
+// maps run in raster order within a superpixel.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +17,7 @@ struct SnapParams {
   std::int64_t batch;
   std::int64_t channels;             // K
   std::int64_t in_height, in_width;  // of the cues
-  std::int64_t height, width;        // of the superpixels or masks
-  std::int64_t masks;                // R; unused with superpixels
+  std::int64_t height, width;        // of the superpixels
   double threshold;
 };
 

@@ -120,9 +120,11 @@ bool snap(const Array<T>& cues, const py::array& superpixels, Array<bool>& out, 
 
 template <class T>
 bool snap_masks(const Array<T>& cues, const Array<std::uint8_t>& masks, Array<bool>& out,
-                double threshold, int threads) {
-  const SnapMasksParams p{cues.shape(0),  cues.shape(1), cues.shape(2), cues.shape(3),
-                          masks.shape(1), out.shape(2),  out.shape(3),  threshold};
+                double threshold, const std::string& accept, int threads) {
+  const SnapMasksParams p{
+      cues.shape(0), cues.shape(1),  cues.shape(2),
+      cues.shape(3), masks.shape(1), out.shape(2),
+      out.shape(3),  threshold,      accept == "mean" ? MaskRule::mean : MaskRule::sepl};
   const T* in = cues.data();
   const std::uint8_t* regions = masks.data();
   bool* result = out.mutable_data();
@@ -217,7 +219,7 @@ void bind_snap(py::module_& m) {
   m.def("snap", &snap<T>, arg("cues").noconvert(), arg("superpixels").noconvert(),
         arg("out").noconvert(), arg("threshold"), arg("threads"));
   m.def("snap_masks", &snap_masks<T>, arg("cues").noconvert(), arg("masks").noconvert(),
-        arg("out").noconvert(), arg("threshold"), arg("threads"));
+        arg("out").noconvert(), arg("threshold"), arg("accept"), arg("threads"));
 }
 
 template <class L>

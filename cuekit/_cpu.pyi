@@ -29,7 +29,12 @@ def snap(
     cues: Array, superpixels: Array, out: NDArray[bool_], threshold: float, threads: int
 ) -> bool: ...
 def snap_masks(
-    cues: Array, masks: NDArray[uint8], out: NDArray[bool_], threshold: float, threads: int
+    cues: Array,
+    masks: NDArray[uint8],
+    out: NDArray[bool_],
+    threshold: float,
+    accept: str,
+    threads: int,
 ) -> bool: ...
 def fuse(sets: Sequence[NDArray[uint8]], out: NDArray[bool_], threads: int) -> None: ...
 def resize(cues: NDArray[uint8], out: NDArray[bool_], rule: str, threads: int) -> None: ...

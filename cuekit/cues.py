@@ -122,7 +122,12 @@ def raw_cues(
 
 
 def snap_cues(
-    cues: Any, superpixels: Any, *, threshold: float = 0.3, threads: int | None = 1
+    cues: Any,
+    superpixels: Any,
+    *,
+    threshold: float = 0.3,
+    accept: str = "mean",
+    threads: int | None = 1,
 ) -> Any:
     """Snap cues to superpixels: a superpixel takes a class as a whole or not at all.
 
@@ -135,12 +140,18 @@ def snap_cues(
         Any number of channels; none is special. bool and uint8 are masks (nonzero = on), floating
         values are maps. Of any resolution: cues on a network's grid are resized on the fly.
     superpixels : (..., H, W) integers, or (..., R, H, W) bool
-        Labels from 0 to 2**31 - 1, which need not be consecutive; or R masks that may overlap,
-        such as a promptable segmenter gives. Then the mean is taken per mask, a pixel is on where
-        any accepted mask covers it, and a pixel under no mask keeps its input: on where the cue
-        is nonzero, or, for floating maps, where the map is above threshold * its maximum and 0.
+        Labels from 0 to 2**31 - 1, whatever made them; they need be neither consecutive nor
+        connected. Or R masks that may overlap, such as a promptable segmenter gives. Then the
+        mean is taken per mask, a pixel is on where any accepted mask covers it, and a pixel under
+        no mask keeps its input: on where the cue is nonzero, or, for floating maps, where the map
+        is above threshold * its maximum and 0.
     threshold : float, optional
-        Relative to the largest mean of the channel.
+        Relative to the largest mean of the channel. What it means for the input of floating maps
+        is said above; with ``accept="sepl"`` it means nothing else.
+    accept : {"mean", "sepl"}, optional
+        Which masks a channel accepts: by their means; or, by the rule of SEPL [2]_, every mask M
+        with |M ∩ P| > 0.5 |M| or |M ∩ P| >= 0.85 |P|, where P is the channel's input as above; a
+        channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for labels.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -152,19 +163,30 @@ def snap_cues(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype or shape, labels are negative or too large, or
-        maps are not finite.
+        If an argument has the wrong type, dtype or shape, labels are negative or too large,
+        `accept` is ``"sepl"`` and the superpixels are labels, or maps are not finite.
 
     Notes
     -----
+    SEPL makes one label map. It goes through the foreground classes in order, offers a mask that
+    one class took to no later class, counts it as no cover for later classes either, and lets
+    them overwrite. Here the channels know nothing of each other, so that their order means
+    nothing: several may accept one mask, and every mask covers what is under it; `cues_to_labels`
+    decides where channels overlap. Nor is the background left out: give the foreground's channels
+    only, as SEPL does, or the background snaps to masks too. Pixels are counted, and compared as
+    integers.
+
     Resizing uses half-pixel centres (``align_corners=False``) and no antialiasing: nearest for
     bool and uint8, bilinear for floating maps. Means are float64: bool cues are counted exactly,
     floating sums run in raster order. Cues are never stored at full size: workspace is some 100
-    bytes per superpixel and eight channels. Input that is not C-contiguous is copied once.
+    bytes per superpixel and eight channels; with masks, a byte per pixel and eight channels, and
+    16 bytes for every run of pixels under a mask. Input that is not C-contiguous is copied once.
 
     References
     ----------
     .. [1] T. Sun et al., arXiv:1904.01749, on modifying cues with super-pixels.
+    .. [2] T. Chen et al., "Segment Anything Model (SAM) enhanced pseudo labels for weakly
+       supervised semantic segmentation", arXiv:2305.05803.
 
     Examples
     --------
@@ -173,11 +195,22 @@ def snap_cues(
     >>> cues = np.array([[[True, False, False, False]]])
     >>> cuekit.snap_cues(cues, np.array([[0, 0, 1, 1]])).astype(int)
     array([[[1, 1, 0, 0]]])
+
+    Two masks that overlap. Half of the first is on, and a third of the second, which has all of
+    the cue but not most of its own pixels:
+
+    >>> cues = np.array([[[False, True, False, False]]])
+    >>> masks = np.array([[[1, 1, 0, 0]], [[0, 1, 1, 1]]], dtype=bool)
+    >>> cuekit.snap_cues(cues, masks, threshold=0.7).astype(int)
+    array([[[1, 1, 0, 0]]])
+    >>> cuekit.snap_cues(cues, masks, accept="sepl").astype(int)
+    array([[[1, 1, 1, 1]]])
     """
     threads = check_threads(threads)
     maps = check_array(cues, "cues", (*CUES, *FLOATS), ndim=3, layout="(..., K, h, w)")
     *batch, channels, in_height, in_width = maps.shape
     threshold = check_number(threshold, "threshold")
+    check_choice(accept, "accept", ("mean", "sepl"))
     check_pixels(maps, "cues")
     regions = adopt(superpixels, "superpixels")
     if regions.dtype == np.bool_:
@@ -191,6 +224,11 @@ def snap_cues(
         height, width = masks.shape[-2:]
     else:
         labels = check_superpixels(regions, tuple(batch), None, "cues")
+        if accept != "mean":
+            raise ValueError(
+                f"accept must be 'mean' unless superpixels are bool masks, got {accept!r} with "
+                f"superpixels of dtype {labels.dtype}"
+            )
         height, width = labels.shape[-2:]
     out = np.empty((*batch, channels, height, width), dtype=bool)
     if out.size == 0:
@@ -202,7 +240,7 @@ def snap_cues(
     flat = out.reshape(-1, channels, height, width)
     if regions.dtype == np.bool_:
         masks = masks.view(np.uint8).reshape(len(flat), -1, height, width)
-        finite = _cpu.snap_masks(kernel_maps, masks, flat, threshold, threads)
+        finite = _cpu.snap_masks(kernel_maps, masks, flat, threshold, accept, threads)
     else:
         finite = _cpu.snap(kernel_maps, labels, flat, threshold, threads)
     check_finite(finite, ("cues", maps))

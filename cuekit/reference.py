@@ -131,7 +131,7 @@ def snap_cues(cues: Array, superpixels: Array, threshold: float) -> Array:
     return on[:, labels]
 
 
-def snap_cues_to_masks(cues: Array, masks: Array, threshold: float) -> Array:
+def snap_cues_to_masks(cues: Array, masks: Array, threshold: float, accept: str = "mean") -> Array:
     """(K, h, w), (R, H, W) bool -> (K, H, W) bool."""
     floating = cues.dtype.kind == "f"
     maps = (resize_bilinear if floating else resize_nearest)(cues, masks.shape[1:])
@@ -139,14 +139,19 @@ def snap_cues_to_masks(cues: Array, masks: Array, threshold: float) -> Array:
     uncovered = ~masks.any(0)
     for k, values in enumerate(maps):
         level = max(threshold * cues[k].astype(np.float64).max(), 0) if floating else 0
-        out[k, uncovered] = values[uncovered] > level
-        # cumsum adds one after the other, in raster order
-        means = [
-            float(np.cumsum(values[mask], dtype=float)[-1]) / mask.sum() if mask.any() else 0.0
-            for mask in masks
-        ]
-        for mean, mask in zip(means, masks, strict=True):
-            out[k] |= mask & (mean > threshold * max(means)) & (mean > 0)
+        on = values > level
+        out[k] = on & uncovered
+        if accept == "sepl":
+            both = (masks & on).sum((1, 2))
+            accepted = 2 * both > masks.sum((1, 2))  # most of the mask
+            if on.any():
+                accepted |= 100 * both >= 85 * on.sum()  # 85 % of the input
+        else:
+            # cumsum adds one after the other, in raster order
+            sums = [np.cumsum(values[mask], dtype=float)[-1:].sum() for mask in masks]
+            means = np.array(sums, dtype=float) / np.maximum(masks.sum((1, 2)), 1)
+            accepted = (means > threshold * means.max(initial=0)) & (means > 0)
+        out[k] |= masks[accepted].any(0)
     return out
 
 

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from cuekit import _cpu
 
+CUES = ("bool", "uint8")
 FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 THREADS = (1, 2, 8)
@@ -119,6 +120,13 @@ def masks(draw, shape, dtype="bool"):
     if dtype == "uint8":
         array = array * rng.choice(np.array([1, 2, 128, 255], np.uint8), shape)
     return draw(reordered(array.astype(dtype)))
+
+
+@st.composite
+def cue_maps(draw, shape):
+    """Cues as snapping takes them: masks or maps."""
+    dtype = draw(st.sampled_from((*CUES, *FLOATS)))
+    return draw(float_maps(shape, dtype) if dtype in FLOATS else masks(shape, dtype))
 
 
 @st.composite

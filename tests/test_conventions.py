@@ -47,6 +47,9 @@ OPS = {
     "snap_cues": Op(cuekit.snap_cues, (CUES, SUPERPIXELS), ("cues", "superpixels")),
     "snap_cues, maps": Op(cuekit.snap_cues, (CAMS, SUPERPIXELS), ("cues", "superpixels")),
     "snap_cues, masks": Op(cuekit.snap_cues, (CUES, MASKS), ("cues", "superpixels")),
+    "snap_cues, sepl": Op(
+        cuekit.snap_cues, (CAMS, MASKS), ("cues", "superpixels"), {"accept": "sepl"}
+    ),
     "fuse_cues": Op(cuekit.fuse_cues, (CUES, ~CUES), ("cue_sets[0]", "cue_sets[1]")),
     "resize_cues": Op(cuekit.resize_cues, (CUES,), ("cues",), {"size": (7, 50)}),
     "cues_to_labels": Op(cuekit.cues_to_labels, (CUES,), ("cues",)),
@@ -368,6 +371,7 @@ def test_bytes_of_a_bool_view_other_than_0_and_1():
         lambda tags: cuekit.suppress_absent(np.concatenate([maps[:1], maps]), tags),
         lambda tags: cuekit.superpixel_mean(tags[None, None], np.array([[0, 0, 1]])),
         lambda tags: cuekit.snap_cues(tags[None, None], np.array([[0, 0, 1]])),
+        lambda tags: cuekit.snap_cues(np.array([[[1.0, 0.0, 1.0]]]), tags[None, None]),
         lambda tags: cuekit.fuse_cues(tags[None, None]),
         lambda tags: cuekit.raw_cues(np.ones((1, 1, 3)), tags[None]),
     ):

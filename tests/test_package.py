@@ -30,7 +30,7 @@ SIGNATURES = {
     "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1, threads=1)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
     "superpixel_mean": "(values, superpixels, *, threads=1)",
-    "snap_cues": "(cues, superpixels, *, threshold=0.3, threads=1)",
+    "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', threads=1)",
     "fuse_cues": "(*cue_sets, threads=1)",
     "resize_cues": "(cues, size, *, rule='nearest', threads=1)",
     "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "

@@ -47,6 +47,8 @@ CALLS = {
     "snap": lambda **how: cuekit.snap_cues(CUES[..., ::3, ::4], BLOCKS, **how),
     "snap maps": lambda **how: cuekit.snap_cues(CAMS[..., ::3, ::4], SUPERPIXELS, **how),
     "snap masks": lambda **how: cuekit.snap_cues(CUES, MASKS, **how),
+    "snap maps, masks": lambda **how: cuekit.snap_cues(CAMS[..., ::3, ::4], MASKS, **how),
+    "snap masks, sepl": lambda **how: cuekit.snap_cues(CAMS, MASKS, accept="sepl", **how),
     "fuse": lambda **how: cuekit.fuse_cues(CUES, CUES[::-1], **how),
     "resize": lambda **how: cuekit.resize_cues(CUES, (200, 90), rule="half", **how),
     "labels": lambda **how: cuekit.cues_to_labels(CUES, **how),

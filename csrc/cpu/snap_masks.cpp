@@ -32,12 +32,21 @@ struct Masks {
   std::vector<double> sizes;            // pixels per mask
 };
 
-// The first pixel from x on that the mask covers. Masks are mostly empty: eight pixels at a time.
-std::int64_t next_covered(const std::uint8_t* row, std::int64_t x, std::int64_t width) {
-  for (std::uint64_t eight = 0; x + 8 <= width; x += 8) {
-    std::memcpy(&eight, row + x, 8);
-    if (eight != 0) break;
+// From x on in blocks of pixels, as long as they are empty.
+template <int block>
+std::int64_t skip_empty(const std::uint8_t* row, std::int64_t x, std::int64_t width) {
+  for (; x + block <= width; x += block) {
+    std::uint64_t words[block / 8], any = 0;
+    std::memcpy(words, row + x, block);
+    for (const std::uint64_t word : words) any |= word;
+    if (any != 0) break;
   }
+  return x;
+}
+
+// The first pixel from x on that the mask covers. Masks are mostly empty.
+std::int64_t next_covered(const std::uint8_t* row, std::int64_t x, std::int64_t width) {
+  x = skip_empty<8>(row, skip_empty<64>(row, x, width), width);
   while (x < width && row[x] == 0) ++x;
   return x;
 }
@@ -168,7 +177,8 @@ struct CountRow {
 
 struct AddCounts {
   static CUEKIT_INLINE void run(const Span* span, const Span* end, const Count* before,
-                                Count* counts) {
+                                std::int64_t width, Count* counts, Count* totals) {
+    (Lanes<Count>::load(totals) + Lanes<Count>::load(before + width * lanes)).store(totals);
     for (; span != end; ++span) {
       Count* count = counts + span->mask * lanes;
       (Lanes<Count>::load(count) + Lanes<Count>::load(before + span->end * std::int64_t{lanes}) -
@@ -229,7 +239,8 @@ class Tile {
         p_(p),
         zeros_(to_size(p.in_width)),
         bits_(to_size(p.height * p.width)),
-        sums_(to_size(p.masks * lanes)) {}
+        counts_(to_size(counts() ? p.masks * lanes : 0)),
+        sums_(to_size(counts() ? 0 : p.masks * lanes)) {}
 
   // False when a sum was not finite.
   bool snap() {
@@ -239,10 +250,14 @@ class Tile {
       read_bilinear();
     }
     std::vector<std::uint8_t> on(to_size(p_.masks));  // one bit per channel
-    std::vector<double> means(sums_.size());
     bool finite = true;
-    dispatch<Decide>(sums_.data(), masks_.sizes.data(), p_.masks, p_.threshold, means.data(),
-                     on.data(), &finite);
+    if (p_.accept == MaskRule::sepl) {
+      accept_by_overlap(on.data());
+    } else if (counts()) {
+      accept_by_mean(counts_, on.data(), &finite);
+    } else {
+      accept_by_mean(sums_, on.data(), &finite);
+    }
     for (std::int64_t y = 0; y < p_.height; ++y) {
       dispatch<PaintRow>(first(y), last(y), on.data(), masks_.uncovered.data() + y * p_.width,
                          p_.width, bits_.data() + y * p_.width);
@@ -255,7 +270,29 @@ class Tile {
   }
 
  private:
-  using Sum = std::conditional_t<std::is_integral_v<T>, Count, double>;
+  // Of bool cues, and for SEPL's rule, pixels are counted; else values are added.
+  bool counts() const { return std::is_integral_v<T> || p_.accept == MaskRule::sepl; }
+
+  template <class Sum>
+  void accept_by_mean(const std::vector<Sum>& sums, std::uint8_t* on, bool* finite) const {
+    std::vector<double> means(sums.size());
+    dispatch<Decide>(sums.data(), masks_.sizes.data(), p_.masks, p_.threshold, means.data(), on,
+                     finite);
+  }
+
+  void accept_by_overlap(std::uint8_t* on) const {
+    for (std::int64_t r = 0; r < p_.masks; ++r) {
+      const auto size = static_cast<std::int64_t>(masks_.sizes[to_size(r)]);
+      unsigned bits = 0;
+      for (int j = 0; j < lanes; ++j) {
+        const std::int64_t both = counts_[to_size(r * lanes + j)];
+        const std::int64_t total = totals_[j];
+        const bool accepted = 2 * both > size || (total > 0 && 20 * both >= 17 * total);
+        bits |= static_cast<unsigned>(accepted) << j;
+      }
+      on[r] = static_cast<std::uint8_t>(bits);
+    }
+  }
 
   const Span* first(std::int64_t y) const { return masks_.rows[to_size(y)].data(); }
   const Span* last(std::int64_t y) const { return first(y) + masks_.rows[to_size(y)].size(); }
@@ -285,7 +322,7 @@ class Tile {
         dispatch<CountRow>(bits, p_.width, before.data());
         current = source;
       }
-      dispatch<AddCounts>(first(y), last(y), before.data(), sums_.data());
+      dispatch<AddCounts>(first(y), last(y), before.data(), p_.width, counts_.data(), &totals_[0]);
     }
   }
 
@@ -298,15 +335,22 @@ class Tile {
     std::vector<T> pixels(to_size(2 * p_.in_width * lanes));
     std::vector<double> columns(to_size(p_.in_width * lanes));
     std::vector<double> values(to_size(p_.width * lanes));
+    std::vector<Count> before(to_size(counts() ? (p_.width + 1) * lanes : 0));
     for (std::int64_t y = 0; y < p_.height; ++y) {
+      std::uint8_t* bits = bits_.data() + y * p_.width;
       const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
       const T *above[lanes], *below[lanes];
       point_to_row(row.low, above);
       point_to_row(row.high, below);
       dispatch<BilinearRow>(&above[0], &below[0], row.weight, p_.in_width, taps.data(), p_.width,
-                            &level[0], pixels.data(), columns.data(), values.data(),
-                            bits_.data() + y * p_.width);
-      dispatch<AddValues>(first(y), last(y), values.data(), sums_.data());
+                            &level[0], pixels.data(), columns.data(), values.data(), bits);
+      if (counts()) {
+        dispatch<CountRow>(bits, p_.width, before.data());
+        dispatch<AddCounts>(first(y), last(y), before.data(), p_.width, counts_.data(),
+                            &totals_[0]);
+      } else {
+        dispatch<AddValues>(first(y), last(y), values.data(), sums_.data());
+      }
     }
   }
 
@@ -316,7 +360,9 @@ class Tile {
   const SnapMasksParams& p_;
   std::vector<T> zeros_;
   std::vector<std::uint8_t> bits_;
-  std::vector<Sum> sums_;
+  std::vector<Count> counts_;  // per mask: pixels of the input under it
+  std::vector<double> sums_;   // per mask: values under it
+  Count totals_[lanes] = {};   // pixels of the input
 };
 
 }  // namespace

@@ -4,17 +4,25 @@
 //
 // Cues are resized to (H, W) as in resize.h: bool and uint8 (nonzero = 1) nearest, floating maps
 // bilinear. A channel's input P_k is the set of pixels where it is nonzero (bool, uint8), or where
-// it is > threshold * max of the channel and > 0 (floating maps). Mask r is accepted for channel k:
-//   m(k, r) > threshold * max over r of m(k, r)  and  m(k, r) > 0,  m = mean of cues_k over mask r
-// out(k, n) is on where an accepted mask covers n; a pixel under no mask keeps its input.
+// it is > threshold * max of the channel and > 0 (floating maps). Mask M_r is accepted for channel
+// k:
+//   mean:  m(k, r) > threshold * max over r of m(k, r)  and  m(k, r) > 0,
+//          with m(k, r) the mean of cues_k over M_r
+//   sepl:  |M_r and P_k| > 0.5 |M_r|  or  |M_r and P_k| >= 0.85 |P_k|,  never where P_k is empty
+//          (Chen et al., arXiv 2305.05803)
+// out(k, n) is on where an accepted mask covers n; a pixel under no mask keeps its input. Channels
+// know nothing of each other.
 //
 // Counts of bool cues are exact in any order; sums of floating maps run in raster order within a
-// mask.
+// mask. sepl compares integers, 2 a > b and 20 a >= 17 b, which is what float64 quotients compared
+// with 0.5 and 0.85 give as well: below 2^31 pixels no other quotient rounds to these.
 #pragma once
 
 #include <cstdint>
 
 namespace cuekit {
+
+enum class MaskRule : int { mean, sepl };
 
 struct SnapMasksParams {
   std::int64_t batch;
@@ -23,6 +31,7 @@ struct SnapMasksParams {
   std::int64_t masks;                // R
   std::int64_t height, width;        // of the masks
   double threshold;
+  MaskRule accept;
 };
 
 }  // namespace cuekit

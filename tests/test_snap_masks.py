@@ -1,0 +1,194 @@
+"""Snapping to masks that may overlap, against the oracle."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    CUES,
+    FLOATS,
+    assert_equal,
+    batches,
+    by_image,
+    channel_counts,
+    cue_maps,
+    label_maps,
+    masks,
+    runs,
+    sizes,
+)
+
+import cuekit
+from cuekit import reference
+
+thresholds = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0, -0.5, 2.0])
+rules = st.sampled_from(["mean", "sepl"])
+
+
+@st.composite
+def rectangles(draw, shape):
+    """Masks of long runs, where `masks` draws scattered pixels."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows, columns = np.arange(shape[-2])[:, None], np.arange(shape[-1])
+    top, bottom = rng.integers(0, shape[-2] + 1, (2, *shape[:-2], 1, 1))
+    left, right = rng.integers(0, shape[-1] + 1, (2, *shape[:-2], 1, 1))
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+@st.composite
+def inputs(draw):
+    """Cues of the masks' resolution, or lower, or higher."""
+    batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
+    cues = draw(cue_maps((*batch, channels, *draw(st.just(size) | sizes))))
+    shape = (*batch, draw(st.integers(0, 5)), *size)
+    return batch, cues, draw(masks(shape) | rectangles(shape))
+
+
+@given(inputs(), runs, thresholds, rules)
+def test_equals_oracle(arrays, run, threshold, accept):
+    batch, cues, regions = arrays
+    result = run(cuekit.snap_cues, cues, regions, threshold=threshold, accept=accept)
+    oracle = by_image(
+        lambda c, r: reference.snap_cues_to_masks(c, r, threshold, accept), batch, cues, regions
+    )
+    assert_equal(result, oracle)
+
+
+@st.composite
+def inputs_with_labels(draw):
+    batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
+    cues = draw(cue_maps((*batch, channels, *draw(st.just(size) | sizes))))
+    return batch, cues, draw(label_maps((*batch, *size)))
+
+
+@given(inputs_with_labels(), runs)
+def test_superpixels_as_masks_give_the_same(arrays, run):
+    """Masks that cover every pixel once are superpixels."""
+    batch, cues, superpixels = arrays
+    _, labels = np.unique(superpixels, return_inverse=True)
+    labels = labels.reshape(superpixels.shape) % 50
+    stack = np.arange(50)[:, None, None] == labels[..., None, :, :]
+    assert_equal(run(cuekit.snap_cues, cues, stack), run(cuekit.snap_cues, cues, labels))
+    assert stack.shape == (*batch, 50, *superpixels.shape[-2:])
+
+
+@given(inputs(), runs, rules)
+def test_neither_channels_nor_masks_have_an_order(arrays, run, accept):
+    _, cues, regions = arrays
+    result = run(cuekit.snap_cues, cues, regions, accept=accept)
+    backwards = run(cuekit.snap_cues, cues[..., ::-1, :, :], regions, accept=accept)
+    assert_equal(backwards[..., ::-1, :, :], result)
+    assert_equal(run(cuekit.snap_cues, cues, regions[..., ::-1, :, :], accept=accept), result)
+    alone = run(cuekit.snap_cues, cues[..., :1, :, :], regions, accept=accept)
+    assert_equal(alone, result[..., :1, :, :])
+
+
+@pytest.mark.parametrize("accept", ["mean", "sepl"])
+def test_uncovered_pixels_keep_their_input(accept):
+    regions = np.array([[[True, True, False, False]], [[False, True, True, False]]])
+    bits = np.array([[[1, 0, 0, 9]], [[0, 0, 0, 0]]], np.uint8)
+    result = cuekit.snap_cues(bits, regions, accept=accept)
+    # By its mean the first mask is the best; half of it is not most of it.
+    first = [1, 1, 0, 1] if accept == "mean" else [0, 0, 0, 1]
+    np.testing.assert_array_equal(result[:, 0], [first, [0, 0, 0, 0]])
+    # The last pixel, under no mask: 1 against 0.3 times the map's maximum of 4, then of 3.
+    maps = np.array([[[4.0, 0.0, 0.0, 1.0]], [[3.0, 0.0, 0.0, 1.0]]])
+    result = cuekit.snap_cues(maps, regions, accept=accept)
+    np.testing.assert_array_equal(result[:, 0, 3], [False, True])
+
+
+@pytest.mark.parametrize("accept", ["mean", "sepl"])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0])
+def test_the_input_of_maps_is_never_where_they_are_not_positive(accept, threshold):
+    maps = np.array([[[2.0, 0.0, -1.0]]])
+    for regions in (np.zeros((0, 1, 3), dtype=bool), np.array([[[True, False, False]]])):
+        result = cuekit.snap_cues(maps, regions, threshold=threshold, accept=accept)
+        np.testing.assert_array_equal(result, [[[True, False, False]]])
+
+
+@pytest.mark.parametrize("accept", ["mean", "sepl"])
+@pytest.mark.parametrize("cue", [*CUES, *FLOATS])
+def test_no_masks_keep_the_input(cue, accept):
+    cues = np.array([[[0, 1, 1]]], cue)
+    result = cuekit.snap_cues(cues, np.zeros((0, 1, 3), dtype=bool), accept=accept)
+    np.testing.assert_array_equal(result, cues != 0)
+
+
+# ----------------------------------------------------------------------------------------- SEPL
+
+
+def test_sepl_most_of_the_mask():
+    """More than half; half is not enough. The input has more pixels than any mask holds."""
+    cues = np.zeros((1, 2, 40), dtype=bool)
+    cues[0, 0] = True
+    for inside, outside, accepted in ((3, 2, 1), (3, 3, 0), (4, 3, 1), (1, 0, 1), (1, 1, 0)):
+        mask = np.zeros((1, 2, 40), dtype=bool)
+        mask[0, 0, :inside] = mask[0, 1, :outside] = True
+        result = cuekit.snap_cues(cues, mask, accept="sepl")
+        np.testing.assert_array_equal(result, (cues & ~mask) | (mask & bool(accepted)))
+
+
+def test_sepl_85_percent_of_the_input_as_float64_tells():
+    """All quotients up to 60 / 60 at once; the masks are too large for the other half of the rule.
+
+    Integers are compared; the authors' code divides. No quotient comes out differently.
+    """
+    cases = [(both, total) for total in range(1, 61) for both in range(total + 1)]
+    cues = np.zeros((len(cases), 1, 1, 200), dtype=bool)
+    regions = np.zeros((len(cases), 1, 1, 200), dtype=bool)
+    regions[..., 60:] = True
+    for i, (both, total) in enumerate(cases):
+        cues[i, ..., :total] = True
+        regions[i, ..., :both] = True
+    accepted = np.array([both / total >= 0.85 for both, total in cases])
+    assert accepted[cases.index((17, 20))]
+    assert not accepted[cases.index((50, 59))]
+    result = cuekit.snap_cues(cues, regions, accept="sepl")
+    np.testing.assert_array_equal(result[..., -1].ravel(), accepted)
+
+
+def test_sepl_empty_input_and_empty_masks():
+    covered = np.ones((1, 2, 3), dtype=bool)
+    for empty in (np.zeros((1, 2, 3), dtype=bool), np.zeros((1, 2, 3)), -np.ones((1, 2, 3))):
+        assert not cuekit.snap_cues(empty, covered, accept="sepl").any()
+    # No pixel is above the maximum.
+    assert not cuekit.snap_cues(np.ones((1, 2, 3)), covered, threshold=1.0, accept="sepl").any()
+    cues = np.array([[[True, False]]])
+    empty = np.zeros((1, 1, 2), dtype=bool)
+    np.testing.assert_array_equal(cuekit.snap_cues(cues, empty, accept="sepl"), cues)
+
+
+def test_sepl_threshold_says_what_the_input_of_maps_is():
+    maps = np.array([[[10.0, 6.0, 4.0, 0.0, 0.0]]])
+    mask = np.array([[[False, True, True, True, False]]])
+    for threshold, accepted in ((0.3, 1), (0.4, 0), (0.5, 0)):  # two of three, then one
+        result = cuekit.snap_cues(maps, mask, threshold=threshold, accept="sepl")
+        np.testing.assert_array_equal(result[0, 0], [1, accepted, accepted, accepted, 0])
+    # Of masks there is nothing to threshold.
+    for threshold in (-1.0, 0.4, 5.0):
+        result = cuekit.snap_cues(maps > 0, mask, threshold=threshold, accept="sepl")
+        np.testing.assert_array_equal(result[0, 0], [1, 1, 1, 1, 0])
+
+
+def test_sepl_channels_that_overlap_accept_the_same_mask():
+    cues = np.array([[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[0, 0, 0, 1]]], dtype=bool)
+    mask = np.array([[[1, 1, 1, 0]]], dtype=bool)
+    result = cuekit.snap_cues(cues, mask, accept="sepl")
+    np.testing.assert_array_equal(result[:, 0], [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_sepl_with_labels(dtype):
+    message = (
+        "^accept must be 'mean' unless superpixels are bool masks, "
+        f"got 'sepl' with superpixels of dtype {dtype}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        cuekit.snap_cues(np.ones((1, 2, 3)), np.zeros((2, 3), dtype), accept="sepl")
+
+
+@pytest.mark.parametrize("value", ["SEPL", "", None, 1, ["mean"]])
+@pytest.mark.parametrize("regions", [np.zeros((2, 3), int), np.zeros((1, 2, 3), dtype=bool)])
+def test_wrong_accept(value, regions):
+    with pytest.raises(ValueError, match=r"^accept must be one of 'mean', 'sepl', got "):
+        cuekit.snap_cues(np.ones((1, 2, 3)), regions, accept=value)

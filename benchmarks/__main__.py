@@ -18,7 +18,16 @@ import cuekit
 if TYPE_CHECKING:
     from benchmarks.harness import Result, Row, Verdict
 
-NAMES = ("superpixel_mean", "snap", "suppress", "background", "subtract", "threads", "import")
+NAMES = (
+    "superpixel_mean",
+    "snap",
+    "snap_masks",
+    "suppress",
+    "background",
+    "subtract",
+    "threads",
+    "import",
+)
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 

@@ -278,6 +278,55 @@ def snap_torch(
     return torch.index_select(on, 1, labels, out=out)
 
 
+# --- snap_cues: masks (R, N) bool, out (K, N) bool ------------------------------------------------
+
+
+def snap_masks_numpy(cues: Array, masks: Array, cells: Array, accept: str, out: Array) -> Array:
+    """Per channel and mask: index, mean or overlap; OR of the accepted masks."""
+    uncovered = ~masks.any(0)
+    sizes = np.count_nonzero(masks, axis=1)
+    for channel, painted in zip(cues.reshape(len(cues), -1), out, strict=True):
+        if not channel.any():
+            painted.fill(False)
+            continue
+        on = channel[cells]
+        both = np.array([np.count_nonzero(on[mask]) for mask in masks])
+        if accept == "sepl":
+            accepted = (both / sizes > 0.5) | (both / np.count_nonzero(on) >= 0.85)
+        else:
+            means = both / sizes
+            accepted = (means > 0.3 * means.max()) & (means > 0)
+        np.logical_and(on, uncovered, out=painted)
+        for mask in masks[accepted]:
+            np.logical_or(painted, mask, out=painted)
+    return out
+
+
+def snap_masks_product(
+    cues: Array, masks: Array, ones: Array, cells: Array, accept: str, out: Array
+) -> Array:
+    """Count all overlaps by one matrix product; float32 is exact below 2^24 pixels.
+
+    `ones` are the masks as float32.
+    """
+    used = np.flatnonzero(cues.any((1, 2)))
+    on = cues.reshape(len(cues), -1)[used][:, cells]
+    both = (on.astype(np.float32) @ ones.T).astype(np.float64)
+    sizes = ones.sum(1, dtype=np.float64)
+    if accept == "sepl":
+        total = np.count_nonzero(on, axis=1)[:, None]
+        accepted = (both / sizes > 0.5) | (both / total >= 0.85)
+    else:
+        means = both / sizes
+        accepted = (means > 0.3 * means.max(1, keepdims=True)) & (means > 0)
+    out.fill(False)
+    uncovered = ~masks.any(0)
+    for k, each, kept in zip(used, on, accepted, strict=True):
+        np.logical_and(each, uncovered, out=out[k])
+        np.logical_or(out[k], masks[kept].any(0), out=out[k])
+    return out
+
+
 # --- suppress_absent: scores and out (K, H, W) ----------------------------------------------------
 
 

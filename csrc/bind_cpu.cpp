@@ -90,6 +90,17 @@ bool raw_background(const Array<T>& background, Array<bool>& out, double thresho
   return cpu::raw_background(in, result, p, threads);
 }
 
+template <class T>
+bool felzenszwalb(const Array<T>& photos, const Array<double>& weights, Array<std::int32_t>& out,
+                  double scale, std::int64_t min_size, int threads) {
+  const FelzenszwalbParams p{photos.shape(0), photos.shape(1),    photos.shape(2), photos.shape(3),
+                             weights.data(),  weights.size() - 1, scale,           min_size};
+  const T* in = photos.data();
+  std::int32_t* result = out.mutable_data();
+  const py::gil_scoped_release release;
+  return cpu::felzenszwalb(in, result, p, threads);
+}
+
 LabelsView view_labels(const py::array& superpixels) {
   return {superpixels.data(), static_cast<int>(superpixels.itemsize()),
           superpixels.dtype().kind() == 'i'};
@@ -207,6 +218,13 @@ void bind_floating(py::module_& m) {
 }
 
 template <class T>
+void bind_felzenszwalb(py::module_& m) {
+  using py::arg;
+  m.def("felzenszwalb", &felzenszwalb<T>, arg("photos").noconvert(), arg("weights").noconvert(),
+        arg("out").noconvert(), arg("scale"), arg("min_size"), arg("threads"));
+}
+
+template <class T>
 void bind_mean(py::module_& m) {
   using py::arg;
   m.def("superpixel_mean", &superpixel_mean<T>, arg("values").noconvert(),
@@ -259,6 +277,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_floating<half>(m);
   bind_floating<float>(m);
   bind_floating<double>(m);
+  bind_felzenszwalb<std::uint8_t>(m);
+  bind_felzenszwalb<half>(m);
+  bind_felzenszwalb<float>(m);
+  bind_felzenszwalb<double>(m);
   bind_mean<flag>(m);
   bind_mean<half>(m);
   bind_mean<float>(m);

@@ -6,7 +6,7 @@ Kernels that read floating values return False when one of them was not finite.
 from collections.abc import Sequence
 from typing import Any
 
-from numpy import bool_, float64, int64, uint8
+from numpy import bool_, float64, int32, int64, uint8
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -23,6 +23,14 @@ def raw_foreground(
 ) -> bool: ...
 def raw_background(
     background: Array, out: NDArray[bool_], threshold: float, threads: int
+) -> bool: ...
+def felzenszwalb(
+    photos: Array,
+    weights: NDArray[float64],
+    out: NDArray[int32],
+    scale: float,
+    min_size: int,
+    threads: int,
 ) -> bool: ...
 def superpixel_mean(values: Array, superpixels: Array, out: Array, threads: int) -> bool: ...
 def snap(

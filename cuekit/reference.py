@@ -108,6 +108,49 @@ def region_sums(values: Array, superpixels: Array) -> tuple[Array, Array]:
     return np.array(sums).reshape(len(values), len(sizes)), np.maximum(sizes, 1)
 
 
+def gaussian_filter(values: Array, sigma: float, axis: int) -> Array:
+    """Of float64 values along one axis, mirrored at the ends, cut off at 4 sigma."""
+    radius = int(4 * sigma + 0.5) if sigma > 1e-15 else 0
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 / (sigma * sigma) * steps**2) if radius else np.ones(1)
+    weights = (weights / weights.sum())[radius:]
+    margins = [(radius, radius) if i == axis else (0, 0) for i in range(values.ndim)]
+    wide = np.pad(values, margins, mode="symmetric")
+    shifted = [np.take(wide, range(j, j + values.shape[axis]), axis) for j in range(2 * radius + 1)]
+    out: Array = shifted[radius] * weights[0]
+    for j in range(radius, 0, -1):
+        out += (shifted[radius - j] + shifted[radius + j]) * weights[j]
+    return out
+
+
+def felzenszwalb(image: Array, scale: float, sigma: float, min_size: int) -> Array:
+    """(H, W, channels) -> (H, W) int32."""
+    colours = image * (1 / 255) if image.dtype == np.uint8 else image.astype(np.float64)
+    for axis in (0, 1):
+        colours = gaussian_filter(colours, sigma, axis)
+    pixels = np.arange(image[..., 0].size).reshape(image.shape[:2])
+    right, down = (pixels[:, :-1], pixels[:, 1:]), (pixels[:-1], pixels[1:])
+    down_right, up_right = (pixels[:-1, :-1], pixels[1:, 1:]), (pixels[1:, :-1], pixels[:-1, 1:])
+    ends = [[end.ravel() for end in ends] for ends in (right, down, down_right, up_right)]
+    u, v = np.concatenate(ends, axis=1)
+    flat = colours.reshape(pixels.size, -1)
+    costs = np.sqrt(((flat[u] - flat[v]) ** 2).sum(1))
+    order = np.argsort(costs, kind="stable")
+    regions = pixels.ravel()
+    sizes, last_cost = np.ones(pixels.size), np.zeros(pixels.size)
+    for merging_small in (False, True):
+        for edge in order:
+            a, b = sorted((regions[u[edge]], regions[v[edge]]))
+            limits = [np.float32(last_cost[r] + scale / 255 / sizes[r]) for r in (a, b)]
+            small = min(sizes[a], sizes[b]) < min_size
+            if a != b and (small if merging_small else costs[edge] < min(limits)):
+                regions[regions == b] = a
+                sizes[a] += sizes[b]
+                last_cost[a] = costs[edge]
+    labels = np.unique(regions, return_inverse=True)[1]  # a region's number is its first pixel's
+    return labels.reshape(pixels.shape).astype(np.int32)
+
+
 def superpixel_mean(values: Array, superpixels: Array) -> Array:
     """(K, H, W), (H, W) -> (K, H, W)."""
     _, labels = np.unique(superpixels, return_inverse=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cuekit import _cpu
-from cuekit._arrays import Array, like
+from cuekit._arrays import Array, adopt, like
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
@@ -85,7 +85,7 @@ def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -
 
 
 def _photos(image: Any, channel_axis: int | None) -> Array:
-    """Adopt photos, uint8 or finite floats, as (..., H, W, channels); any memory order."""
+    """Adopt photos, uint8 or floats, as (..., H, W, channels); any memory order."""
     photos = check_array(
         image,
         "image",
@@ -93,8 +93,6 @@ def _photos(image: Any, channel_axis: int | None) -> Array:
         ndim=2 if channel_axis is None else 3,
         layout="(..., H, W)" if channel_axis is None else "(..., H, W, channels)",
     )
-    if photos.dtype.kind == "f":
-        check_finite(bool(np.isfinite(photos).all()), ("image", photos))
     if channel_axis is None:
         return photos[..., None]
     axis = check_integer(channel_axis, "channel_axis")
@@ -104,6 +102,19 @@ def _photos(image: Any, channel_axis: int | None) -> Array:
     if photos.shape[-1] == 0:
         raise ValueError(f"image must have at least one channel, got {image.shape}")
     return photos
+
+
+# A Gaussian of some 10^5 pixels is wider than any photo; memory must not grow with sigma.
+MAX_SIGMA = 100_000
+
+
+def _gaussian(sigma: float) -> Array:
+    """Weights of the Gaussian filter from its centre outwards, as SciPy makes them."""
+    if sigma <= 1e-15:
+        return np.ones(1)
+    radius = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
+    return np.ascontiguousarray((weights / weights.sum())[radius:])
 
 
 def felzenszwalb(
@@ -130,7 +141,7 @@ def felzenszwalb(
     channel_axis : int or None, optional
         Axis of the channels; None for gray photos (..., H, W).
     threads : int or None, optional
-        Photos of a batch worked on at a time; None means one per core.
+        Photos of a batch worked on at a time; None means one per core. Never changes the result.
 
     Returns
     -------
@@ -139,15 +150,19 @@ def felzenszwalb(
 
     Raises
     ------
-    ImportError
-        If scikit-image, which does the work, is not installed.
     TypeError, ValueError
-        If an argument has the wrong type, dtype or value, or the photo is not finite.
+        If an argument has the wrong type, dtype or value, a photo is not finite, or it has 2**30
+        pixels or more.
 
     Notes
     -----
-    Labels are those of `skimage.segmentation.felzenszwalb` for equal arguments. The defaults are
-    not scikit-image's, which give near-pixel segments, but suit cue work; the paper gives none.
+    Labels are those of `skimage.segmentation.felzenszwalb` for equal arguments, number by number.
+    scikit-image leaves the order of edges of equal cost to an unstable sort; here it is that of a
+    stable one: by direction (right, down, down right, up right), then in raster order. Photos
+    smoothed with ``sigma`` above 0 hardly ever have such edges; flat-coloured ones do.
+
+    The defaults are not scikit-image's, which give near-pixel segments, but suit cue work; the
+    paper gives none. Workspace is some 60 bytes per pixel and thread.
 
     References
     ----------
@@ -158,29 +173,23 @@ def felzenszwalb(
     threads = check_threads(threads)
     scale = check_number(scale, "scale", minimum=0)
     sigma = check_number(sigma, "sigma", minimum=0)
+    if sigma > MAX_SIGMA:
+        raise ValueError(f"sigma must be at most {MAX_SIGMA}, got {sigma}")
     min_size = check_integer(min_size, "min_size", minimum=0)
-    if photos.dtype.kind == "f":
-        photos = photos.astype(np.float64, copy=False)
-    out = np.zeros(photos.shape[:-1], dtype=np.int32)
+    *batch, height, width, channels = photos.shape
+    if height * width >= 2**30:
+        raise ValueError(f"image must have fewer than 1073741824 pixels, got {height * width}")
+    out = np.zeros((*batch, height, width), dtype=np.int32)
     if out.size:
-        from concurrent.futures import ThreadPoolExecutor
-
-        try:
-            from skimage.segmentation import felzenszwalb as segment
-        except ImportError as error:
-            raise ImportError(
-                "felzenszwalb needs scikit-image: pip install 'cuekit[superpixels]'"
-            ) from error
-        flat = photos.reshape(-1, *photos.shape[-3:])
-        labels = out.reshape(-1, *out.shape[-2:])
-
-        def work(i: int) -> None:
-            labels[i] = segment(
-                flat[i], scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1
-            )
-
-        with ThreadPoolExecutor(min(threads, len(flat))) as pool:
-            list(pool.map(work, range(len(flat))))
+        finite = _cpu.felzenszwalb(
+            np.ascontiguousarray(photos).reshape(-1, height, width, channels),
+            _gaussian(sigma),
+            out.reshape(-1, height, width),
+            scale / 255,
+            min(min_size, height * width),
+            threads,
+        )
+        check_finite(finite, ("image", adopt(image, "image")))
     return like(out, image)
 
 
@@ -235,6 +244,8 @@ def slic(
        TPAMI 34 (2012), :doi:`10.1109/TPAMI.2012.120`.
     """
     photos = _photos(image, channel_axis)
+    if photos.dtype.kind == "f":
+        check_finite(bool(np.isfinite(photos).all()), ("image", adopt(image, "image")))
     threads = check_threads(threads)
     n_segments = check_integer(n_segments, "n_segments", minimum=1)
     compactness = check_number(compactness, "compactness")

@@ -130,6 +130,20 @@ def cue_maps(draw, shape):
 
 
 @st.composite
+def photos(draw, batch=(), channel_counts=(1, 2, 3, 4), largest=24):
+    """Patches of flat colour under noise: something to segment."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    height, width = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
+    channels = draw(st.sampled_from(channel_counts))
+    patches = rng.integers(0, 256, (*batch, 4, 4, channels))
+    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    photo = patches[..., rows[:, None], columns, :]
+    photo = (photo + rng.integers(-9, 10, photo.shape)).clip(0, 255)
+    dtype = draw(st.sampled_from(["uint8", *FLOATS]))
+    return photo.astype(np.uint8) if dtype == "uint8" else (photo / 255).astype(dtype)
+
+
+@st.composite
 def tags(draw, shape):
     """Present classes: none, one, some, all."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

@@ -7,25 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, FRONT_ENDS, assert_equal, memory_orders
+from strategies import FLOATS, FRONT_ENDS, assert_equal, memory_orders, photos
 
 import cuekit
 
 segmentation = pytest.importorskip("skimage.segmentation")
-
-
-@st.composite
-def photos(draw, channel_counts=(1, 2, 3, 4)):
-    """Patches of flat colour under noise: something to segment."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    height, width = draw(st.tuples(st.integers(1, 24), st.integers(1, 24)))
-    channels = draw(st.sampled_from(channel_counts))
-    patches = rng.integers(0, 256, (4, 4, channels))
-    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    photo = patches[rows[:, None], columns] + rng.integers(-9, 10, (height, width, channels))
-    photo = photo.clip(0, 255)
-    dtype = draw(st.sampled_from(["uint8", *FLOATS]))
-    return photo.astype(np.uint8) if dtype == "uint8" else (photo / 255).astype(dtype)
 
 
 def patches(*shape):

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuekit/background.h"
+#include "cuekit/felzenszwalb.h"
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
 #include "cuekit/labels.h"
@@ -38,6 +39,10 @@ bool raw_foreground(const T* maps, const bool* present, bool* out, const RawCues
                     int threads);
 template <class T>
 bool raw_background(const T* background, bool* out, const RawCuesParams& p, int threads);
+
+// T is std::uint8_t or floating.
+template <class T>
+bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParams& p, int threads);
 
 template <class T>
 bool superpixel_mean(const T* values, const LabelsView& superpixels, mean_type<T>* out,

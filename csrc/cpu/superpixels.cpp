@@ -13,23 +13,39 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::uint64_t label_limit = std::uint64_t{1} << 31;
+constexpr std::uint64_t top_bit = std::uint64_t{1} << 63;
 
-// The position of the lowest byte of `word` that is not 0; bytes[0] of memory is the lowest.
-CUEKIT_INLINE int lowest_byte(std::uint64_t word) {
+CUEKIT_INLINE int lowest_bit(std::uint64_t word) {
 #if defined(_MSC_VER) && !defined(__clang__)
   unsigned long bit;
   _BitScanForward64(&bit, word);
-  return static_cast<int>(bit / 8);
+  return static_cast<int>(bit);
 #else
-  return __builtin_ctzll(word) / 8;
+  return __builtin_ctzll(word);
 #endif
 }
 
-CUEKIT_INLINE std::uint64_t load_bytes(const std::uint8_t* bytes) {
-  std::uint64_t word;
-  std::memcpy(&word, bytes, sizeof word);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  word = __builtin_bswap64(word);
+CUEKIT_INLINE int count_bits(std::uint64_t word) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  int count = 0;
+  for (; word != 0; word &= word - 1) ++count;
+  return count;
+#else
+  return __builtin_popcountll(word);
+#endif
+}
+
+// 64 bytes that are 0 or 1 as one word.
+CUEKIT_INLINE std::uint64_t pack_bits(const std::uint8_t* bytes) {
+  std::uint64_t word = 0;
+#if CUEKIT_SSE2
+  for (int i = 0; i < 64; i += 16) {
+    const auto part = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
+    const int bits = _mm_movemask_epi8(_mm_cmpgt_epi8(part, _mm_setzero_si128()));
+    word |= static_cast<std::uint64_t>(bits) << i;
+  }
+#else
+  for (int i = 0; i < 64; ++i) word |= static_cast<std::uint64_t>(bytes[i]) << i;
 #endif
   return word;
 }
@@ -40,28 +56,42 @@ struct Seen {
   std::int32_t high = 0;   // the largest, if bits is below 2^31
 };
 
-// The runs of one row, written from *runs on, which is moved past them; `edge` is scratch for
-// width + 8 bytes.
+// The runs of one row, written from *runs on, which is moved past them; there is room for `width`
+// and `spare` more. `edge` is scratch for width + 64 bytes.
+//
+// Where a run ends cannot be foreseen, so nothing branches on it: of 64 pixels' ends, four are
+// taken without asking whether there are so many. Those too many are overwritten.
+constexpr std::int64_t spare = 4;
+
 struct FindRuns {
   template <class L>
   static CUEKIT_INLINE void run(const L* row, std::int64_t width, std::uint8_t* __restrict edge,
                                 Run** runs, Seen* seen) {
     for (std::int64_t x = 0; x < width - 1; ++x) edge[x] = row[x + 1] != row[x];
     edge[width - 1] = 1;  // the row's end
-    std::fill_n(edge + width, 8, std::uint8_t{0});
+    std::fill_n(edge + width, 64, std::uint8_t{0});
+    // First where each run's last pixel is, in the place of its length.
     Run* end = *runs;
-    std::int64_t start = 0;
-    for (std::int64_t x = 0; x < width; x += 8) {
-      for (std::uint64_t word = load_bytes(edge + x); word != 0; word &= word - 1) {
-        const std::int64_t stop = x + lowest_byte(word) + 1;
-        const L label = row[start];
-        seen->bits |= static_cast<std::uint64_t>(label);
-        *end = {static_cast<std::int32_t>(label), static_cast<std::int32_t>(stop - start)};
-        seen->high = std::max(seen->high, end->label);
-        ++end;
-        start = stop;
+    for (std::int64_t x = 0; x < width; x += 64) {
+      std::uint64_t word = pack_bits(edge + x);
+      Run* const first = end;
+      end += count_bits(word);
+      for (Run* some = first; some < end; some += spare) {
+        for (int k = 0; k < spare; ++k, word &= word - 1)
+          some[k].length = static_cast<std::int32_t>(x) + lowest_bit(word | top_bit);
       }
     }
+    std::int32_t start = 0;
+    Seen all = *seen;
+    for (Run* run = *runs; run != end; ++run) {
+      const std::int32_t stop = run->length + 1;
+      const L label = row[start];
+      all.bits |= static_cast<std::uint64_t>(label);
+      *run = {static_cast<std::int32_t>(label), stop - start};
+      all.high = std::max(all.high, static_cast<std::int32_t>(label));
+      start = stop;
+    }
+    *seen = all;
     *runs = end;
   }
 };
@@ -94,14 +124,16 @@ std::int64_t renumber(std::vector<Run>& runs) {
 template <class L>
 Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width) {
   Superpixels result;
-  std::vector<std::uint8_t> edge(to_size(width + 8));
+  std::vector<std::uint8_t> edge(to_size(width + 64));
   // A row has at most `width` runs: room is made before it is read.
+  result.runs.resize(to_size(height * width / 16));
+  result.row_begin.reserve(to_size(height + 1));
   Seen seen;
   std::int64_t found = 0;
   for (std::int64_t y = 0; y < height; ++y) {
     result.row_begin.push_back(found);
-    if (result.runs.size() < to_size(found + width))
-      result.runs.resize(std::max(to_size(found + width), 2 * result.runs.size()));
+    const std::size_t room = to_size(found + width + spare);
+    if (result.runs.size() < room) result.runs.resize(std::max(room, 2 * result.runs.size()));
     Run* end = result.runs.data() + found;
     dispatch<FindRuns>(labels + y * width, width, edge.data(), &end, &seen);
     found = end - result.runs.data();

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     FLOATS,
+    INSTRUCTION_SETS,
     assert_equal,
     batches,
     by_image,
@@ -20,7 +21,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import reference
+from cuekit import _cpu, reference
 
 # Of the order of a score, too small to change one, and none.
 margins = st.sampled_from([1e-4, 0.0, 0.25, 1e-9, 1e-300])
@@ -72,6 +73,22 @@ def test_margin_that_rounds_away(dtype, ceiling):
     scores = np.array([[[ceiling]], [[ceiling]]], dtype)
     result = cuekit.suppress_absent(scores, [False], margin=0)
     assert result[1] == np.nextafter(scores[0], scores.dtype.type(-np.inf))
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_large_outputs(dtype, instruction_set):
+    """More than 12 MB are written past the caches; channels do not begin where lines begin."""
+    scores = np.random.default_rng(0).standard_normal((2, 17, 431, 433)).astype(dtype)
+    present = np.arange(2 * 16).reshape(2, 16) % 5 == 0
+    _cpu.set_instruction_set(instruction_set)
+    result = cuekit.suppress_absent(scores, present, threads=2)
+    for image in range(2):
+        oracle = reference.suppress_absent(scores[image], present[image], 1e-4)
+        assert_equal(result[image], oracle)
+    scores[1, 16, 430, 200] = np.nan
+    with pytest.raises(ValueError, match=r"got nan at index \(1, 16, 430, 200\)"):
+        cuekit.suppress_absent(scores, present)
 
 
 def test_lower_scores_stay():

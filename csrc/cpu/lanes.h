@@ -1,4 +1,4 @@
-// Eight values side by side, worked on as one: one pixel's values in eight channels.
+// Eight values side by side, worked on as one: one pixel's values in eight channels. Or fewer.
 //
 // A vector type of the compiler where it has one, which is cut into whatever registers the target
 // has; arrays and loops elsewhere. Loops over plain arrays would do, but compilers tend to keep
@@ -17,9 +17,9 @@ constexpr int lanes = 8;
 
 #if defined(__GNUC__)
 
-template <class T>
+template <class T, int count = lanes>
 struct Lanes {
-  typedef T Vector __attribute__((vector_size(lanes * sizeof(T))));
+  typedef T Vector __attribute__((vector_size(count * sizeof(T))));
   Vector values;
 
   static CUEKIT_INLINE Lanes zero() { return {Vector{}}; }
@@ -29,17 +29,42 @@ struct Lanes {
     return result;
   }
   CUEKIT_INLINE void store(T* to) const { std::memcpy(to, &values, sizeof values); }
+  // To a multiple of 16 bytes; see stream_16.
+  CUEKIT_INLINE void stream(T* to) const {
+    constexpr int step = 16 / static_cast<int>(sizeof(T));
+    const auto* from = reinterpret_cast<const T*>(&values);
+    for (int j = 0; j < count; j += step) stream_16(from + j, to + j);
+  }
+
+  // The values that have the sign bit, and those that have not; 0 in the place of the others. In
+  // integers: where a register holds fewer values, GCC does a comparison one value at a time.
+  CUEKIT_INLINE void split_by_sign(Lanes* negative, Lanes* positive) const {
+    using Bits = typename float_bits<T>::type;
+    typedef Bits Mask __attribute__((vector_size(count * sizeof(T))));
+    const auto bits = reinterpret_cast<Mask>(values);
+    const Mask sign = bits >> (8 * sizeof(T) - 1);
+    negative->values = reinterpret_cast<Vector>(bits & (0 - sign));
+    positive->values = reinterpret_cast<Vector>(bits & (sign - 1));
+  }
 
   friend CUEKIT_INLINE Lanes operator+(Lanes a, Lanes b) { return {a.values + b.values}; }
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
+  // The same goes for these two: only for vectors of 16 bytes. a where it is less, else b:
+  friend CUEKIT_INLINE Lanes smaller(Lanes a, Lanes b) {
+    return {a.values < b.values ? a.values : b.values};
+  }
+  // b where a is less, else a
+  friend CUEKIT_INLINE Lanes larger(Lanes a, Lanes b) {
+    return {a.values < b.values ? b.values : a.values};
+  }
 };
 
 #else
 
-template <class T>
+template <class T, int count = lanes>
 struct Lanes {
-  T values[lanes];
+  T values[count];
 
   static CUEKIT_INLINE Lanes zero() { return {}; }
   static CUEKIT_INLINE Lanes load(const T* from) {
@@ -48,17 +73,38 @@ struct Lanes {
     return result;
   }
   CUEKIT_INLINE void store(T* to) const { std::memcpy(to, values, sizeof values); }
+  CUEKIT_INLINE void stream(T* to) const {
+    constexpr int step = 16 / static_cast<int>(sizeof(T));
+    for (int j = 0; j < count; j += step) stream_16(values + j, to + j);
+  }
+
+  CUEKIT_INLINE void split_by_sign(Lanes* negative, Lanes* positive) const {
+    for (int j = 0; j < count; ++j) {
+      negative->values[j] = values[j] < T{0} ? values[j] : T{0};
+      positive->values[j] = values[j] < T{0} ? T{0} : values[j];
+    }
+  }
 
   friend CUEKIT_INLINE Lanes operator+(Lanes a, const Lanes& b) {
-    for (int j = 0; j < lanes; ++j) a.values[j] += b.values[j];
+    for (int j = 0; j < count; ++j) a.values[j] += b.values[j];
     return a;
   }
   friend CUEKIT_INLINE Lanes operator-(Lanes a, const Lanes& b) {
-    for (int j = 0; j < lanes; ++j) a.values[j] -= b.values[j];
+    for (int j = 0; j < count; ++j) a.values[j] -= b.values[j];
     return a;
   }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) {
-    for (int j = 0; j < lanes; ++j) a.values[j] *= factor;
+    for (int j = 0; j < count; ++j) a.values[j] *= factor;
+    return a;
+  }
+  friend CUEKIT_INLINE Lanes smaller(const Lanes& a, Lanes b) {
+    for (int j = 0; j < count; ++j)
+      b.values[j] = a.values[j] < b.values[j] ? a.values[j] : b.values[j];
+    return b;
+  }
+  friend CUEKIT_INLINE Lanes larger(Lanes a, const Lanes& b) {
+    for (int j = 0; j < count; ++j)
+      a.values[j] = a.values[j] < b.values[j] ? b.values[j] : a.values[j];
     return a;
   }
 };

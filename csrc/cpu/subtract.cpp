@@ -6,6 +6,7 @@
 
 #include "finite.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -15,8 +16,8 @@ namespace {
 // Pixels worked on at a time. A tile of 20 classes in float64 is 20 KiB: it stays in the L1 cache
 // while every class is held against every other.
 constexpr std::int64_t tile_size = 128;
-// Pixels whose sums are held in registers in the inner loop.
-constexpr int lanes = 32;
+// Pixels whose maxima are held in registers in dcsm's inner loop.
+constexpr int block = 32;
 
 // max(value, 0) in integers: the sign bit, drawn over all bits, masks the value. As a comparison it
 // would have to care for NaN and signed zeros, and compilers then make more of it than one maximum.
@@ -51,24 +52,75 @@ CUEKIT_INLINE void store_tile(const double* result, std::int64_t count, T* out) 
   for (std::int64_t i = 0; i < count; ++i) out[i] = store<T>(result[i]);
 }
 
+// One subtraction serves two classes: of d = M_c - M_c' the positive part belongs to c, the
+// negative part to c'. With c ascending and c' > c ascending, every class still adds the others in
+// their order. Several c at a time meet each c' while it and its sum are in registers.
+template <int width>
 struct PairwiseTile {
-  template <class T>
-  static CUEKIT_INLINE void run(const double* tile, std::int64_t num_present, std::int64_t begin,
-                                std::int64_t count, T* const* out) {
-    const double factor = 1.0 / static_cast<double>(num_present - 1);
-    double result[tile_size];
-    for (std::int64_t c = 0; c < num_present; ++c) {
-      for (std::int64_t i = 0; i < tile_size; i += lanes) {
-        const double* own = tile + c * tile_size + i;
-        double sum[lanes] = {};
-        for (std::int64_t other = 0; other < num_present; ++other) {
-          const double* theirs = tile + other * tile_size + i;
-          for (int j = 0; j < lanes; ++j) sum[j] += positive(own[j] - theirs[j]);
-        }
-        for (int j = 0; j < lanes; ++j) result[i + j] = sum[j] * factor;
-      }
-      store_tile(result, count, out[c] + begin);
+  using Values = Lanes<double, width>;
+
+  static CUEKIT_INLINE void add_pair(Values own, Values theirs, Values& own_sum,
+                                     Values& their_sum) {
+    const auto difference = own - theirs;
+    Values negative, positive;
+    difference.split_by_sign(&negative, &positive);
+    own_sum = own_sum + positive;
+    their_sum = their_sum - negative;
+  }
+
+  // Classes c .. c + n - 1, of `width` pixels. Their values in the tile give way to the results:
+  // only classes above them are still to come.
+  template <int n>
+  static CUEKIT_INLINE void add_classes(double* tile, std::int64_t c, std::int64_t num_present,
+                                        double factor, double* sums) {
+    Values own[n], own_sum[n];
+    for (int k = 0; k < n; ++k) {
+      own[k] = Values::load(tile + (c + k) * tile_size);
+      own_sum[k] = Values::load(sums + (c + k) * width);
     }
+    for (int k = 0; k < n; ++k)
+      for (int other = k + 1; other < n; ++other)
+        add_pair(own[k], own[other], own_sum[k], own_sum[other]);
+    for (std::int64_t other = c + n; other < num_present; ++other) {
+      const auto theirs = Values::load(tile + other * tile_size);
+      auto their_sum = Values::load(sums + other * width);
+      for (int k = 0; k < n; ++k) add_pair(own[k], theirs, own_sum[k], their_sum);
+      their_sum.store(sums + other * width);
+    }
+    for (int k = 0; k < n; ++k) (own_sum[k] * factor).store(tile + (c + k) * tile_size);
+  }
+
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* maps, double* tile, std::int64_t num_present,
+                                std::int64_t begin, std::int64_t count, double* sums,
+                                T* const* out) {
+    const double factor = 1.0 / static_cast<double>(num_present - 1);
+    for (std::int64_t i = 0; i < tile_size; i += width) {
+      std::fill_n(sums, num_present * width, 0.0);
+      // Rows of so many classes, a tile each, are more than the hardware foresees: the next tile's
+      // values and the places of this one's results are asked for while there is work to do.
+      for (std::int64_t c = 0; c < num_present; ++c) {
+        prefetch(maps[c] + begin + tile_size + i, width);
+        prefetch(out[c] + begin + i, width);
+      }
+      std::int64_t c = 0;
+      for (; c + 4 <= num_present; c += 4) add_classes<4>(tile + i, c, num_present, factor, sums);
+      switch (num_present - c) {
+        case 3:
+          add_classes<3>(tile + i, c, num_present, factor, sums);
+          break;
+        case 2:
+          add_classes<2>(tile + i, c, num_present, factor, sums);
+          break;
+        case 1:
+          add_classes<1>(tile + i, c, num_present, factor, sums);
+          break;
+        default:
+          break;
+      }
+    }
+    for (std::int64_t c = 0; c < num_present; ++c)
+      store_tile(tile + c * tile_size, count, out[c] + begin);
   }
 };
 
@@ -118,17 +170,17 @@ struct PairMaxima {
   static CUEKIT_INLINE void run(const double* tile, std::int64_t num_present, double* maxima) {
     for (std::int64_t c = 0; c < num_present; ++c) {
       for (std::int64_t other = 0; other < num_present; ++other) {
-        double best[lanes];
-        std::fill_n(best, lanes, maxima[c * num_present + other]);
-        for (std::int64_t i = 0; i < tile_size; i += lanes) {
+        double best[block];
+        std::fill_n(best, block, maxima[c * num_present + other]);
+        for (std::int64_t i = 0; i < tile_size; i += block) {
           const double* own = tile + c * tile_size + i;
           const double* theirs = tile + other * tile_size + i;
-          for (int j = 0; j < lanes; ++j) {
+          for (int j = 0; j < block; ++j) {
             const double difference = own[j] - theirs[j];
             best[j] = best[j] < difference ? difference : best[j];
           }
         }
-        maxima[c * num_present + other] = *std::max_element(best, best + lanes);
+        maxima[c * num_present + other] = *std::max_element(best, best + block);
       }
     }
   }
@@ -202,11 +254,18 @@ class Image {
     } else {
       clear_absent(threads);
       for_each_chunk(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        for_each_tile(begin, end, [&](const double* tile, std::int64_t at, std::int64_t count) {
+        const std::unique_ptr<double[]> sums(new double[to_size(num_present_ * lanes)]);
+        for_each_tile(begin, end, [&](double* tile, std::int64_t at, std::int64_t count) {
           if (num_present_ == 1) {
             dispatch<AloneTile>(tile, at, count, out_.data());
           } else if (mode == SubtractMode::pairwise) {
-            dispatch<PairwiseTile>(tile, num_present_, at, count, out_.data());
+            // The widest registers there are: twice as many values would not stay in them.
+            if (instruction_set == InstructionSet::avx512)
+              dispatch<PairwiseTile<8>>(maps_.data(), tile, num_present_, at, count, sums.get(),
+                                        out_.data());
+            else
+              dispatch<PairwiseTile<4>>(maps_.data(), tile, num_present_, at, count, sums.get(),
+                                        out_.data());
           } else {
             dispatch<StrongestTile>(tile, num_present_, at, count, out_.data());
           }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.harness import Result, Row, Verdict
 
 NAMES = (
+    "felzenszwalb",
     "superpixel_mean",
     "snap",
     "snap_masks",

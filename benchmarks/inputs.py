@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,8 @@ CHANNELS = 21
 GRID = (41, 41)
 CAT = 8  # chelsea's channel among the 21 of PASCAL VOC
 PRESENT = (2, 7, 14)  # the present classes where there are 3 of 20
+DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+VOC = DATA / "voc-animals" / "JPEGImages"
 EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "maps.npz"
 
 
@@ -25,6 +28,16 @@ def photo(name: str) -> np.ndarray:
     """Take a photo that comes inside scikit-image, resized to `SIZE`."""
     original = Image.fromarray(getattr(skimage.data, name)())
     return np.asarray(original.resize(SIZE[::-1], Image.Resampling.BILINEAR))
+
+
+def natural_photos(count: int) -> list[np.ndarray]:
+    """Take photos at their own size: VOC's where they are at hand, else scikit-image's, turned."""
+    files = sorted(VOC.glob("*.jpg"))
+    if files:
+        chosen = files[:: len(files) // count][:count]
+        return [np.array(Image.open(file).convert("RGB")) for file in chosen]
+    photos = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut")]
+    return [np.ascontiguousarray(np.rot90(photos[i % 3], i // 3)) for i in range(count)]
 
 
 @cache
@@ -51,16 +64,20 @@ def masks() -> np.ndarray:
     return stack[np.sort(largest)]
 
 
-def superpixel_batch() -> np.ndarray:
-    """Take two photos, each as it is and mirrored in three ways: 8 label maps."""
+def in_four_ways(images: list[np.ndarray]) -> np.ndarray:
+    """Every image as it is and mirrored in three ways."""
     flips = [slice(None), slice(None, None, -1)]
-    maps = [
-        superpixels(name)[rows, columns]
-        for name in ("chelsea", "astronaut")
-        for rows in flips
-        for columns in flips
-    ]
-    return np.ascontiguousarray(maps)
+    return np.array([image[r, c] for image in images for r in flips for c in flips])
+
+
+def photo_batch() -> np.ndarray:
+    """8 photos."""
+    return in_four_ways([photo("chelsea"), photo("astronaut")])
+
+
+def superpixel_batch() -> np.ndarray:
+    """8 label maps."""
+    return in_four_ways([superpixels("chelsea"), superpixels("astronaut")])
 
 
 def describe(labels: np.ndarray) -> str:

@@ -6,12 +6,15 @@ integer type its library likes best, the number of superpixels, and whatever dep
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 import torch
 from scipy import ndimage, sparse
+from skimage import segmentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +23,34 @@ Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
 
 torch.set_num_threads(1)
+
+# --- felzenszwalb: photo (H, W, 3) uint8 -> labels (H, W) -----------------------------------------
+
+
+def felzenszwalb_skimage(photo: Array) -> Array:
+    """Call the function whose labels are ours."""
+    labels: Array = segmentation.felzenszwalb(photo, 200, 0.8, 60)
+    return labels
+
+
+def felzenszwalb_opencv(photo: Array) -> Array:
+    """Make the segmenter once, use it for every photo; one thread."""
+    labels: Array = opencv_segmenter().processImage(photo)
+    return labels
+
+
+@cache
+def opencv_segmenter() -> Any:
+    """OpenCV's scale goes with colours up to 255, as the authors' does."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2.ximgproc.segmentation.createGraphSegmentation(sigma=0.8, k=200, min_size=60)
+
+
+FELZENSZWALB = {"scikit-image": felzenszwalb_skimage}
+if find_spec("cv2"):
+    FELZENSZWALB["OpenCV"] = felzenszwalb_opencv
 
 # --- superpixel_mean: values (K, N) float32, labels (N,), out (K, N) ------------------------------
 

@@ -6,6 +6,7 @@ stable, ours are equal for every photo; as shipped, for photos without such edge
 photo here that is smoothed.
 """
 
+import os
 import re
 from pathlib import Path
 from unittest import mock
@@ -30,7 +31,8 @@ from strategies import (
 import cuekit
 from cuekit import _cpu, reference
 
-VOC = Path(__file__).parents[2] / "shared" / "data" / "voc-animals" / "JPEGImages"
+DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+VOC = DATA / "voc-animals" / "JPEGImages"
 SETTINGS = [(200, 0.8, 60), (100, 0.8, 20), (50, 0.5, 20), (1, 0, 1)]
 
 scales = st.sampled_from([0.0, 0.5, 1.0, 50.0, 200.0, 1e9])

@@ -27,8 +27,6 @@ MISSING = [path for path in (VOC, SEC, CAMS) if not path.exists()]
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs real data: no {MISSING}")
 
-pytest.importorskip("skimage", reason="superpixels need scikit-image")
-
 ANIMALS = (0, 8, 10, 12, 13, 15, 17)
 SUPERPIXELS = {"scale": 200, "sigma": 0.8, "min_size": 60}
 

@@ -2,14 +2,14 @@
 //
 // - Smoothing and costs run row by row, in vectors; the smoothed photo is never stored.
 // - An edge is 4 bytes: its first pixel and its direction. Its other pixel follows from them.
-// - Edges are put into some thousand buckets of nearly equal cost. When a bucket's turn comes, most
-//   of its edges lie within one region by now, or touch a region that can merge no more; only the
-//   others, a quarter of all, are sorted. Those that may matter again in step 4 are kept in place.
+// - Edges are put into some ten thousand buckets of nearly equal cost. When a bucket's turn comes,
+//   most of its edges lie within one region by now, or touch a region that can merge no more; only
+//   the others, a quarter of all, are sorted. Those that may matter in step 4 are kept in place.
 // - Regions are a forest of parents, joined by size. Now and then every path is halved in one
-// sweep,
-//   so that one look at the parents usually tells whether two pixels belong together.
+//   sweep, so that one look at the parents usually tells whether two pixels belong together.
 //
-// Memory per pixel: costs 32 bytes, bucket numbers 8, edges 16, parents 4, regions 8.
+// Memory per pixel: costs 32 bytes, bucket numbers 8, edges 16, parents 4, regions 8; and for each
+// edge of the largest bucket, few but in photos of flat colour, 8 bytes.
 #include "cuekit/felzenszwalb.h"
 
 #include <algorithm>
@@ -59,21 +59,18 @@ struct Smooth {
   }
 };
 
-// pixels[x * channels + c] -> rows[c][x]
-struct Separate {
-  static CUEKIT_INLINE void separate(const double* pixels, std::int64_t channels,
-                                     std::int64_t count, double* const* rows) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      double* __restrict row = rows[c];
-      for (std::int64_t x = 0; x < count; ++x) row[x] = pixels[x * channels + c];
-    }
+// pixels[x * channels] -> row[x]
+struct Gather {
+  static CUEKIT_INLINE void gather(const double* pixels, std::int64_t channels, std::int64_t count,
+                                   double* __restrict row) {
+    for (std::int64_t x = 0; x < count; ++x) row[x] = pixels[x * channels];
   }
   static CUEKIT_INLINE void run(const double* pixels, std::int64_t channels, std::int64_t count,
-                                double* const* rows) {
+                                double* row) {
     if (channels == 3)
-      separate(pixels, 3, count, rows);  // a stride the compiler knows
+      gather(pixels, 3, count, row);  // a stride the compiler knows
     else
-      separate(pixels, channels, count, rows);
+      gather(pixels, channels, count, row);
   }
 };
 
@@ -182,22 +179,10 @@ struct Measure {
 using Edge = std::uint32_t;
 constexpr int directions = 4;
 
-struct CostedEdge {
-  double cost;
-  Edge edge;
-};
-
 // What is known of a region, at the pixel that is its root.
 struct Region {
   float threshold;  // the region merges over edges that cost less
   std::int32_t size;
-};
-
-// Every pixel's parent becomes its grandparent.
-struct Halve {
-  static CUEKIT_INLINE void run(std::int32_t* parents, std::int64_t pixels) {
-    for (std::int64_t i = 0; i < pixels; ++i) parents[i] = parents[parents[i]];
-  }
 };
 
 // Segments one photo after the other, in the same memory.
@@ -233,17 +218,16 @@ class Segmenter {
 
   void measure_edges(const T* photo) {
     const std::int64_t channels = p_.channels, width = p_.width, radius = p_.radius;
-    const std::int64_t length = width * channels, wide = width + 2 * radius;
+    const std::int64_t length = width * channels;
     // The rows of the photo that the filter reaches at a time, in turns.
     const std::int64_t reach = std::min(p_.height, 2 * radius + 1);
     std::vector<double> colours(to_size(reach * length));
     std::vector<const double*> taps(to_size(2 * radius + 1));
-    std::vector<double> columns(to_size(length));            // a row, smoothed down the columns
-    std::vector<double> margined(to_size(wide * channels));  // by channel, with mirrored margins
+    std::vector<double> columns(to_size(length));               // a row, smoothed down the columns
+    std::vector<double> margined(to_size(width + 2 * radius));  // a channel of it, with margins
     std::vector<double> smooth(to_size(2 * length));
-    std::vector<double*> margined_rows, above, row;
+    std::vector<double*> above, row;
     for (std::int64_t c = 0; c < channels; ++c) {
-      margined_rows.push_back(margined.data() + c * wide + radius);
       above.push_back(smooth.data() + c * width);
       row.push_back(smooth.data() + (channels + c) * width);
     }
@@ -255,10 +239,9 @@ class Segmenter {
       for (std::int64_t j = -radius; j <= radius; ++j)
         taps[to_size(radius + j)] = colours.data() + mirror(y + j, p_.height) % reach * length;
       smooth_taps(taps, length, columns.data());
-      dispatch<Separate>(static_cast<const double*>(columns.data()), channels, width,
-                         static_cast<double* const*>(margined_rows.data()));
       for (std::int64_t c = 0; c < channels; ++c) {
-        double* const first = margined_rows[to_size(c)];
+        double* const first = margined.data() + radius;
+        dispatch<Gather>(static_cast<const double*>(columns.data() + c), channels, width, first);
         for (std::int64_t j = 1; j <= radius; ++j) {
           first[-j] = first[mirror(-j, width)];
           first[width - 1 + j] = first[mirror(width - 1 + j, width)];
@@ -323,7 +306,8 @@ class Segmenter {
 
   // Steps 3 and 4 go through the buckets with this: edges whose pixels may be in different regions
   // move up to the other edges kept, and become candidates if wanted(parent, parent) holds. The
-  // parents may lie below the roots: what is true of roots only must be known of them, too.
+  // parents may lie below the roots: for such a pixel, too, wanted must hold whenever it might hold
+  // for its root. (Of what step 4 keeps, no use is made.)
   template <class Wanted>
   std::int64_t select_candidates(std::int64_t bucket, std::uint32_t& kept, const Wanted& wanted) {
     const std::uint32_t first = begin_[to_size(bucket)], last = begin_[to_size(bucket + 1)];
@@ -336,6 +320,9 @@ class Segmenter {
     std::int64_t count = 0;
     for (std::uint32_t i = first; i < last; ++i) {
       const Edge edge = edges[i];
+      const Edge soon = edges[std::min(i + 32, last - 1)];
+      prefetch(parents + from(soon), 1);
+      prefetch(parents + to(soon), 1);
       const std::int32_t a = parents[from(edge)], b = parents[to(edge)];
       const bool apart = a != b;
       // Written in any case, and overwritten by the next: a branch would be mispredicted.
@@ -348,26 +335,27 @@ class Segmenter {
     return count;
   }
 
-  // The candidates of a bucket by cost, then direction, then raster order.
+  // Orders the candidates of a bucket by cost, then direction, then raster order.
   void sort_candidates(std::int64_t bucket, std::int64_t count) {
-    if (sorted_.size() < to_size(count)) {
-      sorted_.resize(to_size(count));
-      keys_.resize(to_size(count));
-      spread_.resize(to_size(count));
-    }
+    if (ordered_.size() < to_size(count)) ordered_.resize(to_size(count));
     constexpr int place_bits = 16;
     const bool open = bucket == 0 || bucket == buckets_.count() - 1;  // costs of any width
     if (open || count > std::int64_t{1} << place_bits) {
-      for (std::int64_t i = 0; i < count; ++i)
-        sorted_[to_size(i)] = {cost_of(candidates_[to_size(i)]), candidates_[to_size(i)]};
-      // Raster order is what the candidates come in.
-      std::stable_sort(sorted_.begin(), sorted_.begin() + count,
-                       [](const CostedEdge& a, const CostedEdge& b) {
-                         const auto a_bits = bit_cast<std::uint64_t>(a.cost);
-                         const auto b_bits = bit_cast<std::uint64_t>(b.cost);
-                         return a_bits != b_bits ? a_bits < b_bits : (a.edge & 3u) < (b.edge & 3u);
-                       });
+      // Mostly the equal costs of flat colours. Candidates come in raster order.
+      auto end = ordered_.begin();
+      for (unsigned d = 0; d < directions; ++d)
+        end = std::copy_if(candidates_.begin(), candidates_.begin() + count, end,
+                           [=](Edge edge) { return (edge & 3u) == d; });
+      const auto cheaper = [this](Edge a, Edge b) {
+        return bit_cast<std::uint64_t>(cost_of(a)) < bit_cast<std::uint64_t>(cost_of(b));
+      };
+      if (!std::is_sorted(ordered_.begin(), end, cheaper))
+        std::stable_sort(ordered_.begin(), end, cheaper);
       return;
+    }
+    if (keys_.size() < to_size(count)) {
+      keys_.resize(to_size(count));
+      spread_.resize(to_size(count));
     }
     // What a bucket's costs differ in, the direction and the place fit into 64 bits. One pass over
     // the leading bits leaves them nearly sorted.
@@ -402,9 +390,20 @@ class Segmenter {
         keys[j] = key;
       }
     }
-    for (std::int64_t i = 0; i < count; ++i) {
-      sorted_[to_size(i)] = {bit_cast<double>((keys[i] >> (place_bits + 2)) + floor),
-                             candidates_[keys[i] & ((1u << place_bits) - 1)]};
+    constexpr std::uint64_t place = (1u << place_bits) - 1;
+    for (std::int64_t i = 0; i < count; ++i) ordered_[to_size(i)] = candidates_[keys[i] & place];
+  }
+
+  // Asks for what the next candidates will need: of a large photo none of it is in the cache.
+  void ask_for_regions(std::int64_t i, std::int64_t count) const {
+    const Edge later = ordered_[to_size(std::min(i + 16, count - 1))];
+    const Edge soon = ordered_[to_size(std::min(i + 8, count - 1))];
+    const std::int32_t* const parents = parents_.get();
+    prefetch(parents + from(later), 1);
+    prefetch(parents + to(later), 1);
+    for (const std::int32_t above : {parents[from(soon)], parents[to(soon)]}) {
+      prefetch(parents + above, 1);
+      prefetch(regions_.get() + above, 1);
     }
   }
 
@@ -430,7 +429,11 @@ class Segmenter {
     return root;
   }
 
-  void halve_paths() { dispatch<Halve>(parents_.get(), pixels_); }
+  // Every pixel's parent becomes its grandparent.
+  void halve_paths() {
+    std::int32_t* const parents = parents_.get();
+    for (std::int64_t i = 0; i < pixels_; ++i) parents[i] = parents[parents[i]];
+  }
 
   void merge_by_cost() {
     const double scale = p_.scale;
@@ -438,8 +441,7 @@ class Segmenter {
     Region* const regions = regions_.get();
     std::iota(parents, parents + pixels_, 0);
     std::fill_n(regions, pixels_, Region{static_cast<float>(p_.scale), 1});
-    float lowest = static_cast<float>(p_.scale);  // of all thresholds there have been
-    std::int64_t merged = 0;                      // since paths were halved
+    std::int64_t merged = 0;  // since paths were halved
     std::uint32_t kept = 0;
     for (std::int64_t bucket = 0; bucket < buckets_.count(); ++bucket) {
       if (merged > pixels_ / 20) {
@@ -450,25 +452,20 @@ class Segmenter {
       // Below the roots thresholds are infinite: what is not known for sure stays a candidate.
       const auto floor = static_cast<float>(bit_cast<double>(buckets_.floor(bucket)));
       const std::int64_t count =
-          floor < lowest
-              ? select_candidates(
-                    bucket, kept, [](std::int32_t, std::int32_t) { return true; })
-              : select_candidates(
-                    bucket, kept,
-                    [=](std::int32_t a, std::int32_t b) {
-                      return (regions[a].threshold > floor) & (regions[b].threshold > floor);
-                    });
+          select_candidates(bucket, kept, [=](std::int32_t a, std::int32_t b) {
+            return (regions[a].threshold > floor) & (regions[b].threshold > floor);
+          });
       if (count == 0) continue;
       sort_candidates(bucket, count);
       for (std::int64_t i = 0; i < count; ++i) {
-        const auto [cost, edge] = sorted_[to_size(i)];
+        ask_for_regions(i, count);
+        const Edge edge = ordered_[to_size(i)];
+        const double cost = cost_of(edge);
         const std::int32_t a = find_root(from(edge)), b = find_root(to(edge));
         if (a == b || !(cost < std::min(regions[a].threshold, regions[b].threshold))) continue;
         const std::int32_t root = join(a, b);
-        parents[from(edge)] = parents[to(edge)] = root;
         const auto threshold = static_cast<float>(cost + scale / regions[root].size);
         regions[root].threshold = threshold;
-        lowest = std::min(lowest, threshold);
         ++merged;
       }
     }
@@ -476,7 +473,7 @@ class Segmenter {
   }
 
   void merge_small() {
-    for (int i = 0; i < 3; ++i) halve_paths();
+    halve_paths();
     const Region* const regions = regions_.get();
     // Sizes only grow: a region that is large enough, or was before it was merged, stays so.
     const auto small = [=](std::int32_t a, std::int32_t b) {
@@ -488,7 +485,8 @@ class Segmenter {
       if (count == 0) continue;
       sort_candidates(bucket, count);
       for (std::int64_t i = 0; i < count; ++i) {
-        const auto [cost, edge] = sorted_[to_size(i)];
+        ask_for_regions(i, count);
+        const Edge edge = ordered_[to_size(i)];
         const std::int32_t a = find_root(from(edge)), b = find_root(to(edge));
         if (a != b && small(a, b)) join(a, b);
       }
@@ -520,8 +518,7 @@ class Segmenter {
   std::unique_ptr<Edge[]> edges_;        // by bucket
   std::unique_ptr<std::int32_t[]> parents_;
   std::unique_ptr<Region[]> regions_;
-  std::vector<Edge> candidates_;
-  std::vector<CostedEdge> sorted_;
+  std::vector<Edge> candidates_, ordered_;
   std::vector<std::uint64_t> keys_, spread_;
 };
 
@@ -540,6 +537,7 @@ bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParam
       if constexpr (!std::is_integral_v<T>) {
         if (any_nonfinite(nonfinite_bits(photo, pixels * p.channels))) {
           all_finite = false;
+          next = p.batch;  // nobody need go on
           return;
         }
       }

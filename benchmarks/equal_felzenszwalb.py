@@ -1,8 +1,8 @@
 """Compare labels with scikit-image's: ``python -m benchmarks.equal_felzenszwalb FOLDER``.
 
-Prints a line per setting: photos, photos whose labels differ from scikit-image's with a stable sort
-of the edges (the specification), and photos whose labels differ from scikit-image as shipped, whose
-unstable sort decides on edges of equal cost.
+Prints a line per setting: photos whose labels differ from scikit-image as shipped, whose unstable
+sort decides on edges of equal cost, and those of them that differ from scikit-image with a stable
+sort, too, which is the specification.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ SETTINGS = ((200, 0.8, 60), (100, 0.8, 20), (50, 0.5, 20), (1, 0, 1))
 
 
 def differences(file: Path) -> list[tuple[bool, bool]]:
-    """Tell for every setting whether labels differ with a stable sort, and as shipped."""
+    """Tell for every setting whether labels differ as shipped, and with a stable sort, too."""
     photo = np.array(Image.open(file).convert("RGB"))
     argsort = np.argsort
     found = []
     for scale, sigma, min_size in SETTINGS:
         ours = cuekit.felzenszwalb(photo, scale=scale, sigma=sigma, min_size=min_size)
         shipped = segmentation.felzenszwalb(photo, scale, sigma, min_size)
+        if np.array_equal(ours, shipped):
+            found.append((False, False))
+            continue
         with mock.patch.object(np, "argsort", lambda costs: argsort(costs, kind="stable")):
             stable = segmentation.felzenszwalb(photo, scale, sigma, min_size)
-        found.append((not np.array_equal(ours, stable), not np.array_equal(ours, shipped)))
+        found.append((True, not np.array_equal(ours, stable)))
     return found
 
 
@@ -55,15 +58,15 @@ def main() -> int:
     lines = [
         f"scikit-image {__version__}, NumPy {np.__version__}, {len(files)} photos.",
         "",
-        "| scale, sigma, min_size | differ from its stable sort | differ from it as shipped |",
+        "| scale, sigma, min_size | differ as shipped | differ with a stable sort, too |",
         "|---|---|---|",
         *(
-            f"| {', '.join(map(str, setting))} | {stable} | {shipped} |"
-            for setting, (stable, shipped) in zip(SETTINGS, totals, strict=True)
+            f"| {', '.join(map(str, setting))} | {shipped} | {stable} |"
+            for setting, (shipped, stable) in zip(SETTINGS, totals, strict=True)
         ),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return int(totals[:, 0].any())
+    return int(totals[:, 1].any())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -194,11 +195,12 @@ class Segmenter {
         pixels_(p.height * p.width),
         buckets_(directions * pixels_),
         begin_(to_size(buckets_.count() + 1)),
-        costs_(new double[to_size(directions * pixels_)]),
-        bucket_of_(new Bucket[to_size(directions * pixels_)]),
-        edges_(new Edge[to_size(directions * pixels_)]),
-        parents_(new std::int32_t[to_size(pixels_)]),
-        regions_(new Region[to_size(pixels_)]) {}
+        memory_(new std::byte[to_size(bytes_per_pixel * pixels_)]),
+        costs_(reinterpret_cast<double*>(memory_.get())),
+        regions_(reinterpret_cast<Region*>(costs_ + directions * pixels_)),
+        edges_(reinterpret_cast<Edge*>(regions_ + pixels_)),
+        parents_(reinterpret_cast<std::int32_t*>(edges_ + directions * pixels_)),
+        bucket_of_(reinterpret_cast<Bucket*>(parents_ + pixels_)) {}
 
   void run(const T* photo, std::int32_t* labels) {
     std::fill(begin_.begin(), begin_.end(), 0u);
@@ -272,7 +274,7 @@ class Segmenter {
     for (double*& row : to) row += to_x;
     dispatch<Measure>(static_cast<const double* const*>(from.data()),
                       static_cast<const double* const*>(to.data()), p_.channels, count, &buckets_,
-                      costs_.get() + offset, bucket_of_.get() + offset);
+                      costs_ + offset, bucket_of_ + offset);
     for (std::int64_t x = 0; x < count; ++x) ++begin_[bucket_of_[to_size(offset + x)]];
   }
 
@@ -314,8 +316,8 @@ class Segmenter {
     begin_[to_size(bucket)] = kept;
     if (first == last) return 0;
     if (candidates_.size() < last - first) candidates_.resize(last - first);
-    const std::int32_t* const parents = parents_.get();
-    Edge *const edges = edges_.get(), *const candidates = candidates_.data();
+    const std::int32_t* const parents = parents_;
+    Edge *const edges = edges_, *const candidates = candidates_.data();
     std::uint32_t keep = kept;
     std::int64_t count = 0;
     for (std::uint32_t i = first; i < last; ++i) {
@@ -398,17 +400,17 @@ class Segmenter {
   void ask_for_regions(std::int64_t i, std::int64_t count) const {
     const Edge later = ordered_[to_size(std::min(i + 16, count - 1))];
     const Edge soon = ordered_[to_size(std::min(i + 8, count - 1))];
-    const std::int32_t* const parents = parents_.get();
+    const std::int32_t* const parents = parents_;
     prefetch(parents + from(later), 1);
     prefetch(parents + to(later), 1);
     for (const std::int32_t above : {parents[from(soon)], parents[to(soon)]}) {
       prefetch(parents + above, 1);
-      prefetch(regions_.get() + above, 1);
+      prefetch(regions_ + above, 1);
     }
   }
 
   std::int32_t find_root(std::int64_t pixel) {
-    std::int32_t* const parents = parents_.get();
+    std::int32_t* const parents = parents_;
     std::int32_t p = parents[pixel];
     while (parents[p] != p) {
       parents[p] = parents[parents[p]];
@@ -431,14 +433,14 @@ class Segmenter {
 
   // Every pixel's parent becomes its grandparent.
   void halve_paths() {
-    std::int32_t* const parents = parents_.get();
+    std::int32_t* const parents = parents_;
     for (std::int64_t i = 0; i < pixels_; ++i) parents[i] = parents[parents[i]];
   }
 
   void merge_by_cost() {
     const double scale = p_.scale;
-    std::int32_t* const parents = parents_.get();
-    Region* const regions = regions_.get();
+    std::int32_t* const parents = parents_;
+    Region* const regions = regions_;
     std::iota(parents, parents + pixels_, 0);
     std::fill_n(regions, pixels_, Region{static_cast<float>(p_.scale), 1});
     std::int64_t merged = 0;  // since paths were halved
@@ -474,7 +476,7 @@ class Segmenter {
 
   void merge_small() {
     halve_paths();
-    const Region* const regions = regions_.get();
+    const Region* const regions = regions_;
     // Sizes only grow: a region that is large enough, or was before it was merged, stays so.
     const auto small = [=](std::int32_t a, std::int32_t b) {
       return std::min(regions[a].size, regions[b].size) < p_.min_size;
@@ -494,7 +496,7 @@ class Segmenter {
   }
 
   void number_regions(std::int32_t* labels) {
-    Edge* const numbers = edges_.get();  // the edges are not needed any more
+    Edge* const numbers = edges_;  // the edges are not needed any more
     constexpr Edge none = std::numeric_limits<Edge>::max();
     std::fill_n(numbers, pixels_, none);
     Edge next = 0;
@@ -512,12 +514,17 @@ class Segmenter {
   const std::int64_t offsets_[directions] = {1, p_.width, p_.width + 1, 1 - p_.width};
   const Buckets buckets_;
   std::vector<std::uint32_t> begin_;  // where in edges_ a bucket begins
-  // Arrays that are not cleared: everything is written before it is read.
-  std::unique_ptr<double[]> costs_;      // (directions, H, W)
-  std::unique_ptr<Bucket[]> bucket_of_;  // (directions, H, W)
-  std::unique_ptr<Edge[]> edges_;        // by bucket
-  std::unique_ptr<std::int32_t[]> parents_;
-  std::unique_ptr<Region[]> regions_;
+  // One block, not cleared: everything is written before it is read. Of several, C libraries give
+  // some back to the system after every photo, and fetching pages anew takes as long as merging.
+  static constexpr std::int64_t bytes_per_pixel =
+      sizeof(Region) + sizeof(std::int32_t) +
+      directions * (sizeof(double) + sizeof(Edge) + sizeof(Bucket));
+  const std::unique_ptr<std::byte[]> memory_;
+  double* const costs_;  // (directions, H, W)
+  Region* const regions_;
+  Edge* const edges_;  // by bucket
+  std::int32_t* const parents_;
+  Bucket* const bucket_of_;  // (directions, H, W)
   std::vector<Edge> candidates_, ordered_;
   std::vector<std::uint64_t> keys_, spread_;
 };

@@ -169,6 +169,15 @@ def felzenszwalb(
     ----------
     .. [1] P. Felzenszwalb, D. Huttenlocher, "Efficient graph-based image segmentation",
        IJCV 59 (2004), :doi:`10.1023/B:VISI.0000022288.19776.77`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> photo = np.array([[0, 9, 0, 200, 209, 200]] * 2, dtype=np.uint8)
+    >>> cuekit.felzenszwalb(photo, sigma=0, min_size=1, scale=20, channel_axis=None)
+    array([[0, 0, 0, 1, 1, 1],
+           [0, 0, 0, 1, 1, 1]], dtype=int32)
     """
     photos = _photos(image, channel_axis)
     threads = check_threads(threads)

@@ -156,7 +156,7 @@ def test_doctests(name):
 
 def test_there_are_doctests():
     finder = doctest.DocTestFinder()
-    kernels = [name for name in SIGNATURES if name not in ("build_config", "felzenszwalb", "slic")]
+    kernels = [name for name in SIGNATURES if name not in ("build_config", "slic")]
     for name in kernels:
         assert any(test.examples for test in finder.find(getattr(cuekit, name), name)), name
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/permutohedral.h"
 #include "cpu/simd.h"
 
 namespace py = pybind11;
@@ -99,6 +100,35 @@ bool felzenszwalb(const Array<T>& photos, const Array<double>& weights, Array<st
   std::int32_t* result = out.mutable_data();
   const py::gil_scoped_release release;
   return cpu::felzenszwalb(in, result, p, threads);
+}
+
+// The lattice of a photo's positions: it depends on the size only, so Python keeps it.
+class SpatialLattice {
+ public:
+  SpatialLattice(std::int64_t height, std::int64_t width, float sxy, float weight, int threads)
+      : lattice_(cpu::spatial_lattice(height, width, sxy, weight * static_cast<float>(log2_of_e),
+                                      threads)) {}
+  const cpu::Lattice* get() const { return &lattice_; }
+
+ private:
+  cpu::Lattice lattice_;
+};
+
+template <class T>
+bool dense_crf(const Array<T>& scores, const Array<std::uint8_t>& image, const Array<bool>& present,
+               Array<T>& out, const SpatialLattice* spatial, float bilateral_weight,
+               float bilateral_sxy, float bilateral_srgb, bool energies, std::int64_t iterations,
+               float epsilon, int threads) {
+  const DenseCrfParams p{scores.shape(0),  scores.shape(1), image.shape(1), image.shape(2),
+                         bilateral_weight, bilateral_sxy,   bilateral_srgb, energies,
+                         iterations,       epsilon};
+  const T* in = scores.data();
+  const std::uint8_t* photos = image.data();
+  const bool* tags = present.data();
+  T* result = out.mutable_data();
+  const cpu::Lattice* lattice = spatial == nullptr ? nullptr : spatial->get();
+  const py::gil_scoped_release release;
+  return cpu::dense_crf(in, photos, tags, result, lattice, p, threads);
 }
 
 LabelsView view_labels(const py::array& superpixels) {
@@ -213,6 +243,10 @@ void bind_floating(py::module_& m) {
         arg("out").noconvert(), arg("threshold"), arg("threads"));
   m.def("raw_background", &raw_background<T>, arg("background").noconvert(), arg("out").noconvert(),
         arg("threshold"), arg("threads"));
+  m.def("dense_crf", &dense_crf<T>, arg("scores").noconvert(), arg("image").noconvert(),
+        arg("present").noconvert(), arg("out").noconvert(), arg("spatial"), arg("bilateral_weight"),
+        arg("bilateral_sxy"), arg("bilateral_srgb"), arg("energies"), arg("iterations"),
+        arg("epsilon"), arg("threads"));
   m.def("suppress", &suppress<T>, arg("scores").noconvert(), arg("present").noconvert(),
         arg("out").noconvert(), arg("margin"), arg("threads"));
 }
@@ -274,6 +308,10 @@ const char* compiler() {
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "CPU kernels of cuekit; private, see cuekit's own functions.";
+  py::class_<SpatialLattice>(m, "SpatialLattice")
+      .def(py::init<std::int64_t, std::int64_t, float, float, int>(), py::arg("height"),
+           py::arg("width"), py::arg("sxy"), py::arg("weight"), py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>());
   bind_floating<half>(m);
   bind_floating<float>(m);
   bind_floating<double>(m);

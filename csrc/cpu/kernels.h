@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuekit/background.h"
+#include "cuekit/dense_crf.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
@@ -21,6 +22,8 @@
 #include "cuekit/suppress.h"
 
 namespace cuekit::cpu {
+
+struct Lattice;  // permutohedral.h
 
 template <class T>
 bool subtract(const T* maps, const bool* present, T* out, const SubtractParams& p, int threads);
@@ -43,6 +46,12 @@ bool raw_background(const T* background, bool* out, const RawCuesParams& p, int 
 // T is std::uint8_t or floating.
 template <class T>
 bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParams& p, int threads);
+
+// `spatial` is null where its weight is 0. Throws std::invalid_argument when the widths are too
+// small for the photo's size.
+template <class T>
+bool dense_crf(const T* scores, const std::uint8_t* photos, const bool* present, T* out,
+               const Lattice* spatial, const DenseCrfParams& p, int threads);
 
 template <class T>
 bool superpixel_mean(const T* values, const LabelsView& superpixels, mean_type<T>* out,

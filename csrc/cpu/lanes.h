@@ -20,9 +20,11 @@ constexpr int lanes = 8;
 template <class T, int count = lanes>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(count * sizeof(T))));
+  static constexpr int size = count;
   Vector values;
 
   static CUEKIT_INLINE Lanes zero() { return {Vector{}}; }
+  static CUEKIT_INLINE Lanes all(T value) { return {Vector{} + value}; }
   static CUEKIT_INLINE Lanes load(const T* from) {
     Lanes result;
     std::memcpy(&result.values, from, sizeof result.values);
@@ -49,6 +51,7 @@ struct Lanes {
 
   friend CUEKIT_INLINE Lanes operator+(Lanes a, Lanes b) { return {a.values + b.values}; }
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
+  friend CUEKIT_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.values * b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
   // The same goes for these two: only for vectors of 16 bytes. a where it is less, else b:
   friend CUEKIT_INLINE Lanes smaller(Lanes a, Lanes b) {
@@ -58,15 +61,29 @@ struct Lanes {
   friend CUEKIT_INLINE Lanes larger(Lanes a, Lanes b) {
     return {a.values < b.values ? b.values : a.values};
   }
+  // And for these: only for vectors as wide as a register. `yes` where a is
+  // less, or where both are equal, else `no`.
+  friend CUEKIT_INLINE Lanes if_less(Lanes a, Lanes b, Lanes yes, Lanes no) {
+    return {a.values < b.values ? yes.values : no.values};
+  }
+  friend CUEKIT_INLINE Lanes if_equal(Lanes a, Lanes b, Lanes yes, Lanes no) {
+    return {a.values == b.values ? yes.values : no.values};
+  }
 };
 
 #else
 
 template <class T, int count = lanes>
 struct Lanes {
+  static constexpr int size = count;
   T values[count];
 
   static CUEKIT_INLINE Lanes zero() { return {}; }
+  static CUEKIT_INLINE Lanes all(T value) {
+    Lanes result;
+    for (int j = 0; j < count; ++j) result.values[j] = value;
+    return result;
+  }
   static CUEKIT_INLINE Lanes load(const T* from) {
     Lanes result;
     std::memcpy(result.values, from, sizeof result.values);
@@ -93,6 +110,10 @@ struct Lanes {
     for (int j = 0; j < count; ++j) a.values[j] -= b.values[j];
     return a;
   }
+  friend CUEKIT_INLINE Lanes operator*(Lanes a, const Lanes& b) {
+    for (int j = 0; j < count; ++j) a.values[j] *= b.values[j];
+    return a;
+  }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) {
     for (int j = 0; j < count; ++j) a.values[j] *= factor;
     return a;
@@ -106,6 +127,16 @@ struct Lanes {
     for (int j = 0; j < count; ++j)
       a.values[j] = a.values[j] < b.values[j] ? b.values[j] : a.values[j];
     return a;
+  }
+  friend CUEKIT_INLINE Lanes if_less(const Lanes& a, const Lanes& b, const Lanes& yes, Lanes no) {
+    for (int j = 0; j < count; ++j)
+      if (a.values[j] < b.values[j]) no.values[j] = yes.values[j];
+    return no;
+  }
+  friend CUEKIT_INLINE Lanes if_equal(const Lanes& a, const Lanes& b, const Lanes& yes, Lanes no) {
+    for (int j = 0; j < count; ++j)
+      if (a.values[j] == b.values[j]) no.values[j] = yes.values[j];
+    return no;
   }
 };
 

@@ -78,6 +78,23 @@ void dispatch(Args... args) {
   Kernel::run(args...);
 }
 
+// The same for kernels that are written for vectors of 4, 8 or 16 float32 values, as many as each
+// target's registers hold.
+template <class Four, class Eight, class Sixteen, class... Args>
+void dispatch_width(Args... args) {
+#if CUEKIT_MULTIVERSION
+  switch (instruction_set.load(std::memory_order_relaxed)) {
+    case InstructionSet::avx512:
+      return run_avx512<Sixteen, Args...>(args...);
+    case InstructionSet::avx2:
+      return run_avx2<Eight, Args...>(args...);
+    case InstructionSet::baseline:
+      break;
+  }
+#endif
+  Four::run(args...);
+}
+
 // Asks for `count` elements to be brought into the cache. Any address may be asked for.
 template <class T>
 CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
@@ -89,6 +106,16 @@ CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
 #else
   (void)from, (void)count;
 #endif
+}
+
+// The same address, of which the compiler forgets how it was computed: it likes to compute the
+// addresses of neighbouring elements each from the start.
+template <class T>
+CUEKIT_INLINE T* computed_once(T* address) {
+#if defined(__GNUC__)
+  __asm__("" : "+r"(address));
+#endif
+  return address;
 }
 
 // How many of the first `count` elements lie before the next cache line begins. A loop that writes

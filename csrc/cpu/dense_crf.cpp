@@ -1,0 +1,573 @@
+// Mean field of include/cuekit/dense_crf.h on the lattices of permutohedral.h. What makes it fast:
+//
+// - One pass over the pixels per iteration: read both lattices, add the unary, softmax, splat into
+//   the next lattices. Q is only stored at the end.
+// - All labels of a pixel, or of a vertex, stand side by side and are worked on as vectors; they
+// are
+//   padded to whole ones with labels of probability 0.
+// - Blurring works in place: along a chain of neighbours every vertex is read and written once, and
+//   vertices without neighbours are not touched.
+// - Weights and normalisation are part of the lattices' weights.
+//
+// Memory per pixel, L = labels padded: unary 4 L bytes, bilateral lattice 48, and twice 4 L bytes
+// for every vertex.
+#include "cuekit/dense_crf.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <limits>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "finite.h"
+#include "float_state.h"
+#include "kernels.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "permutohedral.h"
+#include "simd.h"
+#include "vector_math.h"
+
+namespace cuekit::cpu {
+namespace {
+
+inline std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+// Memory that begins where a cache line does, and is not written before it is used.
+class Values {
+ public:
+  Values() = default;
+  explicit Values(std::int64_t count)
+      : memory_(static_cast<float*>(
+            ::operator new(sizeof(float) * to_size(count), std::align_val_t{64}))) {}
+  float* get() const { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+  };
+  std::unique_ptr<float, Free> memory_;
+};
+
+// One filter of the sum: its lattice, and the rows' values to read and to splat into.
+struct Filter {
+  const Lattice* lattice = nullptr;
+  Values read, splat;
+};
+
+// All labels of one pixel or vertex, or a group of them: as many as registers hold.
+template <class V, int parts>
+struct Labels {
+  static constexpr std::int64_t size = std::int64_t{parts} * V::size;
+  V part[parts];
+
+  static CUEKIT_INLINE Labels zero() {
+    Labels result;
+    for (int j = 0; j < parts; ++j) result.part[j] = V::zero();
+    return result;
+  }
+  static CUEKIT_INLINE Labels load(const float* from) {
+    Labels result;
+    for (int j = 0; j < parts; ++j) result.part[j] = V::load(from + j * V::size);
+    return result;
+  }
+  CUEKIT_INLINE void store(float* to) const {
+    for (int j = 0; j < parts; ++j) part[j].store(to + j * V::size);
+  }
+  CUEKIT_INLINE void add(const Labels& other, float factor) {
+    for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j] * factor;
+  }
+};
+
+// Eight lanes are added up pairwise, however wide the vectors are: every version gives the same
+// bits. Four labels are one vector of four everywhere.
+CUEKIT_INLINE float sum_of(Lanes<float, 4> v) {
+  float a[4];
+  v.store(a);
+  return (a[0] + a[2]) + (a[1] + a[3]);
+}
+CUEKIT_INLINE float max_of(Lanes<float, 4> v) {
+  float a[4];
+  v.store(a);
+  return std::max(std::max(a[0], a[2]), std::max(a[1], a[3]));
+}
+CUEKIT_INLINE void split(Lanes<float, 8> v, Lanes<float, 4>* low, Lanes<float, 4>* high) {
+  std::memcpy(low, &v, sizeof *low);
+  std::memcpy(high, reinterpret_cast<const char*>(&v) + sizeof *low, sizeof *high);
+}
+
+template <int parts>
+CUEKIT_INLINE float sum_of(const Labels<Lanes<float, 4>, parts>& x) {
+  Lanes<float, 4> low = x.part[0];
+  if (parts == 1) return sum_of(low);
+  Lanes<float, 4> high = x.part[1 % parts];
+  for (int j = 2; j < parts; j += 2) {
+    low = low + x.part[j];
+    high = high + x.part[j + 1];
+  }
+  return sum_of(low + high);
+}
+template <int parts>
+CUEKIT_INLINE float sum_of(const Labels<Lanes<float, 8>, parts>& x) {
+  Lanes<float, 8> all = x.part[0];
+  for (int j = 1; j < parts; ++j) all = all + x.part[j];
+  Lanes<float, 4> low, high;
+  split(all, &low, &high);
+  return sum_of(low + high);
+}
+
+template <int parts>
+CUEKIT_INLINE float max_of(const Labels<Lanes<float, 4>, parts>& x) {
+  Lanes<float, 4> all = x.part[0];
+  for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
+  return max_of(all);
+}
+template <int parts>
+CUEKIT_INLINE float max_of(const Labels<Lanes<float, 8>, parts>& x) {
+  Lanes<float, 8> all = x.part[0];
+  for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
+  Lanes<float, 4> low, high;
+  split(all, &low, &high);
+  return max_of(larger(low, high));
+}
+
+// What a pass over the pixels works on. Rows of values, and of the unary, are `stride` apart.
+struct Pass {
+  float* unary;  // (N, stride), and Q in the end
+  std::int64_t stride;
+  const Filter* spatial;
+  const Filter* bilateral;
+  bool slice, splat;
+};
+
+constexpr std::int64_t together = 32;
+
+// Slice, softmax and splat for pixels [first, last), in steps for some pixels together: a pixel's
+// operations depend on one another in long chains, and the processor overlaps those of several
+// pixels only where a step is short. In between, their labels stand in `scratch`.
+template <class V, int parts, bool many>
+struct MeanField {
+  using L = Labels<V, parts>;
+
+  static CUEKIT_INLINE void run(const Pass* pass, std::int64_t first, std::int64_t last,
+                                float* scratch) {
+    const std::int64_t stride = many ? pass->stride : L::size;
+    float factors[together];
+    for (std::int64_t i = first; i < last; i += together) {
+      const std::int64_t count = std::min(together, last - i);
+      for (std::int64_t label = 0; label < stride; label += L::size)
+        slice_all(*pass, stride, i, count, label, scratch);
+      subtract_largest(stride, count, scratch);
+      for (std::int64_t k = 0; k < together * stride; ++k)
+        scratch[k] = exp2_of_negative(scratch[k]);
+      divide_by_sum(stride, count, scratch, factors);
+      for (std::int64_t label = 0; label < stride; label += L::size)
+        splat_all(*pass, stride, i, count, label, scratch, factors);
+    }
+  }
+
+ private:
+  static CUEKIT_INLINE void slice_all(const Pass& pass, std::int64_t stride, std::int64_t first,
+                                      std::int64_t count, std::int64_t label, float* out) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      L x = L::load(pass.unary + (first + i) * stride + label);
+      if (pass.slice) {
+        slice<3>(*pass.spatial, stride, first + i, label, x);
+        slice<6>(*pass.bilateral, stride, first + i, label, x);
+      }
+      x.store(out + i * stride + label);
+    }
+  }
+
+  static CUEKIT_INLINE void splat_all(const Pass& pass, std::int64_t stride, std::int64_t first,
+                                      std::int64_t count, std::int64_t label, const float* in,
+                                      const float* factors) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      L x = L::load(in + i * stride + label);
+      for (int j = 0; j < parts; ++j) x.part[j] = x.part[j] * factors[i];
+      if (pass.splat) {
+        splat<3>(*pass.spatial, stride, first + i, label, x);
+        splat<6>(*pass.bilateral, stride, first + i, label, x);
+      } else {
+        x.store(pass.unary + (first + i) * stride + label);
+      }
+    }
+  }
+
+  template <int corners>
+  static CUEKIT_INLINE void slice(const Filter& filter, std::int64_t stride, std::int64_t pixel,
+                                  std::int64_t label, L& to) {
+    if (filter.lattice == nullptr) return;
+    const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
+    const float* const weights = filter.lattice->weights.get() + pixel * corners;
+    const float* const values = filter.read.get() + label;
+    for (int k = 0; k < corners; ++k) to.add(L::load(values + rows[k] * stride), weights[k]);
+  }
+
+  template <int corners>
+  static CUEKIT_INLINE void splat(const Filter& filter, std::int64_t stride, std::int64_t pixel,
+                                  std::int64_t label, const L& from) {
+    if (filter.lattice == nullptr) return;
+    const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
+    const float* const weights = filter.lattice->weights.get() + pixel * corners;
+    float* const values = filter.splat.get() + label;
+    for (int k = 0; k < corners; ++k) {
+      float* const row = computed_once(values + rows[k] * stride);
+      L sum = L::load(row);
+      sum.add(from, weights[k]);
+      sum.store(row);
+    }
+  }
+
+  static CUEKIT_INLINE void subtract_largest(std::int64_t stride, std::int64_t count,
+                                             float* labels) {
+    for (std::int64_t i = 0; i < count; ++i, labels += stride) {
+      L largest = L::load(labels);
+      for (std::int64_t label = L::size; label < stride; label += L::size) {
+        const L other = L::load(labels + label);
+        for (int j = 0; j < parts; ++j) largest.part[j] = larger(largest.part[j], other.part[j]);
+      }
+      const V shift = V::all(max_of(largest));
+      for (std::int64_t label = 0; label < stride; label += L::size) {
+        L x = L::load(labels + label);
+        for (int j = 0; j < parts; ++j) x.part[j] = x.part[j] - shift;
+        x.store(labels + label);
+      }
+    }
+  }
+
+  static CUEKIT_INLINE void divide_by_sum(std::int64_t stride, std::int64_t count,
+                                          const float* labels, float* factors) {
+    for (std::int64_t i = 0; i < count; ++i, labels += stride) {
+      L sum = L::load(labels);
+      for (std::int64_t label = L::size; label < stride; label += L::size) {
+        const L other = L::load(labels + label);
+        for (int j = 0; j < parts; ++j) sum.part[j] = sum.part[j] + other.part[j];
+      }
+      factors[i] = 1.0f / sum_of(sum);
+    }
+  }
+};
+
+// chain[0 .. count - 1] are whole chains; chain[count] < 0.
+template <class V, int parts>
+struct Blur {
+  using L = Labels<V, parts>;
+  static CUEKIT_INLINE void run(const std::int32_t* chain, std::int64_t count, float* values,
+                                std::int64_t stride) {
+    L previous = L::zero(), own = L::zero();
+    float* at = values;
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (chain[i] < 0) {
+        at = values + ~chain[i] * stride;
+        own = L::load(at);
+        previous = L::zero();
+      }
+      const std::int32_t after = chain[i + 1];
+      float* const to = values + after * stride;
+      const L next = after < 0 ? L::zero() : L::load(to);
+      L mixed = own;
+      for (int j = 0; j < parts; ++j)
+        mixed.part[j] = own.part[j] + (previous.part[j] + next.part[j]) * 0.5f;
+      mixed.store(at);
+      previous = own;
+      own = next;
+      at = to;
+    }
+  }
+};
+
+// The kernels for labels in groups of 8 * eights, or of 4 for eights = 0.
+template <int eights, bool many>
+struct Groups {
+  using Four = Lanes<float, 4>;
+  using Wide = std::conditional_t<eights == 0, Four, Lanes<float, 8>>;
+  static constexpr int fours = eights == 0 ? 1 : 2 * eights;
+  static constexpr int wides = eights == 0 ? 1 : eights;
+  static constexpr std::int64_t size = 4 * fours;
+
+  static void mean_field(const Pass* pass, std::int64_t first, std::int64_t last, float* scratch) {
+    using InFours = MeanField<Four, fours, many>;
+    using InWides = MeanField<Wide, wides, many>;
+    dispatch_width<InFours, InWides, InWides>(pass, first, last, scratch);
+  }
+  static void blur(const std::int32_t* chain, std::int64_t count, float* values,
+                   std::int64_t stride) {
+    for (std::int64_t label = 0; label < stride; label += size)
+      dispatch_width<Blur<Four, fours>, Blur<Wide, wides>, Blur<Wide, wides>>(
+          chain, count, values + label, stride);
+  }
+};
+
+struct Kernels {
+  std::int64_t stride;  // labels, padded
+  void (*mean_field)(const Pass*, std::int64_t, std::int64_t, float*);
+  void (*blur)(const std::int32_t*, std::int64_t, float*, std::int64_t);
+
+  template <int eights, bool many>
+  static Kernels of(std::int64_t labels) {
+    using G = Groups<eights, many>;
+    return {(labels + G::size - 1) / G::size * G::size, G::mean_field, G::blur};
+  }
+  static Kernels for_labels(std::int64_t labels) {
+    if (labels <= 4) return of<0, false>(labels);
+    if (labels <= 8) return of<1, false>(labels);
+    if (labels <= 16) return of<2, false>(labels);
+    if (labels <= 24) return of<3, false>(labels);
+    if (labels <= 32) return of<4, false>(labels);
+    return of<2, true>(labels);
+  }
+};
+
+// ---- between maps and labels side by side ----
+
+constexpr std::int64_t block = 64;  // pixels turned at a time
+// Below this, a label's probability is 0 whatever else; a sum with it stays finite.
+constexpr float impossible = -1e30f;
+
+struct LogOfProbabilities {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* from, std::int64_t count, float epsilon, float* to) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto p = static_cast<float>(load(from[i]));
+      to[i] = log2_of(p < epsilon ? epsilon : p > 1.0f ? 1.0f : p);
+    }
+  }
+};
+
+// Energies, relative to each pixel's lowest, with the sign turned.
+template <class T>
+void read_energies(const T* scores, std::int64_t pixels, const std::vector<std::int64_t>& channels,
+                   std::int64_t first, std::int64_t count, float* to) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    double lowest = std::numeric_limits<double>::infinity();
+    for (const std::int64_t c : channels)
+      lowest = std::min(lowest, load(scores[c * pixels + first + i]));
+    for (std::size_t k = 0; k < channels.size(); ++k) {
+      const double energy = load(scores[channels[k] * pixels + first + i]) - lowest;
+      to[static_cast<std::int64_t>(k) * block + i] =
+          static_cast<float>(std::max(-energy * log2_of_e, static_cast<double>(impossible)));
+    }
+  }
+}
+
+// One image.
+template <class T>
+class Inference {
+ public:
+  Inference(const T* scores, const std::uint8_t* photo, const bool* present, T* out,
+            const Lattice* spatial, const DenseCrfParams& p, int threads)
+      : scores_(scores), out_(out), p_(p), threads_(threads), pixels_(p.height * p.width) {
+    channels_.push_back(0);
+    for (std::int64_t c = 1; c < p.channels; ++c) {
+      if (present[c - 1])
+        channels_.push_back(c);
+      else
+        std::fill(out + c * pixels_, out + (c + 1) * pixels_, T{});
+    }
+    kernels_ = Kernels::for_labels(static_cast<std::int64_t>(channels_.size()));
+    unary_ = Values(pixels_ * kernels_.stride);
+    if (spatial != nullptr) use(spatial_, spatial);
+    if (p.bilateral_weight > 0) {
+      bilateral_lattice_ =
+          bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
+                            p.bilateral_weight * static_cast<float>(log2_of_e), threads);
+      use(bilateral_, &bilateral_lattice_);
+    }
+  }
+
+  // False when a score is not finite.
+  bool run() {
+    if (!read_scores()) return false;
+
+    for (std::int64_t i = 0; i <= p_.iterations; ++i) {
+      const bool last = i == p_.iterations;
+      mean_field(i > 0, !last);
+      if (last) break;
+      for (Filter* filter : {&spatial_, &bilateral_}) {
+        if (filter->lattice == nullptr) continue;
+        blur(*filter);
+        std::swap(filter->read, filter->splat);
+      }
+    }
+    write_probabilities();
+    return true;
+  }
+
+ private:
+  void use(Filter& filter, const Lattice* lattice) {
+    filter.lattice = lattice;
+    filter.read = Values(lattice->row_count() * kernels_.stride);
+    filter.splat = Values(lattice->row_count() * kernels_.stride);
+  }
+
+  // A loop whose arithmetic is not slowed down by what is next to nothing.
+  template <class Body>
+  void each(std::int64_t count, Body&& body) {
+    parallel_for(count, threads_, [&](std::int64_t i) {
+      const DenormalsFlushed state;
+      body(i);
+    });
+  }
+
+  std::int64_t blocks() const { return (pixels_ + block - 1) / block; }
+
+  bool read_scores() {
+    const std::int64_t tasks = std::max<std::int64_t>(1, pixels_ >> 14);
+    std::vector<std::uint8_t> finite(to_size(tasks), 1);
+    parallel_for(tasks, threads_, [&](std::int64_t t) {
+      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b)
+        if (!read_block(b * block, std::min(block, pixels_ - b * block))) finite[to_size(t)] = 0;
+    });
+    return std::find(finite.begin(), finite.end(), 0) == finite.end();
+  }
+
+  bool read_block(std::int64_t first, std::int64_t count) {
+    const auto labels = static_cast<std::int64_t>(channels_.size());
+    std::vector<float> maps(to_size(labels * block));
+    typename float_bits<T>::type seen = 0;
+    for (std::int64_t c = 0; c < p_.channels; ++c)
+      seen |= nonfinite_bits(scores_ + c * pixels_ + first, count);
+    if (any_nonfinite(seen)) return false;
+    if (p_.energies) {
+      read_energies(scores_, pixels_, channels_, first, count, maps.data());
+    } else {
+      for (std::int64_t k = 0; k < labels; ++k)
+        dispatch<LogOfProbabilities>(scores_ + channels_[to_size(k)] * pixels_ + first, count,
+                                     p_.epsilon, maps.data() + k * block);
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      float* const row = unary_.get() + (first + i) * kernels_.stride;
+      for (std::int64_t k = 0; k < labels; ++k) row[k] = maps[to_size(k * block + i)];
+      for (std::int64_t k = labels; k < kernels_.stride; ++k) row[k] = impossible;
+    }
+    return true;
+  }
+
+  void write_probabilities() {
+    const std::int64_t tasks = std::max<std::int64_t>(1, pixels_ >> 14);
+    parallel_for(tasks, threads_, [&](std::int64_t t) {
+      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b) {
+        const std::int64_t first = b * block, count = std::min(block, pixels_ - first);
+        const float* const rows = unary_.get() + first * kernels_.stride;
+        for (std::size_t k = 0; k < channels_.size(); ++k) {
+          T* const to = out_ + channels_[k] * pixels_ + first;
+          for (std::int64_t i = 0; i < count; ++i)
+            to[i] = store<T>(
+                static_cast<double>(rows[i * kernels_.stride + static_cast<std::int64_t>(k)]));
+        }
+      }
+    });
+  }
+
+  const std::vector<Band>& bands() const {
+    static const std::vector<Band> none;
+    return spatial_.lattice != nullptr     ? spatial_.lattice->bands
+           : bilateral_.lattice != nullptr ? bilateral_.lattice->bands
+                                           : none;
+  }
+
+  void mean_field(bool slice, bool splat) {
+    const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_, slice, splat};
+    if (bands().empty()) {
+      const Values scratch(together * kernels_.stride);
+      return kernels_.mean_field(&pass, 0, pixels_, scratch.get());
+    }
+    each(static_cast<std::int64_t>(bands().size()), [&](std::int64_t b) {
+      if (splat)
+        for (const Filter* filter : {&spatial_, &bilateral_}) clear(*filter, b);
+      const Values scratch(together * kernels_.stride);
+      const Band& band = bands()[to_size(b)];
+      kernels_.mean_field(&pass, band.first_pixel, band.last_pixel, scratch.get());
+    });
+  }
+
+  void clear(const Filter& filter, std::int64_t b) {
+    if (filter.lattice == nullptr) return;
+    const Band& band = filter.lattice->bands[to_size(b)];
+    const auto zero = [&](std::int64_t first, std::int64_t last) {
+      std::fill(filter.splat.get() + first * kernels_.stride,
+                filter.splat.get() + last * kernels_.stride, 0.0f);
+    };
+    zero(band.first_vertex, band.last_vertex);
+    zero(filter.lattice->vertices + band.first_copy, filter.lattice->vertices + band.last_copy);
+  }
+
+  void blur(Filter& filter) {
+    const Lattice& lattice = *filter.lattice;
+    const auto copies = static_cast<std::int64_t>(lattice.originals.size());
+    const std::int64_t stride = kernels_.stride;
+    float* const values = filter.splat.get();
+    const std::int64_t tasks =
+        std::clamp<std::int64_t>(lattice.vertices >> 10, 1, std::min(threads_, 64));
+    // A vertex's copies are added in order, whichever task has the vertex.
+    each(tasks, [&](std::int64_t t) {
+      const std::int64_t first = t * lattice.vertices / tasks;
+      const std::int64_t last = (t + 1) * lattice.vertices / tasks;
+      for (std::int64_t c = 0; c < copies; ++c) {
+        const std::int64_t vertex = lattice.originals[to_size(c)];
+        if (vertex < first || vertex >= last) continue;
+        const float* const from = values + (lattice.vertices + c) * stride;
+        float* const to = values + vertex * stride;
+        for (std::int64_t k = 0; k < stride; ++k) to[k] += from[k];
+      }
+    });
+    for (const std::vector<std::int32_t>& chain : lattice.chains) {
+      const auto length = static_cast<std::int64_t>(chain.size()) - 1;
+      const auto start = [&](std::int64_t t) {
+        std::int64_t i = t * length / tasks;
+        while (chain[to_size(i)] >= 0) ++i;
+        return i;
+      };
+      each(tasks, [&](std::int64_t t) {
+        const std::int64_t first = start(t), last = start(t + 1);
+        kernels_.blur(chain.data() + first, last - first, values, stride);
+      });
+    }
+    each(tasks, [&](std::int64_t t) {
+      for (std::int64_t c = t * copies / tasks; c < (t + 1) * copies / tasks; ++c)
+        std::copy_n(values + lattice.originals[to_size(c)] * stride, stride,
+                    values + (lattice.vertices + c) * stride);
+    });
+  }
+
+  const T* scores_;
+  T* out_;
+  const DenseCrfParams& p_;
+  int threads_;
+  std::int64_t pixels_;
+  std::vector<std::int64_t> channels_;  // of the labels
+  Kernels kernels_{};
+  Values unary_;
+  Lattice bilateral_lattice_;
+  Filter spatial_, bilateral_;
+};
+
+}  // namespace
+
+template <class T>
+bool dense_crf(const T* scores, const std::uint8_t* photos, const bool* present, T* out,
+               const Lattice* spatial, const DenseCrfParams& p, int threads) {
+  const std::int64_t pixels = p.height * p.width;
+  std::atomic<bool> finite{true};
+  for_each_image(p.batch, threads, [&](std::int64_t b, int inner) {
+    Inference<T> inference(scores + b * p.channels * pixels, photos + b * 3 * pixels,
+                           present + b * (p.channels - 1), out + b * p.channels * pixels, spatial,
+                           p, inner);
+    if (!inference.run()) finite = false;
+  });
+  return finite;
+}
+
+template bool dense_crf(const half*, const std::uint8_t*, const bool*, half*, const Lattice*,
+                        const DenseCrfParams&, int);
+template bool dense_crf(const float*, const std::uint8_t*, const bool*, float*, const Lattice*,
+                        const DenseCrfParams&, int);
+template bool dense_crf(const double*, const std::uint8_t*, const bool*, double*, const Lattice*,
+                        const DenseCrfParams&, int);
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,471 @@
+// Building the lattice of permutohedral.h.
+//
+// - Features become simplices in vectors of 16 pixels, with the arithmetic of pydensecrf in its
+//   order, so that pixels fall into the same simplices.
+// - A vertex's d coordinates are congruent modulo d + 1. So its key is one 64-bit number: the
+// common
+//   remainder and d quotients, each in as many bits as the photo's size and the widths call for.
+//   The vertices of a simplex, and the neighbours of a vertex, are then a constant away.
+// - A pixel often lies in the simplex of the pixel on its left, or shares vertices with it: only
+//   what is new is looked up.
+#include "permutohedral.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+
+#include "lanes.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace cuekit::cpu {
+namespace {
+
+using Key = std::uint64_t;
+using Row = std::int32_t;
+
+inline std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+// ---- vertices by key ----
+
+class VertexTable {
+ public:
+  std::int64_t size() const { return static_cast<std::int64_t>(keys_.size()); }
+  Key key(std::int64_t vertex) const { return keys_[to_size(vertex)]; }
+
+  // The vertex of a key, or -1. A key is never 0.
+  CUEKIT_INLINE Row find(Key key) const {
+    for (std::size_t i = place(key);; i = (i + 1) & mask_) {
+      if (slots_[i].key == key) return slots_[i].vertex;
+      if (slots_[i].key == 0) return -1;
+    }
+  }
+
+  CUEKIT_INLINE Row find_or_add(Key key) {
+    std::size_t i = place(key);
+    for (; slots_[i].key != key; i = (i + 1) & mask_) {
+      if (slots_[i].key == 0) return add(key, i);
+    }
+    return slots_[i].vertex;
+  }
+
+  CUEKIT_INLINE void prefetch_place(Key key) const { prefetch(&slots_[place(key)], 1); }
+
+ private:
+  struct Slot {
+    Key key;
+    Row vertex;
+  };
+
+  // Multiplication by 2^64 / the golden ratio spreads keys that differ in few bits; its highest
+  // bits are the best mixed.
+  CUEKIT_INLINE std::size_t place(Key key) const {
+    return static_cast<std::size_t>((key * 0x9e3779b97f4a7c15u) >> shift_);
+  }
+
+  Row add(Key key, std::size_t i) {
+    const auto vertex = static_cast<Row>(keys_.size());
+    slots_[i] = {key, vertex};
+    keys_.push_back(key);
+    if (2 * keys_.size() > slots_.size()) grow();
+    return vertex;
+  }
+
+  void grow() {
+    --shift_;
+    mask_ = 2 * mask_ + 1;
+    slots_.assign(mask_ + 1, Slot{0, 0});
+    for (std::size_t v = 0; v < keys_.size(); ++v) {
+      std::size_t i = place(keys_[v]);
+      while (slots_[i].key != 0) i = (i + 1) & mask_;
+      slots_[i] = {keys_[v], static_cast<Row>(v)};
+    }
+  }
+
+  static constexpr int first_bits = 10;
+  int shift_ = 64 - first_bits;
+  std::size_t mask_ = (std::size_t{1} << first_bits) - 1;
+  std::vector<Slot> slots_ = std::vector<Slot>(mask_ + 1, Slot{0, 0});
+  std::vector<Key> keys_;
+};
+
+// ---- from features to simplices ----
+
+constexpr int block = 16;  // rows of pixels are padded to a multiple of the widest vector
+
+// What the embedding needs to know: how features are scaled, and where a quotient stands in a key.
+template <int d>
+struct Embedding {
+  float scale[d];
+  std::int64_t lowest[d];  // quotient that is stored as 0
+  int shift[d];
+
+  // Every feature lies in [0, highest].
+  explicit Embedding(const double (&highest)[d]) {
+    const auto deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
+    for (int i = 0; i < d; ++i)
+      scale[i] = static_cast<float>(1.0 / std::sqrt(static_cast<double>((i + 2) * (i + 1))) *
+                                    static_cast<double>(deviation));
+    int bits = remainder_bits;
+    for (int i = 0; i < d; ++i) {
+      // Coordinate i: the sum of the scaled features from i on, less i times the one before it.
+      double low = 0, high = 0;
+      for (int j = i; j < d; ++j) high += highest[j] * static_cast<double>(scale[j]);
+      if (i > 0) low = -i * highest[i - 1] * static_cast<double>(scale[i - 1]);
+      // Two more on either side for rounding and for the corners of a simplex, one for neighbours.
+      const double first = std::floor(low / (d + 1)) - 3, last = std::ceil(high / (d + 1)) + 3;
+      if (last - first > limit) throw too_fine();
+      lowest[i] = static_cast<std::int64_t>(first);
+      shift[i] = bits;
+      const auto count = static_cast<std::int64_t>(last - first) + 1;
+      while (count >> (bits - shift[i]) > 0) ++bits;
+      if (bits > 64) throw too_fine();
+    }
+  }
+
+  Key unit(int i) const { return i < d ? Key{1} << shift[i] : Key{0}; }
+
+  // What leads from a vertex to its neighbour along an axis. Along axis j, coordinate j grows by d
+  // and the others shrink by 1; where the common remainder is 0, it becomes d.
+  Key step(int axis, bool from_remainder_0) const {
+    Key result = unit(axis);
+    if (!from_remainder_0) return result - 1;
+    for (int i = 0; i < d; ++i) result -= unit(i);
+    return result + d;
+  }
+
+  static constexpr int remainder_bits = 3;
+  static_assert(d < 1 << remainder_bits, "the remainder is at most d");
+  static constexpr Key remainder_mask = (Key{1} << remainder_bits) - 1;
+
+ private:
+  // Beyond, float32 coordinates would not tell a simplex from the next.
+  static constexpr double limit = 1 << 18;
+
+  static std::invalid_argument too_fine() {
+    return std::invalid_argument("image is too large for CRF widths (sxy, srgb) as small as these");
+  }
+};
+
+// features[j][x], x in [0, count), count a multiple of the block ->
+//   keys[x]           of the simplex's vertex of remainder 0
+//   orders[x]         for p = 0..d, in 3 bits each, the coordinate of rank p
+//   barycentric[k][x] weight of the vertex of remainder k
+template <int d, class V>
+struct Embed {
+  static CUEKIT_INLINE void run(const Embedding<d>* e, const float* features, std::int64_t count,
+                                Key* __restrict keys, float* __restrict quotients,
+                                std::int32_t* __restrict orders, float* __restrict barycentric) {
+    for (std::int64_t x = 0; x < count; x += V::size)
+      embed(*e, features + x, count, quotients + x, orders + x, barycentric + x);
+    for (std::int64_t x = 0; x < count; ++x) {
+      Key key = 0;
+      for (int i = 0; i < d; ++i) {
+        const auto quotient = static_cast<std::int32_t>(quotients[i * count + x]);
+        key += static_cast<Key>(quotient - e->lowest[i]) << e->shift[i];
+      }
+      keys[x] = key;
+    }
+  }
+
+ private:
+  static CUEKIT_INLINE void embed(const Embedding<d>& e, const float* features, std::int64_t count,
+                                  float* quotients, std::int32_t* orders, float* barycentric) {
+    const V zero = V::zero(), one = V::all(1), size = V::all(d + 1);
+    const V shrink = V::all(1.0f / (d + 1));
+    const V rounding = V::all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    V coordinate[d + 1], quotient[d + 1], distance[d + 1], rank[d + 1];
+    V sum = zero;
+    for (int j = d; j > 0; --j) {
+      const V scaled = V::load(features + (j - 1) * count) * e.scale[j - 1];
+      coordinate[j] = sum - scaled * static_cast<float>(j);
+      sum = sum + scaled;
+    }
+    coordinate[0] = sum;
+
+    // The closest point whose coordinates are multiples of d + 1. Their sum should be 0.
+    V excess = zero;
+    for (int i = 0; i <= d; ++i) {
+      quotient[i] = (coordinate[i] * shrink + rounding) - rounding;
+      distance[i] = coordinate[i] - quotient[i] * size;
+      excess = excess + quotient[i];
+      rank[i] = zero;
+    }
+    // Rank 0 has the coordinate that lies furthest above.
+    for (int i = 0; i < d; ++i)
+      for (int j = i + 1; j <= d; ++j) {
+        const V less = if_less(distance[i], distance[j], one, zero);
+        rank[i] = rank[i] + less;
+        rank[j] = rank[j] + (one - less);
+      }
+    // Where the sum is not 0, those that were rounded furthest are rounded the other way.
+    for (int i = 0; i <= d; ++i) {
+      rank[i] = rank[i] + excess;
+      const V turn = if_less(rank[i], zero, one, zero) - if_less(rank[i], size, zero, one);
+      rank[i] = rank[i] + turn * size;
+      quotient[i] = quotient[i] + turn;
+      distance[i] = (coordinate[i] - quotient[i] * size) * shrink;
+    }
+
+    V sorted[d + 1];  // distances by rank
+    V order = zero;   // exact: below 8^6
+    float place = 1;
+    for (int p = 0; p <= d; ++p, place *= 8) {
+      const V wanted = V::all(static_cast<float>(p));
+      sorted[p] = distance[0];
+      V coordinate_there = zero;
+      for (int i = 1; i <= d; ++i) {
+        sorted[p] = if_equal(rank[i], wanted, distance[i], sorted[p]);
+        coordinate_there =
+            if_equal(rank[i], wanted, V::all(static_cast<float>(i)), coordinate_there);
+      }
+      order = order + coordinate_there * place;
+    }
+    // The vertex of remainder k goes with rank d - k.
+    for (int p = 0; p < d; ++p) (sorted[p] - sorted[p + 1]).store(barycentric + (d - p) * count);
+    (sorted[d] + (one - sorted[0])).store(barycentric);
+    for (int i = 0; i < d; ++i) quotient[i].store(quotients + i * count);
+    float codes[V::size];
+    order.store(codes);
+    for (int l = 0; l < V::size; ++l) orders[l] = static_cast<std::int32_t>(codes[l]);
+  }
+};
+
+template <int d>
+void embed_row(const Embedding<d>& e, const float* features, std::int64_t count, Key* keys,
+               float* quotients, std::int32_t* orders, float* barycentric) {
+  dispatch_width<Embed<d, Lanes<float, 4>>, Embed<d, Lanes<float, 8>>, Embed<d, Lanes<float, 16>>>(
+      &e, features, count, keys, quotients, orders, barycentric);
+}
+
+// ---- the lattice ----
+
+// Bands are of whole rows, some 16 000 pixels each.
+std::int64_t band_count(std::int64_t height, std::int64_t width) {
+  return std::min(height, std::clamp(height * width >> 14, std::int64_t{1}, std::int64_t{64}));
+}
+
+// What a band finds, its vertices numbered by first appearance in it.
+struct BandVertices {
+  VertexTable table;
+  std::vector<float> ones;  // splatted from every pixel
+  std::vector<Row> rows;    // of the lattice
+};
+
+// Finds the vertices of the pixels in a band. fill(y, features) writes features[j][x] of row y,
+// `padded` columns apart.
+template <int d, class Fill>
+void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& fill,
+                Lattice& lattice, const Band& band, BandVertices& found) {
+  constexpr int corners = d + 1;
+  const std::int64_t padded = (width + block - 1) / block * block;
+  const auto features = std::make_unique<float[]>(to_size(d * padded));
+  const auto quotients = std::make_unique<float[]>(to_size(d * padded));
+  const auto keys = std::make_unique<Key[]>(to_size(padded));
+  const auto orders = std::make_unique<std::int32_t[]>(to_size(padded));
+  const auto barycentric = std::make_unique<float[]>(to_size(corners * padded));
+  Key unit[8] = {};
+  for (int i = 0; i < d; ++i) unit[i] = embedding.unit(i);
+
+  Key key = 0, known[corners] = {};
+  std::int32_t order = 0;
+  Row vertices[corners] = {};
+  Row* rows = lattice.rows.get() + band.first_pixel * corners;
+  float* weights = lattice.weights.get() + band.first_pixel * corners;
+  for (std::int64_t y = band.first_pixel / width; y < band.last_pixel / width; ++y) {
+    fill(y, padded, features.get());
+    embed_row(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
+              barycentric.get());
+    for (std::int64_t x = 0; x < width; ++x) {
+      if (keys[to_size(x)] != key || orders[to_size(x)] != order) {
+        key = keys[to_size(x)];
+        order = orders[to_size(x)];
+        // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks
+        // by d and the others grow by 1.
+        Key corner = key;
+        for (int k = 0; k < corners; ++k) {
+          if (k > 0) corner += 1 - unit[order >> (3 * (d - k + 1)) & 7];
+          if (known[k] != corner) {
+            known[k] = corner;
+            vertices[k] = found.table.find_or_add(corner);
+          }
+        }
+        found.ones.resize(to_size(found.table.size()));
+      }
+      for (int k = 0; k < corners; ++k) {
+        const float weight = barycentric[to_size(k * padded + x)];
+        rows[k] = vertices[k];
+        weights[k] = weight;
+        found.ones[to_size(vertices[k])] += weight;
+      }
+      rows += corners;
+      weights += corners;
+    }
+  }
+}
+
+// Joins the bands' vertices; `sums` is what they have splatted, together.
+void join_bands(Lattice& lattice, std::vector<BandVertices>& found, VertexTable& table,
+                std::vector<float>& sums) {
+  std::int64_t copies = 0;
+  for (std::size_t b = 0; b < found.size(); ++b) {
+    BandVertices& own = found[b];
+    Band& band = lattice.bands[b];
+    band.first_vertex = table.size();
+    band.first_copy = copies;
+    own.rows.resize(to_size(own.table.size()));
+    if (b == 0) {
+      table = own.table;
+      sums = own.ones;
+      for (std::size_t v = 0; v < own.rows.size(); ++v) own.rows[v] = static_cast<Row>(v);
+    } else {
+      for (std::size_t v = 0; v < own.rows.size(); ++v) {
+        const Row vertex = table.find_or_add(own.table.key(static_cast<std::int64_t>(v)));
+        sums.resize(to_size(table.size()));
+        sums[to_size(vertex)] += own.ones[v];
+        if (vertex >= band.first_vertex) {
+          own.rows[v] = vertex;
+        } else {
+          own.rows[v] = static_cast<Row>(~copies++);  // numbered once all vertices are
+          lattice.originals.push_back(vertex);
+        }
+      }
+    }
+    band.last_vertex = table.size();
+    band.last_copy = copies;
+  }
+  lattice.vertices = table.size();
+  for (BandVertices& own : found)
+    for (Row& row : own.rows)
+      if (row < 0) row = static_cast<Row>(lattice.vertices + ~row);
+}
+
+template <int d>
+std::vector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& table, int axis) {
+  const Key steps[2] = {embedding.step(axis, false), embedding.step(axis, true)};
+  const std::int64_t count = table.size();
+  std::vector<Row> next(to_size(count));
+  std::vector<bool> has_previous(to_size(count));
+  for (std::int64_t v = 0; v < count; ++v) {
+    const Key key = table.key(v);
+    const Row neighbour = table.find(key + steps[(key & embedding.remainder_mask) == 0]);
+    next[to_size(v)] = neighbour;
+    if (neighbour >= 0) has_previous[to_size(neighbour)] = true;
+  }
+  std::vector<Row> chain;
+  for (std::int64_t v = 0; v < count; ++v) {
+    if (has_previous[to_size(v)] || next[to_size(v)] < 0) continue;
+    chain.push_back(static_cast<Row>(~v));
+    for (Row at = next[to_size(v)]; at >= 0; at = next[to_size(at)]) chain.push_back(at);
+  }
+  chain.push_back(~Row{0});
+  return chain;
+}
+
+void blur(const std::vector<Row>& chain, std::vector<float>& values) {
+  float previous = 0;
+  for (std::size_t i = 0; i + 1 < chain.size(); ++i) {
+    if (chain[i] < 0) previous = 0;
+    const Row at = chain[i] < 0 ? ~chain[i] : chain[i];
+    const float own = values[to_size(at)];
+    const float next = chain[i + 1] < 0 ? 0.0f : values[to_size(chain[i + 1])];
+    values[to_size(at)] = own + 0.5f * (previous + next);
+    previous = own;
+  }
+}
+
+template <int d, class Fill>
+Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t width, float weight,
+              const Fill& fill, int threads) {
+  Lattice lattice;
+  lattice.corners = d + 1;
+  lattice.pixels = height * width;
+  lattice.rows.reset(new Row[to_size(lattice.pixels * lattice.corners)]);
+  lattice.weights.reset(new float[to_size(lattice.pixels * lattice.corners)]);
+  const std::int64_t bands = band_count(height, width);
+  for (std::int64_t b = 0; b < bands; ++b)
+    lattice.bands.push_back(
+        {b * height / bands * width, (b + 1) * height / bands * width, 0, 0, 0, 0});
+
+  std::vector<BandVertices> found(to_size(bands));
+  parallel_for(bands, threads, [&](std::int64_t b) {
+    embed_band(embedding, width, fill, lattice, lattice.bands[to_size(b)], found[to_size(b)]);
+  });
+  VertexTable table;
+  std::vector<float> ones;
+  join_bands(lattice, found, table, ones);
+  lattice.chains.resize(d + 1);
+  parallel_for(d + 1, threads, [&](std::int64_t axis) {
+    lattice.chains[to_size(axis)] = find_chains(embedding, table, static_cast<int>(axis));
+  });
+  for (const auto& chain : lattice.chains) blur(chain, ones);
+
+  // What a filter of ones gives is what it is normalised by, half of it on either side.
+  const float alpha = 1.0f / (1.0f + std::ldexp(1.0f, -d));
+  const double scale = std::sqrt(static_cast<double>(weight) * static_cast<double>(alpha));
+  parallel_for(bands, threads, [&](std::int64_t b) {
+    const Band& band = lattice.bands[to_size(b)];
+    const std::vector<Row>& row_of = found[to_size(b)].rows;
+    for (std::int64_t i = band.first_pixel; i < band.last_pixel; ++i) {
+      Row* const rows = lattice.rows.get() + i * lattice.corners;
+      float* const weights = lattice.weights.get() + i * lattice.corners;
+      float sum = 0;
+      for (int k = 0; k <= d; ++k) {
+        rows[k] = row_of[to_size(rows[k])];
+        const Row vertex = rows[k] < lattice.vertices
+                               ? rows[k]
+                               : lattice.originals[to_size(rows[k] - lattice.vertices)];
+        sum += weights[k] * ones[to_size(vertex)];
+      }
+      const double norm = 1 / std::sqrt(static_cast<double>(alpha * sum) + 1e-20);
+      for (int k = 0; k <= d; ++k) weights[k] *= static_cast<float>(norm * scale);
+    }
+  });
+
+  return lattice;
+}
+
+std::vector<float> positions(std::int64_t count, float width) {
+  std::vector<float> result(to_size(count));
+  for (std::int64_t i = 0; i < count; ++i) result[to_size(i)] = static_cast<float>(i) / width;
+  return result;
+}
+
+}  // namespace
+
+Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
+                        int threads) {
+  const std::vector<float> across = positions(width, sxy), down = positions(height, sxy);
+  const Embedding<2> embedding(
+      {static_cast<double>(across.back()), static_cast<double>(down.back())});
+  const auto fill = [&](std::int64_t y, std::int64_t padded, float* features) {
+    std::copy(across.begin(), across.end(), features);
+    std::fill(features + width, features + padded, 0.0f);
+    std::fill(features + padded, features + 2 * padded, down[to_size(y)]);
+  };
+  return build(embedding, height, width, weight, fill, threads);
+}
+
+Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
+                          float sxy, float srgb, float weight, int threads) {
+  const std::vector<float> across = positions(width, sxy), down = positions(height, sxy);
+  const std::vector<float> colours = positions(256, srgb);
+  const auto x_end = static_cast<double>(across.back()), y_end = static_cast<double>(down.back());
+  const auto colour_end = static_cast<double>(colours.back());
+  const Embedding<5> embedding({x_end, y_end, colour_end, colour_end, colour_end});
+  const auto fill = [&](std::int64_t y, std::int64_t padded, float* features) {
+    std::copy(across.begin(), across.end(), features);
+    std::fill(features + padded, features + 2 * padded, down[to_size(y)]);
+    const std::uint8_t* const pixels = photo + 3 * y * width;
+    for (int channel = 0; channel < 3; ++channel) {
+      float* const to = features + (2 + channel) * padded;
+      for (std::int64_t x = 0; x < width; ++x) to[x] = colours[pixels[3 * x + channel]];
+    }
+    for (int j = 0; j < 5; ++j)
+      if (j != 1) std::fill(features + j * padded + width, features + (j + 1) * padded, 0.0f);
+  };
+  return build(embedding, height, width, weight, fill, threads);
+}
+
+}  // namespace cuekit::cpu

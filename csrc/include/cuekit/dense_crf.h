@@ -1,0 +1,34 @@
+// Mean field of the fully connected CRF (Krähenbühl & Koltun 2011, arXiv:1210.5644).
+//
+//   scores (B, K, N) probabilities or energies, photos (B, H, W, 3) uint8, present (B, K - 1)
+//     -> out (B, K, N), N = H * W
+//
+//   u_k(i) = log(min(max(p_k(i), epsilon), 1)), or minus the energy
+//   Q      = softmax_k(u), and `iterations` times over
+//   Q_k(i) = softmax_k(u_k(i) + w1 * sum_j g1(i, j) Q_k(j) + w2 * sum_j g2(i, j) Q_k(j))
+//
+//   g(i, j) = n(i) exp(-|f(i) - f(j)|^2 / 2) n(j),  n(i) = 1 / sqrt(sum_j exp(-|f(i) - f(j)|^2 /
+//   2)) f1 = (x, y) / gaussian_sxy,  f2 = ((x, y) / bilateral_sxy, (r, g, b) / bilateral_srgb)
+//
+// The softmax is over background and present classes; the others are 0. j = i is part of the sums.
+// The exponentials are those that the permutohedral lattice computes (cpu/permutohedral.h).
+#pragma once
+
+#include <cstdint>
+
+namespace cuekit {
+
+// The kernel's logits are in units of ln 2, so that the softmax takes powers of 2. The lattices'
+// weights are multiplied by this, too.
+constexpr double log2_of_e = 1.4426950408889634;
+
+struct DenseCrfParams {
+  std::int64_t batch, channels;
+  std::int64_t height, width;
+  float bilateral_weight, bilateral_sxy, bilateral_srgb;
+  bool energies;
+  std::int64_t iterations;
+  float epsilon;
+};
+
+}  // namespace cuekit

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.cam import subtract_classes
+from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.cues import cues_to_labels, fuse_cues, raw_cues, resize_cues, snap_cues
 from cuekit.superpixels import felzenszwalb, slic, superpixel_mean
 from cuekit.suppression import suppress_absent
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CRFParams",
     "background_map",
     "build_config",
     "cues_to_labels",
+    "dense_crf",
     "felzenszwalb",
     "fuse_cues",
     "io",
+    "labels_to_probabilities",
     "metrics",
     "raw_cues",
     "resize_cues",

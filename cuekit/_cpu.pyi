@@ -13,6 +13,11 @@ Array = NDArray[Any]
 
 compiler: str
 
+class SpatialLattice:
+    def __init__(
+        self, height: int, width: int, sxy: float, weight: float, threads: int
+    ) -> None: ...
+
 def instruction_set() -> str: ...
 def set_instruction_set(name: str) -> None: ...
 def subtract(maps: Array, present: NDArray[bool_], out: Array, mode: str, threads: int) -> bool: ...
@@ -57,4 +62,18 @@ def labels(
 ) -> None: ...
 def suppress(
     scores: Array, present: NDArray[bool_], out: Array, margin: float, threads: int
+) -> bool: ...
+def dense_crf(
+    scores: Array,
+    image: NDArray[uint8],
+    present: NDArray[bool_],
+    out: Array,
+    spatial: SpatialLattice | None,
+    bilateral_weight: float,
+    bilateral_sxy: float,
+    bilateral_srgb: float,
+    energies: bool,
+    iterations: int,
+    epsilon: float,
+    threads: int,
 ) -> bool: ...

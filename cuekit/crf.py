@@ -1,0 +1,353 @@
+"""In training and at test time: a fully connected CRF draws maps to the edges of the photo."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cuekit import _cpu
+from cuekit._arrays import Array, like
+from cuekit._checks import (
+    FLOATS,
+    INTEGERS,
+    check_array,
+    check_choice,
+    check_finite,
+    check_integer,
+    check_number,
+    check_present,
+    check_shape,
+    check_threads,
+)
+
+# Beyond these, weights and reciprocals of widths would leave float32, in which the kernel works.
+LARGEST = 1e30
+# What differs by one pixel or gray level is 20 standard deviations apart then, out of reach of
+# any vertex of the lattice: narrower kernels have the same result.
+NARROWEST = 0.05
+
+
+@dataclass(frozen=True)
+class CRFParams:
+    """Weights and widths of the two kernels of a dense CRF.
+
+    Parameters
+    ----------
+    gaussian_weight : float
+        Weight of the smoothness kernel, which compares positions only; 0 leaves it out.
+    gaussian_sxy : float
+        Its standard deviation in pixels.
+    bilateral_weight : float
+        Weight of the appearance kernel, which compares positions and colours; 0 leaves it out.
+    bilateral_sxy : float
+        Its standard deviation in pixels.
+    bilateral_srgb : float
+        Its standard deviation in levels of each colour channel, 0 to 255.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a value is not a number or not finite, a weight is negative or above 1e30, or a width
+        is not positive.
+
+    Examples
+    --------
+    >>> from cuekit.crf import PRESETS, CRFParams
+    >>> PRESETS["irn"] == CRFParams(3, 3, 10, 50, 5)
+    True
+    >>> PRESETS["sec"].scaled(0.5)  # for photos and maps at half the size
+    CRFParams(gaussian_weight=3.0, gaussian_sxy=1.5, bilateral_weight=10.0, bilateral_sxy=40.0, \
+bilateral_srgb=13.0)
+    """
+
+    gaussian_weight: float
+    gaussian_sxy: float
+    bilateral_weight: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            name = field.name
+            value = check_number(getattr(self, name), name, minimum=0)
+            if name.endswith("weight") and value > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:g}, got {value}")
+            if not name.endswith("weight") and value == 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
+            object.__setattr__(self, name, value)
+
+    def scaled(self, factor: float) -> CRFParams:
+        """Multiply the two `sxy`: for maps and photos that are `factor` times as large.
+
+        Colours do not shrink with a photo, and weights belong to the unaries: both stay.
+        """
+        return dataclasses.replace(
+            self,
+            gaussian_sxy=self.gaussian_sxy * check_number(factor, "factor"),
+            bilateral_sxy=self.bilateral_sxy * factor,
+        )
+
+
+_SEC = CRFParams(3, 3, 10, 80, 13)
+PRESETS: Mapping[str, CRFParams] = MappingProxyType(
+    {
+        "sec": _SEC,
+        "sec-train": _SEC.scaled(1 / 12),
+        "psa": _SEC,
+        "irn": CRFParams(3, 3, 10, 50, 5),
+        "clip-es": CRFParams(3, 1, 4, 67, 3),
+        "toco-cam": CRFParams(3, 3, 4, 36, 3),
+        "toco-seg": CRFParams(1, 1, 4, 121, 5),
+        "weclip": CRFParams(3, 3, 4, 64, 5),
+        "mctformer": CRFParams(3, 4, 3, 83, 5),
+    }
+)
+"""Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
+
+
+# Training calls with one size over and over, at which this costs as much as some iterations. What
+# photos of more than a million pixels would leave behind is some 25 MB each, and sizes vary.
+MOST_PIXELS_KEPT = 2**20
+
+
+@lru_cache(maxsize=4)
+def _kept_lattice(
+    height: int, width: int, sxy: float, weight: float, threads: int
+) -> _cpu.SpatialLattice:
+    return _cpu.SpatialLattice(height, width, sxy, weight, threads)
+
+
+def _spatial_lattice(height: int, width: int, params: CRFParams, threads: int) -> Any:
+    """Get the lattice of the Gaussian kernel, which depends on the size only; None without one."""
+    if params.gaussian_weight == 0:
+        return None
+    make = _kept_lattice if height * width <= MOST_PIXELS_KEPT else _cpu.SpatialLattice
+    return make(height, width, _width(params.gaussian_sxy), params.gaussian_weight, threads)
+
+
+def _width(value: float) -> float:
+    return min(max(value, NARROWEST), LARGEST)
+
+
+def dense_crf(
+    probabilities: Any,
+    image: Any,
+    params: str | CRFParams = "sec",
+    *,
+    present: Any = None,
+    iterations: int = 10,
+    epsilon: float = 1e-5,
+    unary: str = "probabilities",
+    threads: int | None = 1,
+) -> Any:
+    """Refine class probabilities with a photo: mean field of the fully connected CRF.
+
+    Parameters
+    ----------
+    probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
+        Channel 0 = background. Clipped to [`epsilon`, 1] before the logarithm; they need not sum
+        to 1.
+    image : (..., H, W, 3) array or tensor of uint8
+        The photos, at the size of `probabilities`.
+    params : str or CRFParams, optional
+        The name of a preset, see Notes, or weights and widths of one's own.
+    present : (..., K - 1) bool or None, optional
+        Which foreground classes the image contains. Only the background and these take part, and
+        the others are exactly 0. The background has no entry. None means all.
+    iterations : int, optional
+        Steps of the mean field; 0 gives the softmax of the unaries.
+    epsilon : float, optional
+        The least probability, from 1e-37 to 1.
+    unary : {"probabilities", "energies"}, optional
+        What the first argument holds. "energies" are -log p, up to a constant per pixel: any
+        finite values of float32's range. `epsilon` has no part in them.
+    threads : int or None, optional
+        Threads to use; None means one per core. Never changes the result.
+
+    Returns
+    -------
+    (..., K, H, W) array or tensor of the dtype of `probabilities`
+        The marginals Q; they sum to 1 at every pixel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value, `probabilities` are not finite,
+        or a photo has 2**28 pixels or more, or so many for so narrow widths that the lattice
+        cannot be addressed.
+
+    Notes
+    -----
+    With labels x, positions p and colours I, the energy is that of equations 1 and 2 of [1]_, ::
+
+        E(x)    = sum_i u_i(x_i) + sum_{i<j} [x_i != x_j] k(i, j),   u_i(l) = -log p_i(l)
+        k(i, j) = bilateral_weight exp(-|p_i - p_j|^2 / 2 sxy^2 - |I_i - I_j|^2 / 2 srgb^2)
+                + gaussian_weight  exp(-|p_i - p_j|^2 / 2 sxy^2)
+
+    and the mean field of [2]_ starts at the softmax of -u and repeats Q = softmax(K Q - u). As in
+    the code of SEC and of pydensecrf, and unlike the equations as printed, each kernel is
+    normalised symmetrically, k(i, j) / sqrt(s_i s_j) with s_i = sum_j k(i, j), and includes the
+    pixel itself, j = i. K Q is computed on the permutohedral lattice [3]_: an approximation,
+    whose filter is off by some 6 to 25 % of the exact one. Float64 would add no truth to that, so
+    all is computed in float32 whatever the dtype: results are pydensecrf's up to rounding.
+
+    Widths below 0.05 count as 0.05: what differs by one pixel or gray level is 20 standard
+    deviations apart then, and an infinitely narrow kernel has the same result.
+
+    `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can lift
+    them over it. Pass `present` here to keep them out; a few classes also take less time.
+
+    Presets set the pairwise terms; the unary is the caller's. Bilateral weight, sxy, srgb;
+    Gaussian weight, sxy; and what the authors feed:
+
+    - ``"sec"``: 10, 80, 13; 3, 3. -log p of the network.
+    - ``"sec-train"``: 10, 80/12, 13; 3, 3/12. -log p at 41×41. SEC divides by 12; the true scale
+      of 41×41 maps of 321×321 photos is ``PRESETS["sec"].scaled(41 / 321)``.
+    - ``"psa"``: as "sec". -log p, p at least 1e-5.
+    - ``"irn"``: 10, 50, 5; 3, 3. `labels_to_probabilities` of hard labels, gt_prob 0.7.
+    - ``"clip-es"``: 4, 67, 3; 3, 1. Class activation maps with 1 - their maximum as background;
+      then labels of confidence below 0.95 are set to 255. Their published run feeds a photo
+      minus its mean, in BGR, cast to uint8, where it wraps: a plain photo gives another result.
+    - ``"toco-cam"``: 4, 36, 3; 3, 3. Softmax.
+    - ``"toco-seg"``: 4, 121, 5; 1, 1. Softmax.
+    - ``"weclip"``: 4, 64, 5; 3, 3. Softmax.
+    - ``"mctformer"``: 3, 83, 5; 3, 4. Softmax; of the final segmentation only.
+
+    Workspace is some <BYTES> bytes per pixel. What depends on the size only is kept from call to
+    call for the last few sizes of up to 2**20 pixels. Input that is not C-contiguous is copied
+    once.
+
+    References
+    ----------
+    .. [1] T. Sun et al., arXiv:1904.01749.
+    .. [2] P. Krähenbühl, V. Koltun, "Efficient inference in fully connected CRFs with Gaussian
+       edge potentials", NIPS 2011, arXiv:1210.5644.
+    .. [3] A. Adams, J. Baek, A. Davis, "Fast high-dimensional filtering using the permutohedral
+       lattice", Eurographics 2010, :doi:`10.1111/j.1467-8659.2009.01645.x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> photo = np.zeros((4, 8, 3), np.uint8)
+    >>> photo[:, 5:] = 200
+    >>> labels = (photo[..., 0] > 0).astype(int)
+    >>> labels[1, 2], labels[3, 6] = 1, 255  # one is wrong, one is unknown
+    >>> probabilities = cuekit.labels_to_probabilities(labels, 2)
+    >>> cuekit.dense_crf(probabilities, photo, "irn").argmax(0)
+    array([[0, 0, 0, 0, 0, 1, 1, 1],
+           [0, 0, 0, 0, 0, 1, 1, 1],
+           [0, 0, 0, 0, 0, 1, 1, 1],
+           [0, 0, 0, 0, 0, 1, 1, 1]])
+    """
+    threads = check_threads(threads)
+    if isinstance(params, str):
+        params = PRESETS[check_choice(params, "params", tuple(PRESETS))]
+    elif not isinstance(params, CRFParams):
+        raise TypeError(f"params must be a preset's name or CRFParams, got {params!r}")
+    scores = check_array(probabilities, "probabilities", FLOATS, ndim=3, layout="(..., K, H, W)")
+    *batch, channels, height, width = scores.shape
+    if channels == 0:
+        raise ValueError(f"probabilities must have a background channel, got {scores.shape}")
+    photos = check_array(image, "image", ("uint8",), ndim=3, layout="(..., H, W, 3)")
+    check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
+    tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities")
+    iterations = check_integer(iterations, "iterations", minimum=0)
+    epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
+    if epsilon > 1:
+        raise ValueError(f"epsilon must be at most 1, got {epsilon}")
+    energies = check_choice(unary, "unary", ("probabilities", "energies")) == "energies"
+    if energies and scores.dtype == np.float64 and scores.size:
+        largest = np.abs(scores).max()
+        if np.finfo(np.float32).max < largest < np.inf:
+            raise ValueError(f"probabilities must be energies in float32's range, got {largest}")
+    if height * width >= 2**28:
+        raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
+    out = np.empty_like(scores)
+    if out.size:
+        shape = (int(np.prod(batch)), channels, height, width)
+        finite = _cpu.dense_crf(
+            scores.reshape(shape),
+            photos.reshape(shape[0], height, width, 3),
+            tags.reshape(shape[0], channels - 1),
+            out.reshape(shape),
+            _spatial_lattice(height, width, params, threads),
+            params.bilateral_weight,
+            _width(params.bilateral_sxy),
+            _width(params.bilateral_srgb),
+            energies,
+            iterations,
+            epsilon,
+            threads,
+        )
+        check_finite(finite, ("probabilities", scores))
+    return like(out, probabilities)
+
+
+def labels_to_probabilities(
+    labels: Any, num_classes: int, *, gt_prob: float = 0.7, ignore: int | None = 255
+) -> Any:
+    """Turn hard labels into probabilities for `dense_crf`.
+
+    Parameters
+    ----------
+    labels : (..., H, W) array or tensor of any integer dtype
+        Labels 0 to num_classes - 1, or `ignore`.
+    num_classes : int
+        K, background included.
+    gt_prob : float, optional
+        How sure the labels are: the probability of a pixel's label, between 0 and 1. The other
+        classes share the rest evenly.
+    ignore : int or None, optional
+        The label of pixels of which nothing is known: all classes get 1/K there. None means that
+        there is no such label.
+
+    Returns
+    -------
+    (..., K, H, W) array or tensor of float32
+        Probabilities that sum to 1 at every pixel; with a single class, 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value, or a label is none of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> cuekit.labels_to_probabilities(np.array([[0, 2, 255]]), 4).round(3)
+    array([[[0.7 , 0.1 , 0.25]],
+    <BLANKLINE>
+           [[0.1 , 0.1 , 0.25]],
+    <BLANKLINE>
+           [[0.1 , 0.7 , 0.25]],
+    <BLANKLINE>
+           [[0.1 , 0.1 , 0.25]]], dtype=float32)
+    """
+    names = check_array(labels, "labels", INTEGERS, ndim=2, layout="(..., H, W)")
+    classes = check_integer(num_classes, "num_classes", minimum=1)
+    sure = check_number(gt_prob, "gt_prob")
+    if not 0 < sure < 1:
+        raise ValueError(f"gt_prob must be between 0 and 1, got {sure}")
+    known = np.ones(names.shape, dtype=bool)
+    if ignore is not None:
+        known = names != check_integer(ignore, "ignore")
+    wrong = np.argwhere(known & ((names < 0) | (names >= classes)))
+    if len(wrong):
+        index = tuple(map(int, wrong[0]))
+        allowed = f"from 0 to {classes - 1}" + ("" if ignore is None else f" or {ignore}")
+        raise ValueError(f"labels must be {allowed}, got {names[index]} at index {index}")
+    *batch, height, width = names.shape
+    out: Array = np.ones((*batch, classes, height, width), dtype=np.float32)
+    if classes > 1:
+        others = np.where(known, (1 - sure) / (classes - 1), 1 / classes)
+        for k in range(classes):
+            out[..., k, :, :] = np.where(known & (names == k), sure, others)
+    return like(out, labels)

@@ -6,12 +6,17 @@ document them. The tests hold every kernel against these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cuekit.crf import CRFParams
+
 Array = npt.NDArray[Any]
+Filter = Callable[[Array], Array]
+MakeFilter = Callable[[Array], Filter]
 
 
 def nearest_index(size: int, out: int) -> Array:
@@ -242,3 +247,120 @@ def suppress_absent(scores: Array, present: Array, margin: float) -> Array:
     below = np.nextafter(ceiling, scores.dtype.type(-np.inf))
     limit = np.minimum(ceiling - scores.dtype.type(margin), below)
     return np.where(kept[:, None, None], scores, np.minimum(scores, limit))
+
+
+def exact_filter(features: Array) -> Filter:
+    """(N, d) -> a function (K, N) -> (K, N): the sum over all pixels, weighted by a Gaussian."""
+    wide = features.astype(np.float64)
+    weights: Array = np.exp(-((wide[:, None] - wide) ** 2).sum(-1) / 2)
+
+    def apply(values: Array) -> Array:
+        summed: Array = values @ weights
+        return summed
+
+    return apply
+
+
+def lattice_filter(features: Array) -> Filter:
+    """(N, d) float32 -> a function (K, N) -> (K, N): the same, about, on a permutohedral lattice.
+
+    Where a point lies in the lattice is computed in float32 and in this order, which makes every
+    choice the kernel's; what follows is computed in float64.
+    """
+    pixels, d = features.shape
+    side = np.float32(d + 1)
+    deviation = float(np.float32(np.sqrt(2 / 3) * (d + 1)))  # of the filter, in lattice steps
+    elevated = np.zeros((d + 1, pixels), np.float32)
+    total = np.zeros(pixels, np.float32)
+    for i in range(d, 0, -1):
+        scaled = features[:, i - 1] * np.float32(1 / np.sqrt(i * (i + 1)) * deviation)
+        elevated[i] = total - np.float32(i) * scaled
+        total = total + scaled
+    elevated[0] = total
+    # The nearest vertex of colour 0, were it on the plane where coordinates sum to 0; the order of
+    # the coordinates' remainders tells the simplex, and which coordinates bring it onto the plane.
+    cells = np.rint(elevated * (1 / side))
+    remainders = elevated - cells * side
+    ranks = np.zeros((d + 1, pixels), int)
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            below = remainders[i] < remainders[j]
+            ranks[i] += below
+            ranks[j] += ~below
+    ranks += cells.sum(0).astype(int)
+    wrapped = (d + 1) * ((ranks < 0).astype(int) - (ranks > d))
+    ranks += wrapped
+    origins = (cells * side).astype(int) + wrapped
+    remainders = (elevated - origins.astype(np.float32)) * (1 / side)
+    descending = np.empty_like(remainders)
+    np.put_along_axis(descending, d - ranks, remainders, 0)
+    barycentric = descending - np.roll(descending, 1, 0)
+    barycentric[0] = descending[0] + (1 - descending[d])
+    # A vertex is named by all of its coordinates but the last; that of colour c lies c steps on.
+    colours = np.arange(d + 1)[:, None, None]
+    named = origins[:d] + colours - (d + 1) * (ranks[:d] > d - colours)  # (d + 1, d, N)
+    names, rows = np.unique(named.transpose(0, 2, 1).reshape(-1, d), axis=0, return_inverse=True)
+    rows = rows.reshape(d + 1, pixels)
+    row_of = {name: row for row, name in enumerate(map(tuple, names.tolist()))}
+    neighbours = []
+    for axis in range(d + 1):
+        step = np.where(np.arange(d) == axis, d, -1)
+        ends = [map(tuple, (names + s).tolist()) for s in (step, -step)]
+        neighbours.append([[row_of.get(name, -1) for name in end] for end in ends])
+
+    def apply(values: Array) -> Array:
+        lattice = np.zeros((len(names) + 1, len(values)))  # the last row is what is not there: 0
+        np.add.at(lattice, rows, barycentric[..., None] * values.T.astype(np.float64))
+        for one, other in neighbours:
+            lattice[:-1] = lattice[:-1] + (lattice[one] + lattice[other]) / 2
+        sliced: Array = (barycentric[..., None] * lattice[rows]).sum(0).T / (1 + 2.0**-d)
+        return sliced
+
+    return apply
+
+
+def crf_messages(image: Array, params: CRFParams, make_filter: MakeFilter) -> Filter:
+    """(H, W, 3) -> a function of marginals (K, N): both normalised kernels, weighted and added."""
+    rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
+    place = np.stack([columns, rows], 1)
+    colour = image.reshape(-1, 3).astype(np.float32)
+    near = place / np.float32(params.gaussian_sxy)
+    wide = place / np.float32(params.bilateral_sxy)
+    alike = np.concatenate([wide, colour / np.float32(params.bilateral_srgb)], 1)
+    smoothness, appearance = make_filter(near), make_filter(alike)
+    ones = np.ones((1, len(place)))
+    near_norm = 1 / np.sqrt(smoothness(ones) + 1e-20)
+    alike_norm = 1 / np.sqrt(appearance(ones) + 1e-20)
+
+    def apply(marginals: Array) -> Array:
+        smooth = near_norm * smoothness(near_norm * marginals)
+        like_coloured = alike_norm * appearance(alike_norm * marginals)
+        total: Array = params.gaussian_weight * smooth + params.bilateral_weight * like_coloured
+        return total
+
+    return apply
+
+
+def softmax(values: Array) -> Array:
+    """Over the first axis."""
+    powers = np.exp(values - values.max(0))
+    normalized: Array = powers / powers.sum(0)
+    return normalized
+
+
+def dense_crf(
+    probabilities: Array,
+    image: Array,
+    params: CRFParams,
+    iterations: int,
+    epsilon: float,
+    make_filter: MakeFilter = lattice_filter,
+) -> Array:
+    """(K, H, W), (H, W, 3) -> (K, H, W) float64; with `exact_filter`, the model itself."""
+    clipped = np.clip(probabilities.astype(np.float64), epsilon, 1)
+    energies = -np.log(clipped).reshape(len(probabilities), -1)
+    messages = crf_messages(image, params, make_filter)
+    marginals = softmax(-energies)
+    for _ in range(iterations):
+        marginals = softmax(messages(marginals) - energies)
+    return marginals.reshape(probabilities.shape)

@@ -18,6 +18,7 @@ from cuekit.suppression import suppress_absent
 
 if TYPE_CHECKING:
     from cuekit import io, metrics
+    from cuekit import losses as losses  # not in __all__: import * must not need torch
     from cuekit import reference as reference
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("io", "metrics", "reference"):
+    if name in ("io", "losses", "metrics", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

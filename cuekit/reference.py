@@ -364,3 +364,42 @@ def dense_crf(
     for _ in range(iterations):
         marginals = softmax(messages(marginals) - energies)
     return marginals.reshape(probabilities.shape)
+
+
+def floored(probabilities: Array) -> Array:
+    """(K, H, W) -> (K, H, W) float64 that is nowhere near 0 and sums to 1, as in SEC's code."""
+    raised = probabilities.astype(np.float64) + 1e-4
+    out: Array = raised / raised.sum(0)
+    return out
+
+
+def seed_loss(probabilities: Array, cues: Array) -> float:
+    """(K, H, W), (K, H, W) bool -> number."""
+    marked = floored(probabilities)[cues != 0]
+    return float(-np.log(marked).sum() / max(marked.size, 1))
+
+
+def constrain_to_boundary_loss(probabilities: Array, smoothed: Array) -> float:
+    """(K, H, W), Q (K, H, W) as the CRF returns it -> number, per pixel."""
+    q = np.maximum(smoothed.astype(np.float64), 1e-4)
+    q /= q.sum(0)
+    return float((q * np.log(q / floored(probabilities))).sum(0).mean())
+
+
+def weighted_rank_pooling(values: Array, decay: float) -> float:
+    """Of (H, W), the largest value first."""
+    weights = [decay**j for j in range(values.size)]
+    return float(np.average(np.sort(values, axis=None)[::-1], weights=weights))
+
+
+def expansion_loss(probabilities: Array, present: Array) -> float:
+    """(K, H, W), (K - 1,) bool -> number."""
+    background, *foreground = floored(probabilities)
+    here = [m for m, tag in zip(foreground, present, strict=True) if tag]
+    absent = [m for m, tag in zip(foreground, present, strict=True) if not tag]
+    loss = -np.log(weighted_rank_pooling(background, 0.999))
+    if here:
+        loss -= np.mean([np.log(weighted_rank_pooling(m, 0.996)) for m in here])
+    if absent:
+        loss -= np.mean([np.log(1 - m.max()) for m in absent])
+    return float(loss)

@@ -19,6 +19,7 @@ FUNCTIONS = [
     *(f"metrics.{name}" for name in ("confusion_matrix", "iou", "mean_iou", "cue_statistics")),
     "metrics.bootstrap",
     *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "write_labels")),
+    *(f"losses.{name}_loss" for name in ("seed", "constrain_to_boundary", "expansion")),
 ]
 
 # The contract with callers.
@@ -45,6 +46,8 @@ SIGNATURES = {
 
 
 def find(name):
+    if name.startswith("losses."):
+        pytest.importorskip("torch")
     value = cuekit
     for part in name.split("."):
         value = getattr(value, part)
@@ -83,8 +86,15 @@ def test_works_where_torch_is_missing():
 import sys
 sys.modules['torch'] = None
 import numpy as np, cuekit
+from cuekit import *
 cuekit.fuse_cues(np.ones((1, 2, 2), dtype=bool))
 cuekit.build_config()
+try:
+    cuekit.losses
+except ImportError as error:
+    assert str(error) == "cuekit.losses needs torch: pip install 'cuekit[torch]'"
+else:
+    raise AssertionError
 """
     python("-c", program)
 
@@ -153,6 +163,8 @@ def test_docstring_is_complete(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
+    if name == "cuekit.losses":
+        pytest.importorskip("torch")
     module = importlib.import_module(name)
     assert module.__doc__
     result = doctest.testmod(module, raise_on_error=False)

@@ -1,0 +1,348 @@
+"""Losses that train a segmentation network from cues and tags; they need torch.
+
+All read probabilities, that is, a network's output after softmax, as SEC's code does: 1e-4 is added
+and the sum made 1 again. No logarithm and no gradient is infinite then, and where a class is lost
+its gradient is large, not 0 as behind a clamp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from cuekit import crf
+from cuekit._arrays import adopt
+from cuekit._checks import CUES, check_choice, check_finite, check_present
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("cuekit.losses needs torch: pip install 'cuekit[torch]'") from error
+
+FLOOR = 1e-4
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def _check_probabilities(probabilities: Any) -> torch.Tensor:
+    """Return probabilities (..., K, H, W) of float32 or float64, with their gradient."""
+    if not isinstance(probabilities, torch.Tensor):
+        raise TypeError(f"probabilities must be a torch tensor, got {type(probabilities).__name__}")
+    if probabilities.layout is not torch.strided:
+        raise TypeError(f"probabilities must be a dense tensor, got layout {probabilities.layout}")
+    dtype, shape = _dtype_name(probabilities), tuple(probabilities.shape)
+    if dtype not in FLOATS:
+        raise TypeError(f"probabilities must have dtype {' or '.join(FLOATS)}, got {dtype}")
+    if len(shape) < 3:
+        raise ValueError(f"probabilities must have shape (..., K, H, W), got {shape}")
+    if shape[-3] == 0:
+        raise ValueError(f"probabilities must have a background channel, got {shape}")
+    # Half precision is for networks: 16 bits hold neither a sum over an image nor 1 - 1e-4.
+    p = probabilities if dtype in ("float32", "float64") else probabilities.float()
+    if p.device.type == "cpu" and p.numel():  # on other devices, looking at values would wait
+        low, high = p.detach().aminmax()
+        if not (low.isfinite() and high.isfinite()):
+            check_finite(False, ("probabilities", p.detach().numpy()))
+        if low < 0:
+            raise ValueError(
+                f"probabilities must be at least 0, got {low.item()}: softmax comes first"
+            )
+    return p
+
+
+def _dtype_name(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _tensor(value: Any, name: str, dtypes: Sequence[str]) -> torch.Tensor:
+    """Take an array or tensor of one of `dtypes` as a tensor; it stays on its device."""
+    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+        value = adopt(value, name)
+    if _dtype_name(value) not in dtypes:
+        raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {_dtype_name(value)}")
+    if isinstance(value, torch.Tensor):
+        return value
+    # A copy, for torch has no negative strides, and warns of memory that is read-only.
+    return torch.from_numpy(value.copy())
+
+
+def _mask(
+    value: Any, name: str, dtypes: Sequence[str], shape: Sequence[int], p: torch.Tensor
+) -> torch.Tensor:
+    """Check cues or tags and return them as a bool tensor on the device of `p`."""
+    mask = _tensor(value, name, dtypes)
+    if mask.device != p.device:
+        raise ValueError(f"{name} must be on {p.device} to match probabilities, got {mask.device}")
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)} to match probabilities, got {tuple(mask.shape)}"
+        )
+    # A bool view of bytes may hold others than 0 and 1.
+    return mask != 0
+
+
+def _floored(p: torch.Tensor) -> torch.Tensor:
+    raised = p + FLOOR
+    return raised / raised.sum(-3, keepdim=True)
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean of all values; 0 of none, where torch's would be NaN."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Mean of finite values (..., N) over the part of N in the mask; 0 where that is empty."""
+    return (mask * values).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
+    """Cross-entropy of the cues: what they mark should be likely, the rest is left open.
+
+    Parameters
+    ----------
+    probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
+        A segmentation network's output after softmax. Leading dimensions are the batch.
+    cues : (..., K, H, W) array or tensor of bool or uint8
+        What is surely which class, nonzero = cue; an overlap counts for each of its classes.
+
+    Returns
+    -------
+    tensor of no dimensions, float64 for float64 probabilities, otherwise float32
+        Per image, the sum of -log p over its cue elements divided by their number; then the mean
+        over the batch. An image without cues counts as 0, and so does an empty batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
+        are negative or not finite.
+
+    Notes
+    -----
+    Equation 3 of [1]_, which is SEC's [2]_. SEC's code gives NaN on an image without cues.
+    Probabilities are floored as SEC's are: 1e-4 is added, then the sum made 1. Nothing is moved
+    between devices, and on a GPU nothing waits for it.
+
+    References
+    ----------
+    .. [1] T. Sun et al., arXiv:1904.01749.
+    .. [2] A. Kolesnikov, C. Lampert, "Seed, expand and constrain", ECCV 2016,
+       :doi:`10.1007/978-3-319-46493-0_42`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cuekit import losses
+    >>> even = torch.full((2, 1, 3), 0.5)
+    >>> cues = torch.tensor([[[True, False, False]], [[False, True, False]]])
+    >>> losses.seed_loss(even, cues)
+    tensor(0.6931)
+    """
+    p = _check_probabilities(probabilities)
+    on = _mask(cues, "cues", CUES, p.shape, p)
+    return _mean(_mean_where(on.flatten(-3), -_floored(p).log().flatten(-3)))
+
+
+def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+    """Check photos (*batch, h, w, 3) and resize them to (*batch, *size, 3)."""
+    tensor = _tensor(photos, name, ("uint8",))
+    shape = tuple(tensor.shape)
+    if shape[:-3] != tuple(batch) or len(shape) < 3 or shape[-1] != 3:
+        expected = ", ".join(map(str, (*batch, "H", "W", 3)))
+        raise ValueError(f"{name} must have shape ({expected}) to match probabilities, got {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name} must have at least one pixel, got {shape}")
+    # In float32, positions in a photo are off by enough to change hundredths of a gray level.
+    flat = tensor.reshape(-1, *shape[-3:]).movedim(-1, 1).double()
+    resized = torch.nn.functional.interpolate(flat, size, mode="bilinear", align_corners=False)
+    return resized.round().byte().movedim(1, -1).reshape(*batch, *size, 3)
+
+
+def _smoothed(
+    p: torch.Tensor,
+    images: Any,
+    params: str | crf.CRFParams,
+    present: Any,
+    iterations: int,
+    threads: int | None,
+) -> torch.Tensor:
+    """Return Q, the CRF's answer to the probabilities, which is a constant to autograd."""
+    *batch, _, height, width = p.shape
+    if isinstance(images, list | tuple):
+        if len(images) != math.prod(batch):
+            raise ValueError(
+                f"images must be {math.prod(batch)} photos to match probabilities, "
+                f"got {len(images)}"
+            )
+        each = [_photos(im, f"images[{i}]", (), (height, width)) for i, im in enumerate(images)]
+        photos = torch.stack(each).reshape(*batch, height, width, 3)
+    else:
+        photos = _photos(images, "images", batch, (height, width))
+    q = crf.dense_crf(
+        p.detach(), photos, params, present=present, iterations=iterations, threads=threads
+    ).clamp(min=FLOOR)
+    smoothed: torch.Tensor = q / q.sum(-3, keepdim=True)
+    return smoothed
+
+
+def constrain_to_boundary_loss(
+    probabilities: torch.Tensor,
+    images: Any,
+    params: str | crf.CRFParams = "sec-train",
+    *,
+    present: Any = None,
+    iterations: int = 10,
+    normalize: str = "pixels",
+    threads: int | None = 1,
+) -> torch.Tensor:
+    """Divergence of the probabilities from what a dense CRF makes of them with the photo.
+
+    Parameters
+    ----------
+    probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
+        A segmentation network's output after softmax, channel 0 = background. Leading dimensions
+        are the batch.
+    images : (..., h, w, 3) array or tensor of uint8, or a list of (h, w, 3) ones, one per image
+        The photos, as the network saw them but neither scaled nor shifted in colour; of any size.
+    params : str or CRFParams, optional
+        The CRF's pairwise terms on the grid of the probabilities, as `dense_crf` takes them.
+        "sec-train" is what SEC trained with: spatial widths of 80/12 and 3/12 on a grid of 41 by
+        41 for photos of 321 by 321. It is named after the published numbers, not after the scale:
+        to keep widths of 80 and 3 in the photo, take ``scaled(41 / 321)`` of them.
+    present : (..., K - 1) bool or None, optional
+        Tags, as `dense_crf` takes them: Q has background and these classes only. None means all.
+    iterations : int, optional
+        Mean field iterations of the CRF.
+    normalize : {"pixels", "elements"}, optional
+        What the sum of Q log(Q/p) is divided by: the pixels of all images, as SEC's code does, or
+        pixels times K, as the paper prints it, which makes the loss K times smaller.
+    threads : int or None, optional
+        Threads of the CRF; None means one per core. Never changes the result.
+
+    Returns
+    -------
+    tensor of no dimensions, float64 for float64 probabilities, otherwise float32
+        The mean of KL(Q || p), at least 0 up to rounding. Without images or pixels it is 0, and
+        the photos are not looked at.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
+        are negative or not finite; what `dense_crf` raises.
+
+    Notes
+    -----
+    Equation 4 of [1]_, after SEC [2]_. Q is a constant: as in SEC's code, no gradient flows
+    through the CRF, and training moves p towards Q. The CRF reads the probabilities as they are
+    and clips them at 1e-5 (SEC's reads the scores before softmax, unclipped). Then p and Q are
+    floored as in SEC's code: p by adding 1e-4, Q by raising what is less to 1e-4, each then made
+    to sum to 1.
+
+    Photos are resized to (H, W) with half-pixel centres, without antialiasing, edges clamped,
+    rounded to uint8. SEC's code aligns the corners instead. Nothing is moved between devices:
+    probabilities and photos lie where `dense_crf` takes them.
+
+    References
+    ----------
+    .. [1] T. Sun et al., arXiv:1904.01749.
+    .. [2] A. Kolesnikov, C. Lampert, "Seed, expand and constrain", ECCV 2016,
+       :doi:`10.1007/978-3-319-46493-0_42`.
+
+    Examples
+    --------
+    A boundary where the photo has an edge costs less than one beside it.
+
+    >>> import torch
+    >>> from cuekit import losses
+    >>> photo = torch.zeros(4, 8, 3, dtype=torch.uint8)
+    >>> photo[:, 4:] = 255
+    >>> left = torch.full((4, 8), 0.05)
+    >>> left[:, :4] = 0.95
+    >>> on_edge = torch.stack([left, 1 - left])
+    >>> beside = on_edge.roll(1, dims=-1)
+    >>> cheap, dear = (losses.constrain_to_boundary_loss(p, photo) for p in (on_edge, beside))
+    >>> bool(cheap < dear)
+    True
+    """
+    p = _check_probabilities(probabilities)
+    check_choice(normalize, "normalize", ("pixels", "elements"))
+    if p.numel() == 0:
+        return p.sum()
+    q = _smoothed(p, images, params, present, iterations, threads)
+    elements = q * (q / _floored(p)).log()
+    return _mean(elements if normalize == "elements" else elements.sum(-3))
+
+
+def _pooled(maps: torch.Tensor, decay: float) -> torch.Tensor:
+    """Global weighted rank pooling: the j-th largest of (..., N) weighs decay to the j."""
+    weights = decay ** torch.arange(maps.shape[-1], dtype=maps.dtype, device=maps.device)
+    # Not a matrix product: autocast would make it one of half precision.
+    return (maps.sort(-1, descending=True).values * weights).sum(-1) / weights.sum()
+
+
+def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
+    """Let present classes cover part of the image, and absent ones no pixel: SEC's third term.
+
+    Parameters
+    ----------
+    probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
+        A segmentation network's output after softmax, channel 0 = background. Leading dimensions
+        are the batch.
+    present : (..., K - 1) bool or None
+        Which foreground classes the image contains. The background has no entry. None means all.
+        Where probabilities are not on the CPU, a tensor on their device.
+
+    Returns
+    -------
+    tensor of no dimensions, float64 for float64 probabilities, otherwise float32
+        The mean over the batch of the sum of three terms: the mean over present classes of
+        -log G(p_c, 0.996), the mean over absent classes of -log(1 - max p_c), and
+        -log G(p_0, 0.999), with G(p, d) the mean of a map's values weighted by d**j, j = 0 for
+        the largest. A mean over no class is 0. Without images or pixels the loss is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
+        are negative or not finite.
+
+    Notes
+    -----
+    The term of SEC [1]_ that the paper [2]_ leaves out, for the comparison. SEC's code gives NaN
+    on an image without tags, or with all. The decays are its own, for a grid of 41 by 41: they
+    weigh some 250 and 1000 pixels, whatever the grid. Probabilities are floored as SEC's are:
+    1e-4 is added, then the sum made 1. Nothing is moved between devices, and on a GPU nothing
+    waits for it.
+
+    References
+    ----------
+    .. [1] A. Kolesnikov, C. Lampert, "Seed, expand and constrain", ECCV 2016,
+       :doi:`10.1007/978-3-319-46493-0_42`.
+    .. [2] T. Sun et al., arXiv:1904.01749.
+
+    Examples
+    --------
+    Of four classes with even probabilities, cat is present: log 4 for it, log 4/3 on average for
+    the two absent classes, log 4 for the background.
+
+    >>> import torch
+    >>> from cuekit import losses
+    >>> losses.expansion_loss(torch.full((4, 2, 2), 0.25), [True, False, False])
+    tensor(3.0603)
+    """
+    p = _check_probabilities(probabilities)
+    *batch, channels, _, _ = p.shape
+    if not isinstance(present, torch.Tensor) or present.device.type == "cpu":
+        present = check_present(present, "present", tuple(batch), channels - 1, "probabilities")
+    tags = _mask(present, "present", ("bool",), (*batch, channels - 1), p)
+    if p.numel() == 0:
+        return p.sum()
+    maps = _floored(p).flatten(-2)
+    background, foreground = maps[..., 0, :], maps[..., 1:, :]
+    missed = -_pooled(foreground, 0.996).log()
+    found = -(1 - foreground.amax(-1)).log()
+    return _mean(
+        _mean_where(tags, missed) + _mean_where(~tags, found) - _pooled(background, 0.999).log()
+    )

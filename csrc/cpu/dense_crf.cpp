@@ -57,6 +57,7 @@ class Values {
 struct Filter {
   const Lattice* lattice = nullptr;
   Values read, splat;
+  bool far = false;  // the values are too many for the caches close to the processor
 };
 
 // All labels of one pixel or vertex, or a group of them: as many as registers hold.
@@ -175,6 +176,7 @@ struct MeanField {
                                       std::int64_t count, std::int64_t label, float* out) {
     for (std::int64_t i = 0; i < count; ++i) {
       L x = L::load(pass.unary + (first + i) * stride + label);
+      prefetch(pass.unary + (first + i + together) * stride + label, L::size);
       if (pass.slice) {
         slice<3>(*pass.spatial, stride, first + i, label, x);
         slice<6>(*pass.bilateral, stride, first + i, label, x);
@@ -198,6 +200,21 @@ struct MeanField {
     }
   }
 
+  // Asks for what the pixel of the next block is going to need and, a few pixels ahead, for the
+  // rows.
+  template <int corners>
+  static CUEKIT_INLINE void look_ahead(const Filter& filter, std::int64_t stride,
+                                       std::int64_t pixel, std::int64_t label,
+                                       const float* values) {
+    const std::int32_t* const rows = filter.lattice->rows.get();
+    prefetch(rows + (pixel + together) * corners, corners);
+    prefetch(filter.lattice->weights.get() + (pixel + together) * corners, corners);
+    const std::int64_t ahead = pixel + 12;
+    if (!filter.far || ahead >= filter.lattice->pixels) return;
+    for (int k = 0; k < corners; ++k)
+      prefetch(values + rows[ahead * corners + k] * stride + label, L::size);
+  }
+
   template <int corners>
   static CUEKIT_INLINE void slice(const Filter& filter, std::int64_t stride, std::int64_t pixel,
                                   std::int64_t label, L& to) {
@@ -205,6 +222,7 @@ struct MeanField {
     const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
     const float* const weights = filter.lattice->weights.get() + pixel * corners;
     const float* const values = filter.read.get() + label;
+    look_ahead<corners>(filter, stride, pixel, label, filter.read.get());
     for (int k = 0; k < corners; ++k) to.add(L::load(values + rows[k] * stride), weights[k]);
   }
 
@@ -215,6 +233,7 @@ struct MeanField {
     const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
     const float* const weights = filter.lattice->weights.get() + pixel * corners;
     float* const values = filter.splat.get() + label;
+    if (filter.far) look_ahead<corners>(filter, stride, pixel, label, filter.splat.get());
     for (int k = 0; k < corners; ++k) {
       float* const row = computed_once(values + rows[k] * stride);
       L sum = L::load(row);
@@ -260,22 +279,26 @@ struct Blur {
   static CUEKIT_INLINE void run(const std::int32_t* chain, std::int64_t count, float* values,
                                 std::int64_t stride) {
     L previous = L::zero(), own = L::zero();
+    float link = 0;  // from the vertex before
     float* at = values;
+    if (count > 0) {
+      at = values + ~chain[0] * stride;
+      own = L::load(at);
+    }
     for (std::int64_t i = 0; i < count; ++i) {
-      if (chain[i] < 0) {
-        at = values + ~chain[i] * stride;
-        own = L::load(at);
-        previous = L::zero();
-      }
+      const std::int32_t ahead = chain[i + 16];
+      prefetch(values + (ahead ^ (ahead >> 31)) * stride, L::size);
       const std::int32_t after = chain[i + 1];
-      float* const to = values + after * stride;
-      const L next = after < 0 ? L::zero() : L::load(to);
+      float* const to = values + (after ^ (after >> 31)) * stride;
+      const L next = L::load(to);
+      const float next_link = bit_cast<float>(~(after >> 31) & 0x3f000000);  // 1/2 or 0
       L mixed = own;
       for (int j = 0; j < parts; ++j)
-        mixed.part[j] = own.part[j] + (previous.part[j] + next.part[j]) * 0.5f;
+        mixed.part[j] = own.part[j] + (previous.part[j] * link + next.part[j] * next_link);
       mixed.store(at);
       previous = own;
       own = next;
+      link = next_link;
       at = to;
     }
   }
@@ -403,6 +426,7 @@ class Inference {
     filter.lattice = lattice;
     filter.read = Values(lattice->row_count() * kernels_.stride);
     filter.splat = Values(lattice->row_count() * kernels_.stride);
+    filter.far = lattice->row_count() * kernels_.stride > 1 << 21;
   }
 
   // A loop whose arithmetic is not slowed down by what is next to nothing.
@@ -517,7 +541,7 @@ class Inference {
       }
     });
     for (const std::vector<std::int32_t>& chain : lattice.chains) {
-      const auto length = static_cast<std::int64_t>(chain.size()) - 1;
+      const auto length = static_cast<std::int64_t>(chain.size()) - 17;
       const auto start = [&](std::int64_t t) {
         std::int64_t i = t * length / tasks;
         while (chain[to_size(i)] >= 0) ++i;

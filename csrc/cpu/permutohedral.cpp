@@ -241,9 +241,13 @@ void embed_row(const Embedding<d>& e, const float* features, std::int64_t count,
 
 // ---- the lattice ----
 
-// Bands are of whole rows, some 16 000 pixels each.
+// Few, for a band copies what it shares with those before it: two from 2^16 pixels on, and then one
+// per 2^16 to 2^17 pixels. They are of whole rows.
 std::int64_t band_count(std::int64_t height, std::int64_t width) {
-  return std::min(height, std::clamp(height * width >> 14, std::int64_t{1}, std::int64_t{64}));
+  const std::int64_t pixels = height * width;
+  std::int64_t count = pixels < 1 << 16 ? 1 : 2;
+  while (count < 64 && count << 17 <= pixels) count *= 2;
+  return std::min(height, count);
 }
 
 // What a band finds, its vertices numbered by first appearance in it.
@@ -347,9 +351,13 @@ std::vector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& t
   const std::int64_t count = table.size();
   std::vector<Row> next(to_size(count));
   std::vector<bool> has_previous(to_size(count));
-  for (std::int64_t v = 0; v < count; ++v) {
+  const auto neighbour_key = [&](std::int64_t v) {
     const Key key = table.key(v);
-    const Row neighbour = table.find(key + steps[(key & embedding.remainder_mask) == 0]);
+    return key + steps[(key & embedding.remainder_mask) == 0];
+  };
+  for (std::int64_t v = 0; v < count; ++v) {
+    table.prefetch_place(neighbour_key(std::min(v + 16, count - 1)));
+    const Row neighbour = table.find(neighbour_key(v));
     next[to_size(v)] = neighbour;
     if (neighbour >= 0) has_previous[to_size(neighbour)] = true;
   }
@@ -359,13 +367,13 @@ std::vector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& t
     chain.push_back(static_cast<Row>(~v));
     for (Row at = next[to_size(v)]; at >= 0; at = next[to_size(at)]) chain.push_back(at);
   }
-  chain.push_back(~Row{0});
+  chain.insert(chain.end(), 17, ~Row{0});
   return chain;
 }
 
 void blur(const std::vector<Row>& chain, std::vector<float>& values) {
   float previous = 0;
-  for (std::size_t i = 0; i + 1 < chain.size(); ++i) {
+  for (std::size_t i = 0; i + 17 < chain.size(); ++i) {
     if (chain[i] < 0) previous = 0;
     const Row at = chain[i] < 0 ? ~chain[i] : chain[i];
     const float own = values[to_size(at)];

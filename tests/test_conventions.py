@@ -33,6 +33,12 @@ CUES = noise(2, 9, 23, 31) > 0.5
 SUPERPIXELS = np.random.default_rng(0).integers(0, 40, (2, 46, 63))
 MASKS = noise(2, 5, 46, 63) > 0.8
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
+SCORES = noise(2, 10, 20, 30)
+
+
+def dense_crf_of_present(probabilities, image, present, **options):
+    return cuekit.dense_crf(probabilities, image, present=present, **options)
+
 
 OPS = {
     "subtract_classes": Op(cuekit.subtract_classes, (CAMS, PRESENT), ("cams", "present")),
@@ -54,6 +60,10 @@ OPS = {
     "resize_cues": Op(cuekit.resize_cues, (CUES,), ("cues",), {"size": (7, 50)}),
     "cues_to_labels": Op(cuekit.cues_to_labels, (CUES,), ("cues",)),
     "suppress_absent": Op(cuekit.suppress_absent, (CAMS, PRESENT[:, 1:]), ("scores", "present")),
+    "dense_crf": Op(cuekit.dense_crf, (SCORES, PHOTOS), ("probabilities", "image")),
+    "dense_crf, present": Op(
+        dense_crf_of_present, (SCORES, PHOTOS, PRESENT), ("probabilities", "image", "present")
+    ),
 }
 THREADED = dict(OPS)
 THROUGH_SCIKIT_IMAGE = {
@@ -61,6 +71,9 @@ THROUGH_SCIKIT_IMAGE = {
     "slic": Op(cuekit.slic, (PHOTOS,), ("image",)),
 }
 OPS |= THROUGH_SCIKIT_IMAGE
+OPS["labels_to_probabilities"] = Op(
+    cuekit.labels_to_probabilities, (SUPERPIXELS,), ("labels",), {"num_classes": 40}
+)
 # Present classes are tags, taken from lists too; all others are arrays.
 ARGUMENTS = [
     pytest.param(op, i, id=f"{key}-{name}")
@@ -356,6 +369,8 @@ def test_options_are_keywords(op):
     required = 3 if op.function in (cuekit.raw_cues,) else 2
     if op.function in (cuekit.background_map, cuekit.fuse_cues):
         pytest.skip("takes any number of arrays")
+    if op.function is dense_crf_of_present:
+        pytest.skip("is not the function itself")
     with pytest.raises(TypeError, match="positional argument"):
         op.function(*op.arrays[:required], *[None] * (required + 1 - len(op.arrays)), 0.5, 1)
 
@@ -369,6 +384,9 @@ def test_bytes_of_a_bool_view_other_than_0_and_1():
         lambda tags: cuekit.subtract_classes(maps, tags),
         lambda tags: cuekit.raw_cues(maps, None, tags),
         lambda tags: cuekit.suppress_absent(np.concatenate([maps[:1], maps]), tags),
+        lambda tags: cuekit.dense_crf(
+            np.concatenate([maps[:1], maps]), np.zeros((2, 2, 3), np.uint8), present=tags
+        ),
         lambda tags: cuekit.superpixel_mean(tags[None, None], np.array([[0, 0, 1]])),
         lambda tags: cuekit.snap_cues(tags[None, None], np.array([[0, 0, 1]])),
         lambda tags: cuekit.snap_cues(np.array([[[1.0, 0.0, 1.0]]]), tags[None, None]),

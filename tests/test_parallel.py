@@ -35,6 +35,8 @@ BLOCKS = (
     np.arange(SIZE[0])[:, None] // 11 * 20 + np.arange(SIZE[1]) // 9 + np.zeros((BATCH, 1, 1), int)
 )
 MASKS = RNG.random((BATCH, 6, *SIZE)) < 0.2
+PHOTOS = (BLOCKS[..., None] * 7 % 256 + RNG.integers(0, 9, (BATCH, *SIZE, 3))).clip(0, 255)
+PHOTOS = PHOTOS.astype(np.uint8)
 
 CALLS = {
     "pairwise": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, **how),
@@ -53,6 +55,10 @@ CALLS = {
     "resize": lambda **how: cuekit.resize_cues(CUES, (200, 90), rule="half", **how),
     "labels": lambda **how: cuekit.cues_to_labels(CUES, **how),
     "suppress": lambda **how: cuekit.suppress_absent(CAMS, PRESENT[:, 1:], **how),
+    "crf": lambda **how: cuekit.dense_crf(CAMS, PHOTOS, iterations=2, **how),
+    "crf, present": lambda **how: cuekit.dense_crf(
+        CAMS, PHOTOS, "irn", present=PRESENT[:, 1:], unary="energies", iterations=2, **how
+    ),
 }
 
 
@@ -92,6 +98,7 @@ def test_same_bits_for_every_dtype(seed, dtype, channels, size):
     maps = (rng.integers(-3, 4, (channels, *size)) * rng.choice([0.1, -0.0, 1e-4])).astype(dtype)
     present = rng.random(channels) < 0.7
     superpixels = rng.integers(0, 9, size)
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
     calls = [
         *(
             lambda n, mode=mode: cuekit.subtract_classes(maps, present, mode=mode, threads=n)
@@ -100,6 +107,7 @@ def test_same_bits_for_every_dtype(seed, dtype, channels, size):
         lambda n: cuekit.background_map(maps, threads=n),
         lambda n: cuekit.superpixel_mean(maps, superpixels, threads=n),
         lambda n: cuekit.suppress_absent(maps, present[1:], threads=n),
+        lambda n: cuekit.dense_crf(maps, photo, present=present[1:], iterations=2, threads=n),
     ]
     _cpu.set_instruction_set("baseline")
     expected = [call(1) for call in calls]

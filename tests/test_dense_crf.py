@@ -1,0 +1,814 @@
+"""The dense CRF against its oracles, against pydensecrf, and as a model.
+
+Mean field amplifies: where two classes are about equally likely, an iteration multiplies a
+difference by up to half the sum of the weights, 6.5 in SEC's setting and 10^8 in ten iterations.
+Hence the kernel is held against the oracle one iteration at a time, each from the kernel's own
+marginals before it, which keeps the tolerance near float32's rounding and holds for any count.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+    FLOATS,
+    FRONT_ENDS,
+    INSTRUCTION_SETS,
+    INTEGERS,
+    THREADS,
+    batches,
+    label_maps,
+    memory_orders,
+    reordered,
+    runs,
+    same_bits,
+    tags,
+)
+
+import cuekit
+from cuekit import CRFParams, _cpu, crf, reference
+
+DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+VOC = DATA / "voc-animals" / "JPEGImages"
+PEER_PRESETS = ("sec", "irn", "clip-es", "toco-seg")
+
+# Around the widths of vectors, and what the field has.
+channel_counts = st.sampled_from([1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 24, 25, 33, 151])
+sides = st.integers(1, 12)
+sizes = st.one_of(
+    st.tuples(sides, sides), st.sampled_from([(1, 1), (1, 40), (40, 1), (13, 31), (31, 27)])
+)
+weights = st.sampled_from([0.0, 1.0, 3.0, 10.0, 100.0])
+widths = st.sampled_from([1e-3, 0.125, 0.25, 1.0, 3.0, 13.0, 80.0, 1e4, 1e12])
+params = st.one_of(
+    st.sampled_from(list(crf.PRESETS.values())),
+    st.builds(CRFParams, weights, widths, weights, widths, widths),
+)
+
+
+@st.composite
+def photos(draw, shape):
+    """Patches under noise, noise alone, one colour."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    *batch, height, width = shape
+    noise = draw(st.sampled_from([0, 5, 255]))
+    patches = rng.integers(0, 256, (*batch, 3, 3, 3))
+    rows, columns = np.arange(height) * 3 // height, np.arange(width) * 3 // width
+    photo = patches[..., rows[:, None], columns, :] + rng.integers(-noise, noise + 1, (*shape, 3))
+    if draw(st.booleans()):
+        photo[:] = draw(st.sampled_from([0, 7, 255]))
+    return draw(reordered(photo.clip(0, 255).astype(np.uint8)))
+
+
+@st.composite
+def probabilities(draw, shape):
+    """Softmax, hard labels, undecided ones, and what is no probability at all."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["soft", "soft", "hard", "undecided", "any"]))
+    values = rng.normal(size=shape)
+    if kind == "soft":
+        values = np.exp(draw(st.sampled_from([0.1, 1, 4])) * values)
+        values /= values.sum(-3, keepdims=True)
+    elif kind == "hard":
+        values = values == values.max(-3, keepdims=True)
+    elif kind == "undecided":
+        values = np.full(shape, 1 / shape[-3])
+    return draw(reordered(values.astype(np.float32)))
+
+
+@st.composite
+def inputs(draw):
+    batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
+    maps = draw(probabilities((*batch, channels, *size)))
+    return maps, draw(photos((*batch, *size))), draw(tags((*batch, channels - 1)))
+
+
+def crf_of(maps, photo, present=None, *more, **options):
+    return cuekit.dense_crf(maps, photo, *more, present=present, **options)
+
+
+def energies_of(maps, epsilon=1e-5):
+    return -np.log(np.clip(maps.astype(np.float64), epsilon, 1))
+
+
+def assert_iteration(before, after, energies, messages, setting):
+    """Hold one iteration of one image, (K, H, W), against the oracle.
+
+    Sums of positive float32 values, each of a few hundred here, are good to some 1e-6 of
+    themselves. Messages are as large as the weights, energies may be larger, and an error of the
+    exponents is at most halved by the softmax.
+    """
+    flat = before.reshape(len(before), -1).astype(np.float64)
+    expected = reference.softmax(messages(flat) - energies.reshape(len(before), -1))
+    largest = setting.gaussian_weight + setting.bilateral_weight
+    tolerance = 5e-7 * (1 + largest) + 1e-7 * np.abs(energies).max()
+    np.testing.assert_allclose(after.reshape(flat.shape), expected, rtol=0, atol=tolerance)
+
+
+def oracle_messages(photo, setting):
+    """Of the lattice, at the widths that are computed."""
+    widths = ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb")
+    computed = {name: max(getattr(setting, name), crf.NARROWEST) for name in widths}
+    return reference.crf_messages(photo, replace(setting, **computed), reference.lattice_filter)
+
+
+def sample_photos():
+    """Photos that scikit-image brings along, with a number of pixels that 4 divides."""
+    data = pytest.importorskip("skimage.data")
+    photos = [data.chelsea()[:, :448], data.coffee(), data.astronaut()[::2, ::2]]
+    return [np.ascontiguousarray(photo) for photo in photos]
+
+
+def smooth_probabilities(size, channels=21, seed=0):
+    """Of a network whose maps are 16 times as coarse as the photo."""
+    grid = [max(1, side // 16) for side in size]
+    logits = 3 * np.random.default_rng(seed).normal(size=(channels, *grid))
+    return reference.softmax(reference.resize_bilinear(logits, size)).astype(np.float32)
+
+
+# ---------------------------------------------------------------- against the oracle on a lattice
+
+
+@settings(max_examples=200)
+@given(inputs(), params, st.integers(1, 10), runs)
+def test_equals_oracle(arrays, setting, iterations, run):
+    maps, photo, _ = arrays
+    results = [
+        run(crf_of, maps, photo, None, params=setting, iterations=n)
+        for n in (iterations - 1, iterations)
+    ]
+    for index in np.ndindex(maps.shape[:-3]):
+        before, after = (result[index] for result in results)
+        messages = oracle_messages(photo[index], setting)
+        assert_iteration(before, after, energies_of(maps[index]), messages, setting)
+        np.testing.assert_allclose(after.sum(0, dtype=np.float64), 1, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", crf.PRESETS)
+def test_equals_oracle_on_a_photo(name):
+    """Larger than the pieces the kernel works on; lattices that grow while they are built."""
+    setting = crf.PRESETS[name]
+    for photo in sample_photos():
+        patch = photo[60:171, 90:217]
+        maps = smooth_probabilities(patch.shape[:2], seed=1)
+        messages = oracle_messages(patch, setting)
+        for n in (1, 10):
+            before, after = (
+                cuekit.dense_crf(maps, patch, setting, iterations=i, threads=2) for i in (n - 1, n)
+            )
+            assert_iteration(before, after, energies_of(maps), messages, setting)
+
+
+@given(inputs(), st.sampled_from([1e-37, 1e-5, 0.3, 1.0]), runs)
+def test_no_iteration_is_the_softmax_of_the_unaries(arrays, epsilon, run):
+    maps, photo, _ = arrays
+    result = run(crf_of, maps, photo, None, iterations=0, epsilon=epsilon)
+    clipped = np.clip(maps.astype(np.float64), epsilon, 1)
+    expected = clipped / clipped.sum(-3, keepdims=True)
+    # of a logarithm of up to 85 and back
+    np.testing.assert_allclose(result, expected, rtol=3e-5, atol=1e-7)
+
+
+@given(inputs(), runs)
+def test_defaults(arrays, run):
+    maps, photo, _ = arrays
+    expected = run(
+        crf_of, maps, photo, None, params="sec", iterations=10, epsilon=1e-5, unary="probabilities"
+    )
+    assert same_bits(run(crf_of, maps, photo, None), expected)
+
+
+@given(inputs(), st.sampled_from(FLOATS), params, runs)
+def test_every_dtype_is_computed_in_float32(arrays, dtype, setting, run):
+    maps, photo, present = arrays
+    maps = maps.astype(np.float16)
+    expected = run(crf_of, maps.astype(np.float32), photo, present, params=setting, iterations=3)
+    result = run(crf_of, maps.astype(dtype), photo, present, params=setting, iterations=3)
+    assert same_bits(result, expected.astype(dtype))
+
+
+@settings(max_examples=100)
+@given(inputs(), params, runs)
+def test_energies(arrays, setting, run):
+    """An iteration from equal energies, not from equal bits: a logarithm lies between them."""
+    maps, photo, present = arrays
+    energies = energies_of(maps).astype(np.float32)
+    how = {"params": setting, "unary": "energies"}
+    for dtype in ("float32", "float64"):
+        before, after = (
+            run(crf_of, energies.astype(dtype), photo, None, iterations=n, **how) for n in (2, 3)
+        )
+        for index in np.ndindex(maps.shape[:-3]):
+            messages = oracle_messages(photo[index], setting)
+            wide = energies[index].astype(np.float64)
+            assert_iteration(before[index], after[index], wide, messages, setting)
+    first = run(crf_of, energies, photo, present, iterations=1, **how)
+    alike = run(crf_of, maps, photo, present, iterations=1, params=setting)
+    largest = setting.gaussian_weight + setting.bilateral_weight
+    np.testing.assert_allclose(first, alike, rtol=0, atol=2e-6 * (1 + largest))
+
+
+@pytest.mark.parametrize("size", [1e3, 1e20, 3e38])
+def test_energies_of_any_size(size):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (9, 10, 3), np.uint8)
+    energies = (rng.permuted(np.tile([-1.0, 0.0, 1.0], (90, 1)), axis=1).T * size).reshape(3, 9, 10)
+    for dtype in ("float32", "float64"):
+        result = cuekit.dense_crf(energies.astype(dtype), photo, unary="energies")
+        np.testing.assert_allclose(result, energies < 0, rtol=0, atol=1e-30)
+
+
+@given(inputs(), st.integers(0, 10), runs)
+def test_hard_probabilities_stay_finite(arrays, iterations, run):
+    maps, photo, _ = arrays
+    hard = (maps == maps.max(-3, keepdims=True)).astype(np.float32)
+    result = run(crf_of, hard, photo, None, iterations=iterations, epsilon=1e-37)
+    assert np.isfinite(result).all()
+    assert ((result >= 0) & (result <= 1)).all()
+
+
+# ---------------------------------------------------------------------------------- closed forms
+
+
+def assert_closed_form(maps, photo, setting, messages, iterations=4, **options):
+    results = [
+        cuekit.dense_crf(maps, photo, setting, iterations=n, **options)
+        for n in range(iterations + 1)
+    ]
+    for before, after in pairwise(results):
+        assert_iteration(before, after, energies_of(maps), messages, setting)
+    return results[-1]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 21])
+def test_pixels_out_of_reach_of_each_other(channels):
+    """A kernel of no width sends a pixel its own marginals; some 400 000 vertices, all apart."""
+    size = (211, 307)
+    rng = np.random.default_rng(1)
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
+    maps = smooth_probabilities(size, channels)
+    setting = CRFParams(3, 0.125, 10, 0.125, 13)
+    assert_closed_form(maps, photo, setting, lambda q: 13 * q, threads=2)
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-30])
+def test_narrow_widths_count_as_the_narrowest(width):
+    photo = sample_photos()[0][:40, :41]
+    maps = smooth_probabilities(photo.shape[:2])
+    for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+        results = [
+            cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], **{name: value}))
+            for value in (width, 0.05, 0.125)
+        ]
+        assert same_bits(results[0], results[2])
+        assert same_bits(results[1], results[2])
+    # What narrower kernels would give: pixels of one colour see each other, all others do not.
+    stripes = np.repeat(np.arange(0, 240, 6, dtype=np.uint8)[:, None, None], 41, 1).repeat(3, 2)
+    setting = CRFParams(0, 1, 10, 1e12, width)
+
+    def messages(marginals):
+        rows = marginals.reshape(21, 40, 41)
+        return 10 * np.broadcast_to(rows.mean(2, keepdims=True), rows.shape).reshape(21, -1)
+
+    assert_closed_form(maps, stripes, setting, messages)
+
+
+def test_widths_beyond_the_photo():
+    """Every pixel sees all: the message is the mean of the marginals."""
+    photo = np.full((12, 15, 3), 99, np.uint8)
+    maps = smooth_probabilities((12, 15), 5, seed=3)
+    setting = CRFParams(2, 1e12, 3, 1e300, 13)
+    assert_closed_form(maps, photo, setting, lambda q: 5 * q.mean(1, keepdims=True) + 0 * q)
+
+
+@given(channel_counts, st.sampled_from(sorted(crf.PRESETS)), st.integers(0, 2**32 - 1))
+def test_one_pixel(channels, name, seed):
+    rng = np.random.default_rng(seed)
+    maps = rng.random((channels, 1, 1), dtype=np.float32)
+    photo = rng.integers(0, 256, (1, 1, 3), np.uint8)
+    setting = crf.PRESETS[name]
+    largest = setting.gaussian_weight + setting.bilateral_weight
+    assert_closed_form(maps, photo, setting, lambda q: largest * q)
+
+
+@given(channel_counts, sizes, params, st.data())
+def test_undecided_everywhere_stays_so(channels, size, setting, data):
+    photo = data.draw(photos(size))
+    maps = np.full((channels, *size), 1 / channels, np.float32)
+    result = cuekit.dense_crf(maps, photo, setting)
+    np.testing.assert_allclose(result, 1 / channels, rtol=2e-6)
+
+
+@given(inputs(), st.integers(0, 3))
+def test_no_weights(arrays, iterations):
+    maps, photo, _ = arrays
+    setting = CRFParams(0, 1, 0, 1, 1)
+    result = cuekit.dense_crf(maps, photo, setting, iterations=iterations)
+    expected = cuekit.dense_crf(maps, photo, iterations=0)
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_the_largest_weights_survive():
+    photo = sample_photos()[0][:20, :20]
+    maps = smooth_probabilities((20, 20), 3)
+    result = cuekit.dense_crf(maps, photo, CRFParams(1e30, 3, 1e30, 80, 13))
+    assert np.isfinite(result).all()
+    np.testing.assert_allclose(result.sum(0), 1, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------- present
+
+
+@given(inputs(), params, st.integers(0, 10), runs)
+def test_present_is_the_crf_of_these_channels(arrays, setting, iterations, run):
+    maps, photo, present = arrays
+    options = {"params": setting, "iterations": iterations}
+    result = run(crf_of, maps, photo, present, **options)
+    for index in np.ndindex(maps.shape[:-3]):
+        kept = np.concatenate([[True], present[index]])
+        chosen = np.ascontiguousarray(maps[index][kept])
+        alone = run(crf_of, chosen, photo[index].copy(), None, **options)
+        assert same_bits(result[index][kept], alone)
+        assert not result[index][~kept].any()
+
+
+def test_after_suppression():
+    """A ceiling holds before the CRF; only `present` holds after it, too."""
+    rows, columns = np.indices((12, 14))
+    scores = np.empty((3, 12, 14), np.float32)
+    scores[0] = np.where((rows + columns) % 2, 0.5, 0.1)
+    scores[1] = 0.6 - scores[0]
+    scores[2] = 0.8  # absent, and after suppression everywhere the second best
+    photo = np.full((12, 14, 3), 80, np.uint8)
+    present = [True, False]
+    suppressed = cuekit.suppress_absent(scores, present)
+    assert (suppressed.argmax(0) != 2).all()
+    assert (cuekit.dense_crf(suppressed, photo).argmax(0) == 2).any()
+    result = cuekit.dense_crf(suppressed, photo, present=present)
+    assert not result[2].any()
+    assert same_bits(result, cuekit.dense_crf(scores, photo, present=present))
+
+
+@given(inputs(), st.sampled_from([1e-4, 0.5, 1e3]), runs)
+def test_after_suppression_with_ceilings_below_the_margin(arrays, margin, run):
+    """Absent classes are negative then, and clipped as everything else."""
+    maps, photo, present = arrays
+    low = np.abs(maps) * np.float32(1e-6)
+    suppressed = cuekit.suppress_absent(low, present, margin=margin)
+    result = run(crf_of, suppressed, photo, None)
+    assert np.isfinite(result).all()
+    np.testing.assert_allclose(result.sum(-3, dtype=np.float64), 1, rtol=0, atol=2e-6)
+    of_present = run(crf_of, suppressed, photo, present)
+    assert same_bits(of_present, run(crf_of, low, photo, present))
+
+
+# ------------------------------------------------------- threads, memory, floating-point state
+
+
+@pytest.mark.parametrize("channels", [1, 4, 21, 33])
+def test_same_bits_for_any_threads_and_instructions(channels):
+    """On photos large enough to be cut into pieces, in a batch of fewer than there are threads."""
+    photo = sample_photos()[1][:223, :307]
+    batch = np.stack([photo, photo[::-1], photo[:, ::-1]])
+    maps = np.stack([smooth_probabilities((223, 307), channels, seed) for seed in range(3)])
+    present = np.arange(3 * (channels - 1)).reshape(3, channels - 1) % 4 > 0
+    for arrays in ((maps, batch, present), (maps[0], batch[0], None)):
+        expected = None
+        for name in INSTRUCTION_SETS:
+            _cpu.set_instruction_set(name)
+            for threads in (*THREADS, 3):
+                result = crf_of(*arrays, iterations=2, threads=threads)
+                expected = result if expected is None else expected
+                assert same_bits(result, expected), (name, threads)
+
+
+def test_any_memory_order():
+    photo = sample_photos()[0][:31, :33]
+    maps = smooth_probabilities((31, 33), 9)
+    expected = cuekit.dense_crf(maps, photo)
+    for array in memory_orders(maps):
+        assert same_bits(cuekit.dense_crf(array, photo), expected)
+    for array in memory_orders(photo):
+        assert same_bits(cuekit.dense_crf(maps, array), expected)
+
+
+def test_what_is_kept_between_calls():
+    """The same bits the first and the second time, from many threads, and nothing of large photos.
+
+    The lattice of positions is looked for in one place, by everything it depends on.
+    """
+    photo = sample_photos()[0][:90, :88]
+    maps = smooth_probabilities((90, 88), 5)
+    wide = np.ascontiguousarray(photo.reshape(88, 90, 3))
+    crf._kept_lattice.cache_clear()
+    first = cuekit.dense_crf(maps, photo)
+    assert crf._kept_lattice.cache_info()[:2] == (0, 1)
+    others = [
+        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_sxy=2)),
+        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_weight=2)),
+        cuekit.dense_crf(maps.reshape(5, 88, 90), wide).reshape(first.shape),
+    ]
+    assert not any(same_bits(other, first) for other in others)
+    assert same_bits(cuekit.dense_crf(maps, photo), first)
+    assert crf._kept_lattice.cache_info()[:2] == (1, 4)
+
+    crf._kept_lattice.cache_clear()
+    barrier = Barrier(8)
+
+    def work(_):
+        barrier.wait(timeout=60)
+        return [cuekit.dense_crf(maps, photo, threads=2) for _ in range(3)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for results in pool.map(work, range(8)):
+            assert all(same_bits(result, first) for result in results)
+
+    crf._kept_lattice.cache_clear()
+    large = np.zeros((1025, 1024, 3), np.uint8)
+    cuekit.dense_crf(np.ones((1, 1025, 1024), np.float16), large, iterations=1)
+    assert crf._kept_lattice.cache_info().currsize == 0
+
+
+def test_denormals_do_not_depend_on_the_caller_s_flags():
+    """Marginals of sure pixels are denormal; the caller's floating-point state stays as it is."""
+    torch = pytest.importorskip("torch")
+    photo = sample_photos()[0][:64, :65]
+    energies = np.where(smooth_probabilities((64, 65), 6) > 0.3, 0, 95).astype(np.float32)
+    calls = [
+        lambda threads: cuekit.dense_crf(energies, photo, unary="energies", threads=threads),
+        lambda threads: cuekit.dense_crf(energies - 50, photo, epsilon=1e-37, threads=threads),
+    ]
+
+    def keeps_denormals():
+        return float(torch.tensor(1e-40) * 1) != 0.0
+
+    for call in calls:
+        expected = call(1)
+        assert keeps_denormals()
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor keeps denormals")
+        try:
+            for threads in (1, 4):
+                assert same_bits(call(threads), expected)
+                assert not keeps_denormals(), "the caller's own state is restored"
+        finally:
+            torch.set_flush_denormal(False)
+        assert same_bits(call(4), expected)
+        assert keeps_denormals()
+
+
+# --------------------------------------------------------------------------------------- the model
+
+
+def test_error_of_the_lattice(figures):
+    """How far the lattice is from the model it approximates: a property of the method.
+
+    Measured are one bilateral filter, of smooth maps and of noise, and labels after ten iterations.
+    Bounds are what these photos show, with a margin.
+    """
+    rng = np.random.default_rng(0)
+    for name in PEER_PRESETS:
+        setting = crf.PRESETS[name]
+        appearance = replace(setting, gaussian_weight=0)
+        smooth_errors, noise_errors, agreements = [], [], []
+        for photo in sample_photos():
+            patch = np.ascontiguousarray(photo[: 8 * 36 : 8, : 8 * 48 : 8])
+            maps = smooth_probabilities(patch.shape[:2])
+            exact, lattice = (
+                reference.crf_messages(patch, appearance, make)
+                for make in (reference.exact_filter, reference.lattice_filter)
+            )
+            for errors, values in (
+                (smooth_errors, maps.reshape(21, -1)),
+                (noise_errors, rng.normal(size=(21, patch[..., 0].size))),
+            ):
+                truth = exact(values)
+                errors.append(np.linalg.norm(lattice(values) - truth) / np.linalg.norm(truth))
+            model = reference.dense_crf(maps, patch, setting, 10, 1e-5, reference.exact_filter)
+            ours = cuekit.dense_crf(maps, patch, setting)
+            agreements.append((ours.argmax(0) == model.argmax(0)).mean())
+        figures.append(
+            f"dense_crf, {name}: one bilateral filter is off by up to {max(smooth_errors):.1%} of "
+            f"smooth maps, {max(noise_errors):.1%} of noise; of the model's labels "
+            f"{min(agreements):.1%} at least"
+        )
+        assert max(smooth_errors) < 0.12
+        assert max(noise_errors) < 0.3
+        assert min(agreements) > 0.95
+
+
+# ----------------------------------------------------------------------------- against pydensecrf
+
+
+def peer(maps, photo, setting):
+    """The marginals of pydensecrf, whose features and weights are float32 throughout."""
+    densecrf = pytest.importorskip("pydensecrf.densecrf")
+    channels, height, width = maps.shape
+    model = densecrf.DenseCRF2D(width, height, channels)
+    model.setUnaryEnergy(energies_of(maps).reshape(channels, -1).astype(np.float32))
+    model.addPairwiseGaussian(sxy=setting.gaussian_sxy, compat=setting.gaussian_weight)
+    model.addPairwiseBilateral(
+        sxy=setting.bilateral_sxy,
+        srgb=setting.bilateral_srgb,
+        rgbim=photo,
+        compat=setting.bilateral_weight,
+    )
+    return np.array(model.inference(10)).reshape(maps.shape)
+
+
+def assert_equals_peer(photos, name):
+    """What equal means is 99.999 % of labels, and differences of marginals of the same order.
+
+    A largest difference would say nothing: mean field amplifies at bistable pixels. Where 4 does
+    not divide the number of pixels, pydensecrf adds vertices that belong to none.
+    """
+    pixels, same, differences = 0, 0, []
+    for seed, photo in enumerate(photos):
+        assert photo[..., 0].size % 4 == 0
+        maps = smooth_probabilities(photo.shape[:2], seed=seed)
+        ours = cuekit.dense_crf(maps, photo, name, threads=2)
+        theirs = peer(maps, photo, crf.PRESETS[name])
+        pixels += ours[0].size
+        same += np.count_nonzero(ours.argmax(0) == theirs.argmax(0))
+        differences.append(np.abs(ours - theirs).ravel())
+    difference = np.concatenate(differences)
+    assert same >= 0.99999 * pixels
+    assert np.quantile(difference, 0.999) <= 1e-4
+    assert difference.mean() <= 1e-6
+    return f"{pixels - same} of {pixels} labels differ, mean |dQ| {difference.mean():.1e}"
+
+
+@pytest.mark.parametrize("name", PEER_PRESETS)
+def test_equals_pydensecrf(name):
+    assert_equals_peer(sample_photos(), name)
+
+
+@pytest.mark.skipif(not VOC.is_dir(), reason="needs the photos of voc-animals")
+@pytest.mark.parametrize("name", PEER_PRESETS)
+def test_equals_pydensecrf_on_voc(figures, name):
+    from PIL import Image
+
+    files = sorted(VOC.glob("*.jpg"))[::250]
+    photos = [np.array(Image.open(file).convert("RGB")) for file in files]
+    photos = [np.ascontiguousarray(photo[:, : photo.shape[1] // 4 * 4]) for photo in photos]
+    text = assert_equals_peer(photos, name)
+    figures.append(f"dense_crf, {name}, {len(files)} VOC photos against pydensecrf: {text}")
+
+
+# ----------------------------------------------------------------------- parameters and presets
+
+
+def test_presets():
+    """Of the authors' code: bilateral weight, sxy, srgb; Gaussian weight, sxy."""
+    published = {
+        "sec": (10, 80, 13, 3, 3),
+        "psa": (10, 80, 13, 3, 3),
+        "irn": (10, 50, 5, 3, 3),
+        "clip-es": (4, 67, 3, 3, 1),
+        "toco-cam": (4, 36, 3, 3, 3),
+        "toco-seg": (4, 121, 5, 1, 1),
+        "weclip": (4, 64, 5, 3, 3),
+        "mctformer": (3, 83, 5, 3, 4),
+    }
+    for name, (bilateral, wide, srgb, gaussian, near) in published.items():
+        assert crf.PRESETS[name] == CRFParams(gaussian, near, bilateral, wide, srgb)
+    train = crf.PRESETS["sec-train"]
+    np.testing.assert_allclose((train.gaussian_sxy, train.bilateral_sxy), (3 / 12, 80 / 12))
+    assert train == crf.PRESETS["sec"].scaled(1 / 12)
+    assert set(crf.PRESETS) == {*published, "sec-train"}
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        crf.PRESETS["sec"] = train
+    for name in crf.PRESETS:
+        assert f'- ``"{name}"``: ' in cuekit.dense_crf.__doc__
+
+
+@pytest.mark.parametrize("name", crf.PRESETS)
+def test_a_preset_is_its_parameters(name):
+    photo = sample_photos()[0][:20, :24]
+    maps = smooth_probabilities((20, 24), 3)
+    by_name = cuekit.dense_crf(maps, photo, name)
+    assert same_bits(by_name, cuekit.dense_crf(maps, photo, crf.PRESETS[name]))
+
+
+def test_params_are_numbers_that_stay():
+    setting = CRFParams(1, np.float32(2), 3, 4, np.int64(5))
+    assert [type(value) for value in vars(setting).values()] == [float] * 5
+    assert hash(setting) == hash(CRFParams(1.0, 2.0, 3.0, 4.0, 5.0))
+    with pytest.raises(AttributeError):
+        setting.gaussian_sxy = 1
+    assert setting.scaled(3) == CRFParams(1, 6, 3, 12, 5)
+    assert setting == CRFParams(1, 2, 3, 4, 5)
+
+
+FIELDS = tuple(vars(crf.PRESETS["sec"]))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (-1.0, ValueError),
+        (np.nan, ValueError),
+        (np.inf, ValueError),
+        ("3", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
+def test_wrong_params(name, value, error):
+    with pytest.raises(error, match=f"^{name} must be .*, got {re.escape(repr(value))}$"):
+        replace(crf.PRESETS["sec"], **{name: value})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_params_out_of_range(name):
+    if name.endswith("weight"):
+        assert getattr(replace(crf.PRESETS["sec"], **{name: 0}), name) == 0
+        with pytest.raises(ValueError, match=rf"^{name} must be at most 1e\+30, got 1e\+31$"):
+            replace(crf.PRESETS["sec"], **{name: 1e31})
+    else:
+        with pytest.raises(ValueError, match=f"^{name} must be greater than 0, got 0.0$"):
+            replace(crf.PRESETS["sec"], **{name: 0})
+
+
+def test_wrong_factor():
+    with pytest.raises(TypeError, match=r"^factor must be a number, got '2'$"):
+        crf.PRESETS["sec"].scaled("2")
+    with pytest.raises(ValueError, match=r"^gaussian_sxy must be greater than 0, got 0.0$"):
+        crf.PRESETS["sec"].scaled(0)
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+MAPS = np.full((3, 4, 5), 1 / 3, np.float32)
+PHOTO = np.zeros((4, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 3), (2, 3, 0), (0, 2, 3, 3), (2, 1, 0, 0), (0, 1, 2, 2)])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_empty(shape, front_end):
+    *batch, _, height, width = shape
+    maps, photo = np.zeros(shape, np.float16), np.zeros((*batch, height, width, 3), np.uint8)
+    result = cuekit.dense_crf(front_end.wrap(maps), front_end.wrap(photo))
+    assert same_bits(front_end.unwrap(result), maps)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("unary", ["probabilities", "energies"])
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_nonfinite_probabilities(dtype, value, unary, iterations):
+    photo = np.zeros((131, 127, 3), np.uint8)
+    for position in ((0, 0, 0), (1, 130, 126), (2, 60, 17)):
+        maps = np.full((3, 131, 127), 1 / 3, dtype)
+        maps[position] = value
+        message = re.escape(f"probabilities must be finite, got {value} at index {position}")
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            cuekit.dense_crf(maps, photo, unary=unary, iterations=iterations, threads=2)
+
+
+def test_energies_beyond_float32():
+    with pytest.raises(
+        ValueError, match=r"^probabilities must be energies in float32's range, got 1e\+39$"
+    ):
+        cuekit.dense_crf(np.full((3, 4, 5), -1e39), PHOTO, unary="energies")
+    large = np.full((3, 4, 5), 1e39)
+    assert same_bits(cuekit.dense_crf(large, PHOTO), cuekit.dense_crf(np.ones((3, 4, 5)), PHOTO))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"iterations": -1}, ValueError),
+        ({"iterations": 1.0}, TypeError),
+        ({"epsilon": 0}, ValueError),
+        ({"epsilon": 9e-38}, ValueError),
+        ({"epsilon": 1.5}, ValueError),
+        ({"epsilon": np.nan}, ValueError),
+        ({"epsilon": "1"}, TypeError),
+        ({"unary": "logits"}, ValueError),
+        ({"unary": None}, ValueError),
+        ({"params": "SEC"}, ValueError),
+        ({"params": None}, TypeError),
+        ({"params": (3, 3, 10, 80, 13)}, TypeError),
+    ],
+)
+def test_wrong_options(options, error):
+    [(name, value)] = options.items()
+    with pytest.raises(error, match=f"^{name} must be .*, got {re.escape(repr(value))}"):
+        cuekit.dense_crf(MAPS, PHOTO, **options)
+
+
+def test_wrong_arrays():
+    with pytest.raises(TypeError, match=r"^image must have dtype uint8, got float64$"):
+        cuekit.dense_crf(MAPS, PHOTO / 255)
+    for shape in ((4, 5), (5, 4, 3), (4, 5, 4), (3, 4, 5)):
+        message = re.escape(f", got {shape}")
+        with pytest.raises(ValueError, match=f"^image must have shape .*{message}$"):
+            cuekit.dense_crf(MAPS, np.zeros(shape, np.uint8))
+    with pytest.raises(
+        ValueError, match=r"^probabilities must have a background channel, got \(0, 4, 5\)$"
+    ):
+        cuekit.dense_crf(MAPS[:0], PHOTO)
+
+
+def test_a_lattice_that_cannot_be_addressed():
+    """The names of its vertices would not fit in 64 bits."""
+    maps, photo = np.ones((1, 1500, 1500), np.float32), np.zeros((1500, 1500, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"^image is too large for CRF widths"):
+        cuekit.dense_crf(maps, photo, CRFParams(0, 1, 1, 1e-3, 1e-3))
+
+
+def test_too_many_pixels():
+    """Never touched: costs no memory."""
+    maps, photo = np.zeros((1, 2**14, 2**14), np.float16), np.zeros((2**14, 2**14, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"^image must have fewer than 268435456 pixels, got 2684"):
+        cuekit.dense_crf(maps, photo)
+
+
+# ----------------------------------------------------------------------- labels_to_probabilities
+
+
+@given(
+    st.data(),
+    batches,
+    sizes,
+    st.sampled_from([1, 2, 3, 21, 300]),
+    st.sampled_from([0.5, 0.7, 0.999]),
+    st.sampled_from([0, 1, 255, -1, 10**6, None]),
+    st.sampled_from(FRONT_ENDS),
+)
+def test_labels_to_probabilities(data, batch, size, classes, sure, ignore, front_end):
+    labels = data.draw(label_maps((*batch, *size)))
+    labels = data.draw(reordered(labels % min(classes, np.iinfo(labels.dtype).max)))
+    options = {"gt_prob": sure, "ignore": ignore}
+    result = front_end.unwrap(
+        cuekit.labels_to_probabilities(front_end.wrap(labels), classes, **options)
+    )
+    assert result.dtype == np.float32
+    assert result.shape == (*batch, classes, *size)
+    for *image, y, x in np.ndindex(labels.shape):
+        label = labels[(*image, y, x)]
+        expected = np.full(classes, (1 - sure) / max(classes - 1, 1))
+        expected[label] = sure if classes > 1 else 1
+        if label == ignore:
+            expected[:] = 1 / classes
+        pixel = result[(*image, slice(None), y, x)]
+        np.testing.assert_array_equal(pixel, expected.astype(np.float32))
+
+
+def test_labels_to_probabilities_is_pydensecrf_s_unary():
+    utils = pytest.importorskip("pydensecrf.utils")
+    labels = np.random.default_rng(0).integers(0, 21, (30, 40))
+    expected = utils.unary_from_labels(labels, 21, gt_prob=0.7, zero_unsure=False)
+    result = -np.log(cuekit.labels_to_probabilities(labels, 21))
+    np.testing.assert_allclose(result.reshape(21, -1), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_ignored_labels(dtype):
+    ignore = np.iinfo(dtype).max
+    labels = np.array([[0, 1, ignore, 2]], dtype)
+    result = cuekit.labels_to_probabilities(labels, 4, ignore=int(ignore))
+    np.testing.assert_array_equal(result[:, 0, 2], np.float32(0.25))
+    np.testing.assert_allclose(result.sum(0), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 254, 2**40])
+def test_wrong_labels(label):
+    labels = np.zeros((2, 4, 5), np.int64)
+    labels[1, 3, 2] = label
+    message = f"labels must be from 0 to 2 or 255, got {label} at index (1, 3, 2)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        cuekit.labels_to_probabilities(labels, 3)
+    labels[1, 3, 2] = 255
+    assert cuekit.labels_to_probabilities(labels, 3).shape == (2, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"^labels must be from 0 to 2, got 255 at index"):
+        cuekit.labels_to_probabilities(labels, 3, ignore=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"num_classes": 0}, ValueError),
+        ({"num_classes": 2.0}, TypeError),
+        ({"gt_prob": 0}, ValueError),
+        ({"gt_prob": 1}, ValueError),
+        ({"gt_prob": np.nan}, ValueError),
+        ({"gt_prob": None}, TypeError),
+        ({"ignore": "255"}, TypeError),
+    ],
+)
+def test_wrong_options_of_labels(options, error):
+    [(name, value)] = options.items()
+    with pytest.raises(error, match=f"^{name} must be .*, got {value!r}"):
+        cuekit.labels_to_probabilities(np.zeros((4, 5), int), **{"num_classes": 3, **options})

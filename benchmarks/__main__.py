@@ -24,6 +24,7 @@ NAMES = (
     "snap",
     "snap_masks",
     "suppress",
+    "dense_crf",
     "background",
     "subtract",
     "threads",

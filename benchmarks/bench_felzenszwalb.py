@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -19,29 +17,23 @@ from benchmarks.harness import (
     Result,
     Row,
     Verdict,
+    bound,
     compare,
     judge,
+    peak_bytes,
     seconds,
 )
 
 SETTING = {"scale": 200, "sigma": 0.8, "min_size": 60}
 MEMORY_SIZE = (1500, 2000)
 LARGE_SIZE = (4000, 6000)
-# Resident memory before, and its highest point during the call.
-MEMORY_PROGRAM = """
-import sys
-from pathlib import Path
+MEMORY_SETUP = """
 import numpy as np
 {setup}
 photo = np.random.default_rng(0).integers(0, 256, (*{size}, 3), np.uint8)
 segment(photo[:50, :50])
-def resident(key):
-    [line] = [l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(key)]
-    return 1024 * int(line.split()[1])
-before = resident("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")
-segment(photo)
-sys.stdout.write(str(resident("VmHWM") - before))
+def call():
+    return segment(photo)
 """
 OURS = """
 import cuekit
@@ -96,37 +88,17 @@ def time(photos: list[np.ndarray]) -> Result:
 
 def peak_bytes_per_pixel(setup: str) -> float:
     """Measure in a fresh process what a call adds to resident memory at most."""
-    program = MEMORY_PROGRAM.format(setup=setup, size=MEMORY_SIZE)
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return int(done.stdout) / (MEMORY_SIZE[0] * MEMORY_SIZE[1])
+    peak = peak_bytes(MEMORY_SETUP.format(setup=setup, size=MEMORY_SIZE))
+    return peak / (MEMORY_SIZE[0] * MEMORY_SIZE[1])
 
 
 def memory() -> Result:
     """Peak memory of a call on noise, which has the most edges to sort."""
     ours, theirs = peak_bytes_per_pixel(OURS), peak_bytes_per_pixel(SCIKIT_IMAGE)
-    share = ours / theirs
+    text = f"felzenszwalb, peak memory against scikit-image's {theirs:.0f} B"
     verdicts = [
-        Verdict(
-            "felzenszwalb, peak memory per pixel",
-            "",
-            ours,
-            ours,
-            ours,
-            "≤ 112 B",
-            " B",
-            ours <= 112,
-        ),
-        Verdict(
-            f"felzenszwalb, peak memory against scikit-image's {theirs:.0f} B",
-            "",
-            share,
-            share,
-            share,
-            "≤ 0.4×",
-            "×",
-            share <= 0.4,
-        ),
+        bound("felzenszwalb, peak memory per pixel", ours, " B", 112),
+        bound(text, ours / theirs, "×", 0.4),
     ]
     return Result("felzenszwalb, memory", [], verdicts)
 

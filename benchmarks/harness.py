@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -17,6 +19,19 @@ ROUNDS = 21  # at least, per comparison
 QUICK_ROUNDS = 5
 MOST_ROUNDS = 201
 SECONDS = 0.5  # short calls repeat for about this long
+# Resident memory before, and its highest point during the call.
+MEMORY_PROGRAM = """
+import sys
+from pathlib import Path
+{setup}
+def resident(key):
+    [line] = [l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(key)]
+    return 1024 * int(line.split()[1])
+before = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+call()
+sys.stdout.write(str(resident("VmHWM") - before))
+"""
 
 
 @dataclass(frozen=True)
@@ -185,3 +200,15 @@ def absolute(title: str, text: str, samples_ms: dict[str, Sequence[float]], limi
         text, "", ours_ms, float(low), float(high), f"≤ {limit:g} ms", " ms", ours_ms <= limit
     )
     return Result(title, [row], [verdict])
+
+
+def peak_bytes(setup: str) -> int:
+    """Measure in a fresh process, after `setup`, what its `call()` adds to memory at most."""
+    command = [sys.executable, "-c", MEMORY_PROGRAM.format(setup=setup)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return int(done.stdout)
+
+
+def bound(text: str, value: float, unit: str, limit: float) -> Verdict:
+    """Judge a figure that was measured once."""
+    return Verdict(text, "", value, value, value, f"≤ {limit:g}{unit}", unit, value <= limit)

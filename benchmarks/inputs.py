@@ -102,6 +102,21 @@ def full_size_cams() -> np.ndarray:
     return reference.resize_bilinear(activations(CHANNELS - 1, *GRID), SIZE).astype(np.float32)
 
 
+def smooth_probabilities(size: tuple[int, int], *, cell: int = 16, seed: int = 0) -> np.ndarray:
+    """Softmax of random logits on a grid of cells, resized: each of the 21 wins somewhere."""
+    grid = [max(1, side // cell) for side in size]
+    logits = 3 * np.random.default_rng(seed).standard_normal((CHANNELS, *grid))
+    return reference.softmax(reference.resize_bilinear(logits, size)).astype(np.float32)
+
+
+def smooth_and_textured() -> dict[str, np.ndarray]:
+    """Of the photos of `SIZE`, those of which neighbours differ least and most."""
+    photos = [photo for photo in natural_photos(24) if photo.shape[:2] == SIZE]
+    photos = photos or [photo(name).copy() for name in ("chelsea", "coffee", "astronaut")]
+    photos.sort(key=lambda photo: np.abs(np.diff(photo.astype(int), axis=1)).mean())
+    return {"smooth photo": photos[0], "textured photo": photos[-1]}
+
+
 def random_cues(seed: int = 0) -> np.ndarray:
     """All 21 channels, on in 30 % of the cells: more than any photo asks for."""
     return np.random.default_rng(seed).random((CHANNELS, *GRID)) < 0.3

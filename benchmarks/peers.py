@@ -19,6 +19,8 @@ from skimage import segmentation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cuekit import CRFParams
+
 Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
 
@@ -392,6 +394,27 @@ def suppress_torch(scores: Tensor, present: Tensor, ceiling: Tensor, out: Tensor
         else:
             torch.minimum(scores[k], limit, out=out[k])
     return out
+
+
+# --- dense_crf: probabilities (K, H, W) float32, photo (H, W, 3) uint8 -> marginals ---------------
+
+
+def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Array:
+    """Call the function whose marginals are ours up to rounding; ten iterations."""
+    from pydensecrf.densecrf import DenseCRF2D
+    from pydensecrf.utils import unary_from_softmax
+
+    channels, height, width = probabilities.shape
+    model = DenseCRF2D(width, height, channels)
+    model.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
+    model.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_weight)
+    model.addPairwiseBilateral(
+        sxy=params.bilateral_sxy,
+        srgb=params.bilateral_srgb,
+        rgbim=photo,
+        compat=params.bilateral_weight,
+    )
+    return np.array(model.inference(10)).reshape(probabilities.shape)
 
 
 # --- background_map: features (D, h, w) -----------------------------------------------------------

@@ -17,8 +17,6 @@
 #include <atomic>
 #include <cstddef>
 #include <limits>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -31,27 +29,14 @@
 #include "permutohedral.h"
 #include "simd.h"
 #include "vector_math.h"
+#include "workspace.h"
 
 namespace cuekit::cpu {
 namespace {
 
 inline std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
-// Memory that begins where a cache line does, and is not written before it is used.
-class Values {
- public:
-  Values() = default;
-  explicit Values(std::int64_t count)
-      : memory_(static_cast<float*>(
-            ::operator new(sizeof(float) * to_size(count), std::align_val_t{64}))) {}
-  float* get() const { return memory_.get(); }
-
- private:
-  struct Free {
-    void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-  };
-  std::unique_ptr<float, Free> memory_;
-};
+using Values = Workspace<float>;
 
 // One filter of the sum: its lattice, and the rows' values to read and to splat into.
 struct Filter {
@@ -142,6 +127,9 @@ struct Pass {
   std::int64_t stride;
   const Filter* spatial;
   const Filter* bilateral;
+  // A third filter that multiplies by a weight: Q of the iteration before, or null.
+  float* own;  // (N, stride)
+  float own_weight;
   bool slice, splat;
 };
 
@@ -180,6 +168,8 @@ struct MeanField {
       if (pass.slice) {
         slice<3>(*pass.spatial, stride, first + i, label, x);
         slice<6>(*pass.bilateral, stride, first + i, label, x);
+        if (pass.own != nullptr)
+          x.add(L::load(pass.own + (first + i) * stride + label), pass.own_weight);
       }
       x.store(out + i * stride + label);
     }
@@ -194,6 +184,7 @@ struct MeanField {
       if (pass.splat) {
         splat<3>(*pass.spatial, stride, first + i, label, x);
         splat<6>(*pass.bilateral, stride, first + i, label, x);
+        if (pass.own != nullptr) x.store(pass.own + (first + i) * stride + label);
       } else {
         x.store(pass.unary + (first + i) * stride + label);
       }
@@ -272,33 +263,31 @@ struct MeanField {
   }
 };
 
-// chain[0 .. count - 1] are whole chains; chain[count] < 0.
+// chain[0 .. count - 1] are whole chains; Lattice::chain_end entries follow them.
 template <class V, int parts>
 struct Blur {
   using L = Labels<V, parts>;
   static CUEKIT_INLINE void run(const std::int32_t* chain, std::int64_t count, float* values,
                                 std::int64_t stride) {
     L previous = L::zero(), own = L::zero();
-    float link = 0;  // from the vertex before
     float* at = values;
-    if (count > 0) {
-      at = values + ~chain[0] * stride;
-      own = L::load(at);
-    }
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int32_t ahead = chain[i + 16];
-      prefetch(values + (ahead ^ (ahead >> 31)) * stride, L::size);
+      const std::int32_t ahead = chain[i + Lattice::chain_end];
+      prefetch(values + (ahead < 0 ? ~ahead : ahead) * stride, L::size);
+      if (chain[i] < 0) {
+        at = values + ~chain[i] * stride;
+        own = L::load(at);
+        previous = L::zero();
+      }
       const std::int32_t after = chain[i + 1];
-      float* const to = values + (after ^ (after >> 31)) * stride;
-      const L next = L::load(to);
-      const float next_link = bit_cast<float>(~(after >> 31) & 0x3f000000);  // 1/2 or 0
+      float* const to = values + after * stride;
+      const L next = after < 0 ? L::zero() : L::load(to);
       L mixed = own;
       for (int j = 0; j < parts; ++j)
-        mixed.part[j] = own.part[j] + (previous.part[j] * link + next.part[j] * next_link);
+        mixed.part[j] = own.part[j] + (previous.part[j] + next.part[j]) * 0.5f;
       mixed.store(at);
       previous = own;
       own = next;
-      link = next_link;
       at = to;
     }
   }
@@ -394,7 +383,12 @@ class Inference {
     }
     kernels_ = Kernels::for_labels(static_cast<std::int64_t>(channels_.size()));
     unary_ = Values(pixels_ * kernels_.stride);
-    if (spatial != nullptr) use(spatial_, spatial);
+    if (spatial != nullptr && spatial->diagonal) {
+      own_ = Values(pixels_ * kernels_.stride);
+      own_weight_ = spatial->weight;
+    } else if (spatial != nullptr) {
+      use(spatial_, spatial);
+    }
     if (p.bilateral_weight > 0) {
       bilateral_lattice_ =
           bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
@@ -496,7 +490,8 @@ class Inference {
   }
 
   void mean_field(bool slice, bool splat) {
-    const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_, slice, splat};
+    const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_,
+                    own_.get(),   own_weight_,     slice,     splat};
     if (bands().empty()) {
       const Values scratch(together * kernels_.stride);
       return kernels_.mean_field(&pass, 0, pixels_, scratch.get());
@@ -541,7 +536,7 @@ class Inference {
       }
     });
     for (const std::vector<std::int32_t>& chain : lattice.chains) {
-      const auto length = static_cast<std::int64_t>(chain.size()) - 17;
+      const auto length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_end;
       const auto start = [&](std::int64_t t) {
         std::int64_t i = t * length / tasks;
         while (chain[to_size(i)] >= 0) ++i;
@@ -569,6 +564,8 @@ class Inference {
   Values unary_;
   Lattice bilateral_lattice_;
   Filter spatial_, bilateral_;
+  Values own_;
+  float own_weight_ = 0;
 };
 
 }  // namespace

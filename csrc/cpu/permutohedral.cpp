@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <memory>
 #include <stdexcept>
 
 #include "lanes.h"
@@ -367,13 +368,25 @@ std::vector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& t
     chain.push_back(static_cast<Row>(~v));
     for (Row at = next[to_size(v)]; at >= 0; at = next[to_size(at)]) chain.push_back(at);
   }
-  chain.insert(chain.end(), 17, ~Row{0});
+  chain.insert(chain.end(), to_size(Lattice::chain_end), ~Row{0});
   return chain;
+}
+
+// Vertices are numbered by first appearance: those of a pixel that shares none follow one another.
+bool is_diagonal(const Lattice& lattice) {
+  if (lattice.vertices != lattice.pixels * lattice.corners) return false;
+  for (const std::vector<Row>& chain : lattice.chains)
+    for (std::size_t i = 1; i < chain.size(); ++i)
+      if (chain[i] >= 0) {
+        const Row before = chain[i - 1] < 0 ? ~chain[i - 1] : chain[i - 1];
+        if (before / lattice.corners != chain[i] / lattice.corners) return false;
+      }
+  return true;
 }
 
 void blur(const std::vector<Row>& chain, std::vector<float>& values) {
   float previous = 0;
-  for (std::size_t i = 0; i + 17 < chain.size(); ++i) {
+  for (std::size_t i = 0; i + to_size(Lattice::chain_end) < chain.size(); ++i) {
     if (chain[i] < 0) previous = 0;
     const Row at = chain[i] < 0 ? ~chain[i] : chain[i];
     const float own = values[to_size(at)];
@@ -389,8 +402,8 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
   Lattice lattice;
   lattice.corners = d + 1;
   lattice.pixels = height * width;
-  lattice.rows.reset(new Row[to_size(lattice.pixels * lattice.corners)]);
-  lattice.weights.reset(new float[to_size(lattice.pixels * lattice.corners)]);
+  lattice.rows = Workspace<Row>(lattice.pixels * lattice.corners);
+  lattice.weights = Workspace<float>(lattice.pixels * lattice.corners);
   const std::int64_t bands = band_count(height, width);
   for (std::int64_t b = 0; b < bands; ++b)
     lattice.bands.push_back(
@@ -407,6 +420,8 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
   parallel_for(d + 1, threads, [&](std::int64_t axis) {
     lattice.chains[to_size(axis)] = find_chains(embedding, table, static_cast<int>(axis));
   });
+  lattice.weight = weight;
+  lattice.diagonal = is_diagonal(lattice);
   for (const auto& chain : lattice.chains) blur(chain, ones);
 
   // What a filter of ones gives is what it is normalised by, half of it on either side.

@@ -16,8 +16,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
+
+#include "workspace.h"
 
 namespace cuekit::cpu {
 
@@ -28,18 +29,24 @@ struct Band {
 };
 
 struct Lattice {
+  static constexpr std::int64_t chain_end = 16;
   int corners = 0;  // vertices of a simplex, d + 1, and axes
   std::int64_t pixels = 0;
   std::int64_t vertices = 0;
   // Pixel-major (pixels, corners). The weights hold everything that a filter is multiplied with:
   // barycentric weight, normalisation, and the square root of what the filter is scaled by.
-  std::unique_ptr<std::int32_t[]> rows;
-  std::unique_ptr<float[]> weights;
+  Workspace<std::int32_t> rows;
+  Workspace<float> weights;
   std::vector<Band> bands;
   std::vector<std::int32_t> originals;  // of each copy
   // Along each axis, the vertices that have a neighbour, one chain of neighbours after the other.
-  // The first of a chain is stored as its complement, ~vertex; one such entry ends the list.
+  // The first of a chain is stored as its complement, ~vertex. Some such entries end the list: it
+  // is read that far ahead.
   std::vector<std::vector<std::int32_t>> chains;
+  // No two pixels share a vertex or have neighbouring ones: the filter is multiplication by
+  // `weight`.
+  bool diagonal = false;
+  float weight = 0;
 
   std::int64_t row_count() const { return vertices + static_cast<std::int64_t>(originals.size()); }
 };

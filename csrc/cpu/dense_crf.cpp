@@ -535,7 +535,7 @@ class Inference {
         for (std::int64_t k = 0; k < stride; ++k) to[k] += from[k];
       }
     });
-    for (const std::vector<std::int32_t>& chain : lattice.chains) {
+    for (const auto& chain : lattice.chains) {
       const auto length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_end;
       const auto start = [&](std::int64_t t) {
         std::int64_t i = t * length / tasks;

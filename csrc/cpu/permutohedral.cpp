@@ -35,20 +35,21 @@ class VertexTable {
   std::int64_t size() const { return static_cast<std::int64_t>(keys_.size()); }
   Key key(std::int64_t vertex) const { return keys_[to_size(vertex)]; }
 
-  // The vertex of a key, or -1. A key is never 0.
+  // The vertex of a key, or -1. A key is never 0. Whether there is one is anybody's guess, so no
+  // branch depends on it; that the first place tells is likely.
   CUEKIT_INLINE Row find(Key key) const {
-    for (std::size_t i = place(key);; i = (i + 1) & mask_) {
-      if (slots_[i].key == key) return slots_[i].vertex;
-      if (slots_[i].key == 0) return -1;
-    }
+    const Slot* slot = &slots_[place(key)];
+    while (slot->key != key && slot->key != 0) slot = next(slot);
+    return slot->key == key ? slot->vertex : -1;
   }
 
   CUEKIT_INLINE Row find_or_add(Key key) {
-    std::size_t i = place(key);
-    for (; slots_[i].key != key; i = (i + 1) & mask_) {
-      if (slots_[i].key == 0) return add(key, i);
+    Slot* slot = &slots_[place(key)];
+    while (slot->key != key) {
+      if (slot->key == 0) return add(key, slot);
+      slot = next(slot);
     }
-    return slots_[i].vertex;
+    return slot->vertex;
   }
 
   CUEKIT_INLINE void prefetch_place(Key key) const { prefetch(&slots_[place(key)], 1); }
@@ -65,9 +66,14 @@ class VertexTable {
     return static_cast<std::size_t>((key * 0x9e3779b97f4a7c15u) >> shift_);
   }
 
-  Row add(Key key, std::size_t i) {
+  template <class S>
+  CUEKIT_INLINE S* next(S* slot) const {
+    return slot == slots_.data() + mask_ ? slot - mask_ : slot + 1;
+  }
+
+  Row add(Key key, Slot* slot) {
     const auto vertex = static_cast<Row>(keys_.size());
-    slots_[i] = {key, vertex};
+    *slot = {key, vertex};
     keys_.push_back(key);
     if (2 * keys_.size() > slots_.size()) grow();
     return vertex;
@@ -87,8 +93,8 @@ class VertexTable {
   static constexpr int first_bits = 10;
   int shift_ = 64 - first_bits;
   std::size_t mask_ = (std::size_t{1} << first_bits) - 1;
-  std::vector<Slot> slots_ = std::vector<Slot>(mask_ + 1, Slot{0, 0});
-  std::vector<Key> keys_;
+  WorkspaceVector<Slot> slots_ = WorkspaceVector<Slot>(mask_ + 1, Slot{0, 0});
+  WorkspaceVector<Key> keys_;
 };
 
 // ---- from features to simplices ----
@@ -254,8 +260,8 @@ std::int64_t band_count(std::int64_t height, std::int64_t width) {
 // What a band finds, its vertices numbered by first appearance in it.
 struct BandVertices {
   VertexTable table;
-  std::vector<float> ones;  // splatted from every pixel
-  std::vector<Row> rows;    // of the lattice
+  WorkspaceVector<float> ones;  // splatted from every pixel
+  WorkspaceVector<Row> rows;    // of the lattice
 };
 
 // Finds the vertices of the pixels in a band. fill(y, features) writes features[j][x] of row y,
@@ -265,11 +271,10 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
                 Lattice& lattice, const Band& band, BandVertices& found) {
   constexpr int corners = d + 1;
   const std::int64_t padded = (width + block - 1) / block * block;
-  const auto features = std::make_unique<float[]>(to_size(d * padded));
-  const auto quotients = std::make_unique<float[]>(to_size(d * padded));
-  const auto keys = std::make_unique<Key[]>(to_size(padded));
-  const auto orders = std::make_unique<std::int32_t[]>(to_size(padded));
-  const auto barycentric = std::make_unique<float[]>(to_size(corners * padded));
+  const Workspace<float> features(d * padded), quotients(d * padded);
+  const Workspace<float> barycentric(corners * padded);
+  const Workspace<Key> keys(padded);
+  const Workspace<std::int32_t> orders(padded);
   Key unit[8] = {};
   for (int i = 0; i < d; ++i) unit[i] = embedding.unit(i);
 
@@ -283,9 +288,9 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
     embed_row(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
               barycentric.get());
     for (std::int64_t x = 0; x < width; ++x) {
-      if (keys[to_size(x)] != key || orders[to_size(x)] != order) {
-        key = keys[to_size(x)];
-        order = orders[to_size(x)];
+      if (keys.get()[x] != key || orders.get()[x] != order) {
+        key = keys.get()[x];
+        order = orders.get()[x];
         // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks
         // by d and the others grow by 1.
         Key corner = key;
@@ -299,7 +304,7 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
         found.ones.resize(to_size(found.table.size()));
       }
       for (int k = 0; k < corners; ++k) {
-        const float weight = barycentric[to_size(k * padded + x)];
+        const float weight = barycentric.get()[k * padded + x];
         rows[k] = vertices[k];
         weights[k] = weight;
         found.ones[to_size(vertices[k])] += weight;
@@ -312,7 +317,7 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
 
 // Joins the bands' vertices; `sums` is what they have splatted, together.
 void join_bands(Lattice& lattice, std::vector<BandVertices>& found, VertexTable& table,
-                std::vector<float>& sums) {
+                WorkspaceVector<float>& sums) {
   std::int64_t copies = 0;
   for (std::size_t b = 0; b < found.size(); ++b) {
     BandVertices& own = found[b];
@@ -347,35 +352,41 @@ void join_bands(Lattice& lattice, std::vector<BandVertices>& found, VertexTable&
 }
 
 template <int d>
-std::vector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& table, int axis) {
+WorkspaceVector<Row> find_chains(const Embedding<d>& embedding, const VertexTable& table,
+                                 int axis) {
   const Key steps[2] = {embedding.step(axis, false), embedding.step(axis, true)};
-  const std::int64_t count = table.size();
-  std::vector<Row> next(to_size(count));
-  std::vector<bool> has_previous(to_size(count));
   const auto neighbour_key = [&](std::int64_t v) {
     const Key key = table.key(v);
     return key + steps[(key & embedding.remainder_mask) == 0];
   };
+  const std::int64_t count = table.size();
+  WorkspaceVector<Row> next(to_size(count));
+  WorkspaceVector<std::uint8_t> has_previous(to_size(count + 1));  // vertex v's is at v + 1
   for (std::int64_t v = 0; v < count; ++v) {
     table.prefetch_place(neighbour_key(std::min(v + 16, count - 1)));
-    const Row neighbour = table.find(neighbour_key(v));
-    next[to_size(v)] = neighbour;
-    if (neighbour >= 0) has_previous[to_size(neighbour)] = true;
+    next[to_size(v)] = table.find(neighbour_key(v));
+    has_previous[to_size(next[to_size(v)] + 1)] = 1;
   }
-  std::vector<Row> chain;
+  WorkspaceVector<Row> heads(to_size(count));
+  std::size_t chains = 0;
   for (std::int64_t v = 0; v < count; ++v) {
-    if (has_previous[to_size(v)] || next[to_size(v)] < 0) continue;
-    chain.push_back(static_cast<Row>(~v));
-    for (Row at = next[to_size(v)]; at >= 0; at = next[to_size(at)]) chain.push_back(at);
+    heads[chains] = static_cast<Row>(v);
+    chains += static_cast<std::size_t>((next[to_size(v)] >= 0) & !has_previous[to_size(v + 1)]);
   }
-  chain.insert(chain.end(), to_size(Lattice::chain_end), ~Row{0});
+  WorkspaceVector<Row> chain(to_size(count + Lattice::chain_end), ~Row{0});
+  std::size_t length = 0;
+  for (std::size_t i = 0; i < chains; ++i) {
+    chain[length++] = ~heads[i];
+    for (Row at = next[to_size(heads[i])]; at >= 0; at = next[to_size(at)]) chain[length++] = at;
+  }
+  chain.resize(length + to_size(Lattice::chain_end));
   return chain;
 }
 
 // Vertices are numbered by first appearance: those of a pixel that shares none follow one another.
 bool is_diagonal(const Lattice& lattice) {
   if (lattice.vertices != lattice.pixels * lattice.corners) return false;
-  for (const std::vector<Row>& chain : lattice.chains)
+  for (const WorkspaceVector<Row>& chain : lattice.chains)
     for (std::size_t i = 1; i < chain.size(); ++i)
       if (chain[i] >= 0) {
         const Row before = chain[i - 1] < 0 ? ~chain[i - 1] : chain[i - 1];
@@ -384,7 +395,7 @@ bool is_diagonal(const Lattice& lattice) {
   return true;
 }
 
-void blur(const std::vector<Row>& chain, std::vector<float>& values) {
+void blur(const WorkspaceVector<Row>& chain, WorkspaceVector<float>& values) {
   float previous = 0;
   for (std::size_t i = 0; i + to_size(Lattice::chain_end) < chain.size(); ++i) {
     if (chain[i] < 0) previous = 0;
@@ -414,7 +425,7 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
     embed_band(embedding, width, fill, lattice, lattice.bands[to_size(b)], found[to_size(b)]);
   });
   VertexTable table;
-  std::vector<float> ones;
+  WorkspaceVector<float> ones;
   join_bands(lattice, found, table, ones);
   lattice.chains.resize(d + 1);
   parallel_for(d + 1, threads, [&](std::int64_t axis) {
@@ -429,7 +440,7 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
   const double scale = std::sqrt(static_cast<double>(weight) * static_cast<double>(alpha));
   parallel_for(bands, threads, [&](std::int64_t b) {
     const Band& band = lattice.bands[to_size(b)];
-    const std::vector<Row>& row_of = found[to_size(b)].rows;
+    const WorkspaceVector<Row>& row_of = found[to_size(b)].rows;
     for (std::int64_t i = band.first_pixel; i < band.last_pixel; ++i) {
       Row* const rows = lattice.rows.get() + i * lattice.corners;
       float* const weights = lattice.weights.get() + i * lattice.corners;
@@ -449,8 +460,8 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
   return lattice;
 }
 
-std::vector<float> positions(std::int64_t count, float width) {
-  std::vector<float> result(to_size(count));
+WorkspaceVector<float> positions(std::int64_t count, float width) {
+  WorkspaceVector<float> result(to_size(count));
   for (std::int64_t i = 0; i < count; ++i) result[to_size(i)] = static_cast<float>(i) / width;
   return result;
 }
@@ -459,7 +470,7 @@ std::vector<float> positions(std::int64_t count, float width) {
 
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
                         int threads) {
-  const std::vector<float> across = positions(width, sxy), down = positions(height, sxy);
+  const WorkspaceVector<float> across = positions(width, sxy), down = positions(height, sxy);
   const Embedding<2> embedding(
       {static_cast<double>(across.back()), static_cast<double>(down.back())});
   const auto fill = [&](std::int64_t y, std::int64_t padded, float* features) {
@@ -472,8 +483,8 @@ Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, floa
 
 Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
                           float sxy, float srgb, float weight, int threads) {
-  const std::vector<float> across = positions(width, sxy), down = positions(height, sxy);
-  const std::vector<float> colours = positions(256, srgb);
+  const WorkspaceVector<float> across = positions(width, sxy), down = positions(height, sxy);
+  const WorkspaceVector<float> colours = positions(256, srgb);
   const auto x_end = static_cast<double>(across.back()), y_end = static_cast<double>(down.back());
   const auto colour_end = static_cast<double>(colours.back());
   const Embedding<5> embedding({x_end, y_end, colour_end, colour_end, colour_end});

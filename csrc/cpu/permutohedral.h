@@ -38,11 +38,11 @@ struct Lattice {
   Workspace<std::int32_t> rows;
   Workspace<float> weights;
   std::vector<Band> bands;
-  std::vector<std::int32_t> originals;  // of each copy
+  WorkspaceVector<std::int32_t> originals;  // of each copy
   // Along each axis, the vertices that have a neighbour, one chain of neighbours after the other.
   // The first of a chain is stored as its complement, ~vertex. Some such entries end the list: it
   // is read that far ahead.
-  std::vector<std::vector<std::int32_t>> chains;
+  std::vector<WorkspaceVector<std::int32_t>> chains;
   // No two pixels share a vertex or have neighbouring ones: the filter is multiplication by
   // `weight`.
   bool diagonal = false;

@@ -1,8 +1,8 @@
 #include "workspace.h"
 
+#include <deque>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -12,6 +12,7 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::align_val_t line{64};
+constexpr std::size_t smallest_kept = std::size_t{1} << 16;  // less comes from memory in use
 
 struct Block {
   void* memory;
@@ -20,7 +21,7 @@ struct Block {
 
 struct Kept {
   std::mutex mutex;
-  std::vector<Block> blocks;
+  std::deque<Block> blocks;  // the latest last
   std::size_t size = 0;
 };
 
@@ -32,39 +33,47 @@ Kept* kept = new Kept;
 const int fork_hook = pthread_atfork(nullptr, nullptr, [] { kept = new Kept; });
 #endif
 
+// Rounded up to 4, 5, 6 or 7 times a power of two, so that photos of about one size share blocks.
+std::size_t rounded(std::size_t size) {
+  std::size_t step = 1;
+  while (size >> 3 >= step) step *= 2;
+  return (size + step - 1) / step * step;
+}
+
 }  // namespace
 
-void* take_memory(std::size_t* size) {
+void* take_memory(std::size_t size) {
+  if (size < smallest_kept) return ::operator new(size, line);
+  size = rounded(size);
   {
     const std::lock_guard<std::mutex> lock(kept->mutex);
-    std::vector<Block>& blocks = kept->blocks;
-    // The smallest that is large enough, but not one of more than twice the size.
-    std::size_t best = blocks.size();
-    for (std::size_t i = 0; i < blocks.size(); ++i) {
-      if (blocks[i].size < *size || blocks[i].size / 2 > *size) continue;
-      if (best == blocks.size() || blocks[i].size < blocks[best].size) best = i;
-    }
-    if (best < blocks.size()) {
-      const Block found = blocks[best];
-      blocks[best] = blocks.back();
-      blocks.pop_back();
-      kept->size -= found.size;
-      *size = found.size;
-      return found.memory;
+    for (auto block = kept->blocks.rbegin(); block != kept->blocks.rend(); ++block) {
+      if (block->size != size) continue;
+      void* const memory = block->memory;
+      kept->blocks.erase(std::next(block).base());
+      kept->size -= size;
+      return memory;
     }
   }
-  return ::operator new(*size, line);
+  return ::operator new(size, line);
 }
 
 void give_memory(void* memory, std::size_t size) noexcept {
-  try {
-    const std::lock_guard<std::mutex> lock(kept->mutex);
-    if (kept->size + size <= most_kept) {
+  if (size >= smallest_kept && rounded(size) <= most_kept) {
+    size = rounded(size);
+    try {
+      const std::lock_guard<std::mutex> lock(kept->mutex);
       kept->blocks.push_back({memory, size});
       kept->size += size;
-      return;
+      memory = nullptr;
+      while (kept->size > most_kept) {
+        const Block oldest = kept->blocks.front();
+        kept->blocks.pop_front();
+        kept->size -= oldest.size;
+        ::operator delete(oldest.memory, line);
+      }
+    } catch (...) {  // no memory for the list: then not kept
     }
-  } catch (...) {  // no memory for the list: then not kept
   }
   ::operator delete(memory, line);
 }

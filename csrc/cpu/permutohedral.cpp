@@ -278,36 +278,34 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
   Key unit[8] = {};
   for (int i = 0; i < d; ++i) unit[i] = embedding.unit(i);
 
-  Key key = 0, known[corners] = {};
-  std::int32_t order = 0;
-  Row vertices[corners] = {};
+  constexpr std::int64_t ahead = 8;  // pixels whose places in the table are asked for
   Row* rows = lattice.rows.get() + band.first_pixel * corners;
   float* weights = lattice.weights.get() + band.first_pixel * corners;
   for (std::int64_t y = band.first_pixel / width; y < band.last_pixel / width; ++y) {
     fill(y, padded, features.get());
     embed_row(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
               barycentric.get());
-    for (std::int64_t x = 0; x < width; ++x) {
-      if (keys.get()[x] != key || orders.get()[x] != order) {
-        key = keys.get()[x];
-        order = orders.get()[x];
-        // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks
-        // by d and the others grow by 1.
-        Key corner = key;
-        for (int k = 0; k < corners; ++k) {
-          if (k > 0) corner += 1 - unit[order >> (3 * (d - k + 1)) & 7];
-          if (known[k] != corner) {
-            known[k] = corner;
-            vertices[k] = found.table.find_or_add(corner);
-          }
-        }
-        found.ones.resize(to_size(found.table.size()));
+    // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks by d
+    // and the others grow by 1.
+    const auto find_corners = [&](std::int64_t x, Key* to) {
+      const std::int32_t order = orders.get()[x];
+      to[0] = keys.get()[x];
+      for (int k = 1; k < corners; ++k) {
+        to[k] = to[k - 1] + 1 - unit[order >> (3 * (d - k + 1)) & 7];
       }
+      for (int k = 0; k < corners; ++k) found.table.prefetch_place(to[k]);
+    };
+    Key corner[ahead][corners];
+    for (std::int64_t x = 0; x < std::min(ahead, width); ++x) find_corners(x, corner[x % ahead]);
+    for (std::int64_t x = 0; x < width; ++x) {
+      Key* const own = corner[x % ahead];
+      for (int k = 0; k < corners; ++k) rows[k] = found.table.find_or_add(own[k]);
+      if (x + ahead < width) find_corners(x + ahead, own);
+      found.ones.resize(to_size(found.table.size()));
       for (int k = 0; k < corners; ++k) {
         const float weight = barycentric.get()[k * padded + x];
-        rows[k] = vertices[k];
         weights[k] = weight;
-        found.ones[to_size(vertices[k])] += weight;
+        found.ones[to_size(rows[k])] += weight;
       }
       rows += corners;
       weights += corners;

@@ -191,8 +191,8 @@ struct MeanField {
     }
   }
 
-  // Asks for what the pixel of the next block is going to need and, a few pixels ahead, for the
-  // rows.
+  // Asks for what a pixel of the next block is going to need and, a few pixels ahead, for the
+  // values of its rows; these only where they are far, for the processor has enough to do.
   template <int corners>
   static CUEKIT_INLINE void look_ahead(const Filter& filter, std::int64_t stride,
                                        std::int64_t pixel, std::int64_t label,

@@ -29,7 +29,7 @@ struct Band {
 };
 
 struct Lattice {
-  static constexpr std::int64_t chain_end = 16;
+  static constexpr std::int64_t chain_end = 64;
   int corners = 0;  // vertices of a simplex, d + 1, and axes
   std::int64_t pixels = 0;
   std::int64_t vertices = 0;

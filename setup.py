@@ -13,7 +13,8 @@ else:
     # No contraction into FMA: every build and every processor gives the same bits. The two -fno
     # options give up errno and floating-point traps, which nobody reads, and change no result.
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-    flags += ["-Wall", "-Wextra"]
+    # Vectors are only passed between inlined functions: how else they would be is of no interest.
+    flags += ["-Wall", "-Wextra", "-Wno-psabi"]
 flags += os.environ.get("CUEKIT_CXXFLAGS", "").split()
 
 root = Path(__file__).parent

@@ -12,6 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     pytest.importorskip("skimage")
+    torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     photo = np.kron(rng.integers(0, 255, (6, 8, 3)), np.ones((10, 10, 1))).astype(np.uint8)
@@ -28,9 +29,15 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
         "maps": {c: rng.random((height, width)) for c in (14, 7)},
         "mask_generator": SimpleNamespace(generate=lambda _: masks),
         "scores": rng.random((21, height, width), dtype=np.float32),
+        "probabilities": rng.random((21, height, width), dtype=np.float32),
+        "energies": rng.random((21, height, width), dtype=np.float32),
+        "hard": rng.integers(0, 21, (height, width)),
+        "softmax": torch.full((2, 21, 7, 9), 1 / 21),
+        "cues": np.zeros((2, 21, 7, 9), dtype=bool),
+        "photos": np.stack([photo, photo]),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     labels = []
     for block in blocks:
         exec(block, names)  # noqa: S102
@@ -39,3 +46,4 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert set(np.unique(labels[1])) <= {0, 8, 15}
     assert all(label.shape == (height, width) for label in labels)
     assert labels[3].max() <= 3
+    assert names["loss"] >= 0

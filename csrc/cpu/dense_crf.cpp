@@ -2,15 +2,15 @@
 //
 // - One pass over the pixels per iteration: read both lattices, add the unary, softmax, splat into
 //   the next lattices. Q is only stored at the end.
-// - All labels of a pixel, or of a vertex, stand side by side and are worked on as vectors; they
-// are
-//   padded to whole ones with labels of probability 0.
+// - All labels of a pixel, or of a vertex, stand side by side and are worked on as vectors, padded
+//   to whole ones with labels of probability 0.
 // - Blurring works in place: along a chain of neighbours every vertex is read and written once, and
 //   vertices without neighbours are not touched.
 // - Weights and normalisation are part of the lattices' weights.
+// - What is needed soon is asked for ahead, and memory is kept from call to call.
 //
-// Memory per pixel, L = labels padded: unary 4 L bytes, bilateral lattice 48, and twice 4 L bytes
-// for every vertex.
+// Memory, L = labels padded: 4 L + 72 bytes per pixel; for every vertex 8 L and, in building the
+// lattice, some 80.
 #include "cuekit/dense_crf.h"
 
 #include <algorithm>
@@ -151,8 +151,7 @@ struct MeanField {
       for (std::int64_t label = 0; label < stride; label += L::size)
         slice_all(*pass, stride, i, count, label, scratch);
       subtract_largest(stride, count, scratch);
-      for (std::int64_t k = 0; k < together * stride; ++k)
-        scratch[k] = exp2_of_negative(scratch[k]);
+      for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of_negative(scratch[k]);
       divide_by_sum(stride, count, scratch, factors);
       for (std::int64_t label = 0; label < stride; label += L::size)
         splat_all(*pass, stride, i, count, label, scratch, factors);
@@ -400,7 +399,6 @@ class Inference {
   // False when a score is not finite.
   bool run() {
     if (!read_scores()) return false;
-
     for (std::int64_t i = 0; i <= p_.iterations; ++i) {
       const bool last = i == p_.iterations;
       mean_field(i > 0, !last);
@@ -438,29 +436,31 @@ class Inference {
     const std::int64_t tasks = std::max<std::int64_t>(1, pixels_ >> 14);
     std::vector<std::uint8_t> finite(to_size(tasks), 1);
     parallel_for(tasks, threads_, [&](std::int64_t t) {
-      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b)
-        if (!read_block(b * block, std::min(block, pixels_ - b * block))) finite[to_size(t)] = 0;
+      const Values maps(static_cast<std::int64_t>(channels_.size()) * block);
+      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b) {
+        const std::int64_t count = std::min(block, pixels_ - b * block);
+        if (!read_block(b * block, count, maps.get())) finite[to_size(t)] = 0;
+      }
     });
     return std::find(finite.begin(), finite.end(), 0) == finite.end();
   }
 
-  bool read_block(std::int64_t first, std::int64_t count) {
+  bool read_block(std::int64_t first, std::int64_t count, float* maps) {
     const auto labels = static_cast<std::int64_t>(channels_.size());
-    std::vector<float> maps(to_size(labels * block));
     typename float_bits<T>::type seen = 0;
     for (std::int64_t c = 0; c < p_.channels; ++c)
       seen |= nonfinite_bits(scores_ + c * pixels_ + first, count);
     if (any_nonfinite(seen)) return false;
     if (p_.energies) {
-      read_energies(scores_, pixels_, channels_, first, count, maps.data());
+      read_energies(scores_, pixels_, channels_, first, count, maps);
     } else {
       for (std::int64_t k = 0; k < labels; ++k)
         dispatch<LogOfProbabilities>(scores_ + channels_[to_size(k)] * pixels_ + first, count,
-                                     p_.epsilon, maps.data() + k * block);
+                                     p_.epsilon, maps + k * block);
     }
     for (std::int64_t i = 0; i < count; ++i) {
       float* const row = unary_.get() + (first + i) * kernels_.stride;
-      for (std::int64_t k = 0; k < labels; ++k) row[k] = maps[to_size(k * block + i)];
+      for (std::int64_t k = 0; k < labels; ++k) row[k] = maps[k * block + i];
       for (std::int64_t k = labels; k < kernels_.stride; ++k) row[k] = impossible;
     }
     return true;

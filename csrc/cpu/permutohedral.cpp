@@ -369,7 +369,7 @@ WorkspaceVector<Row> find_chains(const Embedding<d>& embedding, const VertexTabl
   std::size_t chains = 0;
   for (std::int64_t v = 0; v < count; ++v) {
     heads[chains] = static_cast<Row>(v);
-    chains += static_cast<std::size_t>((next[to_size(v)] >= 0) & !has_previous[to_size(v + 1)]);
+    chains += next[to_size(v)] >= 0 ? std::size_t{1} - has_previous[to_size(v + 1)] : 0;
   }
   WorkspaceVector<Row> chain(to_size(count + Lattice::chain_end), ~Row{0});
   std::size_t length = 0;

@@ -29,7 +29,6 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
         "maps": {c: rng.random((height, width)) for c in (14, 7)},
         "mask_generator": SimpleNamespace(generate=lambda _: masks),
         "scores": rng.random((21, height, width), dtype=np.float32),
-        "probabilities": rng.random((21, height, width), dtype=np.float32),
         "energies": rng.random((21, height, width), dtype=np.float32),
         "hard": rng.integers(0, 21, (height, width)),
         "softmax": torch.full((2, 21, 7, 9), 1 / 21),

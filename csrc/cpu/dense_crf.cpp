@@ -403,11 +403,7 @@ class Inference {
       const bool last = i == p_.iterations;
       mean_field(i > 0, !last);
       if (last) break;
-      for (Filter* filter : {&spatial_, &bilateral_}) {
-        if (filter->lattice == nullptr) continue;
-        blur(*filter);
-        std::swap(filter->read, filter->splat);
-      }
+      blur_both();
     }
     write_probabilities();
     return true;
@@ -448,8 +444,11 @@ class Inference {
   bool read_block(std::int64_t first, std::int64_t count, float* maps) {
     const auto labels = static_cast<std::int64_t>(channels_.size());
     typename float_bits<T>::type seen = 0;
-    for (std::int64_t c = 0; c < p_.channels; ++c)
-      seen |= nonfinite_bits(scores_ + c * pixels_ + first, count);
+    for (std::int64_t c = 0; c < p_.channels; ++c) {
+      const T* const from = scores_ + c * pixels_ + first;
+      prefetch(from + block, block);
+      seen |= nonfinite_bits(from, count);
+    }
     if (any_nonfinite(seen)) return false;
     if (p_.energies) {
       read_energies(scores_, pixels_, channels_, first, count, maps);
@@ -516,13 +515,27 @@ class Inference {
     zero(filter.lattice->vertices + band.first_copy, filter.lattice->vertices + band.last_copy);
   }
 
-  void blur(Filter& filter) {
+  // Vertices are shared out where they are many; else every thread takes a lattice, for the axes of
+  // one must wait for each other.
+  void blur_both() {
+    Filter* const filters[] = {&spatial_, &bilateral_};
+    std::int64_t most = 0;
+    for (const Filter* filter : filters)
+      if (filter->lattice != nullptr) most = std::max(most, filter->lattice->vertices);
+    const std::int64_t tasks = std::clamp<std::int64_t>(most >> 16, 1, std::min(threads_, 64));
+    parallel_for(2, tasks == 1 ? threads_ : 1, [&](std::int64_t f) {
+      Filter& filter = *filters[f];
+      if (filter.lattice == nullptr) return;
+      blur(filter, tasks);
+      std::swap(filter.read, filter.splat);
+    });
+  }
+
+  void blur(const Filter& filter, std::int64_t tasks) {
     const Lattice& lattice = *filter.lattice;
     const auto copies = static_cast<std::int64_t>(lattice.originals.size());
     const std::int64_t stride = kernels_.stride;
     float* const values = filter.splat.get();
-    const std::int64_t tasks =
-        std::clamp<std::int64_t>(lattice.vertices >> 10, 1, std::min(threads_, 64));
     // A vertex's copies are added in order, whichever task has the vertex.
     each(tasks, [&](std::int64_t t) {
       const std::int64_t first = t * lattice.vertices / tasks;

@@ -144,6 +144,17 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
     return _mean(_mean_where(on.flatten(-3), -_floored(p).log().flatten(-3)))
 
 
+def _samples(length: int, size: int, device: Any) -> tuple[torch.Tensor, ...]:
+    """Tell where `size` half-pixel centres lie in `length` pixels: between which two, and where.
+
+    In float64: positions in float32 are off by enough to change hundredths of a gray level.
+    """
+    at = torch.arange(size, dtype=torch.float64, device=device) + 0.5
+    at = (at * (length / size) - 0.5).clamp(0, length - 1)
+    low = at.long()
+    return low, (low + 1).clamp(max=length - 1), at - low
+
+
 def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
     """Check photos (*batch, h, w, 3) and resize them to (*batch, *size, 3)."""
     tensor = _tensor(photos, name, ("uint8",))
@@ -153,10 +164,17 @@ def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int])
         raise ValueError(f"{name} must have shape ({expected}) to match probabilities, got {shape}")
     if 0 in shape:
         raise ValueError(f"{name} must have at least one pixel, got {shape}")
-    # In float32, positions in a photo are off by enough to change hundredths of a gray level.
-    flat = tensor.reshape(-1, *shape[-3:]).movedim(-1, 1).double()
-    resized = torch.nn.functional.interpolate(flat, size, mode="bilinear", align_corners=False)
-    return resized.round().byte().movedim(1, -1).reshape(*batch, *size, 3)
+    # Not by `interpolate`: to convert whole photos to float64 takes it as long as the CRF.
+    top, bottom, down = _samples(shape[-3], size[0], tensor.device)
+    left, right, across = _samples(shape[-2], size[1], tensor.device)
+
+    def row(index: torch.Tensor) -> torch.Tensor:
+        pixels = tensor.index_select(-3, index)
+        before, after = (pixels.index_select(-2, i).double() for i in (left, right))
+        return before + (after - before) * across[:, None]
+
+    upper, lower = row(top), row(bottom)
+    return (upper + (lower - upper) * down[:, None, None]).round().byte()
 
 
 def _smoothed(

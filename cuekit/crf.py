@@ -272,7 +272,8 @@ def dense_crf(
             raise ValueError(f"probabilities must be energies in float32's range, got {largest}")
     if height * width >= 2**28:
         raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
-    out = np.empty_like(scores)
+    # The kernel writes what takes part; fresh zeros for the others cost nothing.
+    out = (np.empty if tags.all() else np.zeros)(scores.shape, scores.dtype)
     if out.size:
         shape = (int(np.prod(batch)), channels, height, width)
         finite = _cpu.dense_crf(

@@ -374,12 +374,8 @@ class Inference {
             const Lattice* spatial, const DenseCrfParams& p, int threads)
       : scores_(scores), out_(out), p_(p), threads_(threads), pixels_(p.height * p.width) {
     channels_.push_back(0);
-    for (std::int64_t c = 1; c < p.channels; ++c) {
-      if (present[c - 1])
-        channels_.push_back(c);
-      else
-        std::fill(out + c * pixels_, out + (c + 1) * pixels_, T{});
-    }
+    for (std::int64_t c = 1; c < p.channels; ++c)
+      if (present[c - 1]) channels_.push_back(c);
     kernels_ = Kernels::for_labels(static_cast<std::int64_t>(channels_.size()));
     unary_ = Values(pixels_ * kernels_.stride);
     if (spatial != nullptr && spatial->diagonal) {

@@ -47,8 +47,8 @@ bool raw_background(const T* background, bool* out, const RawCuesParams& p, int 
 template <class T>
 bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParams& p, int threads);
 
-// `spatial` is null where its weight is 0. Throws std::invalid_argument when the widths are too
-// small for the photo's size.
+// Writes the background's and the present classes' channels only. `spatial` is null where its
+// weight is 0. Throws std::invalid_argument when the widths are too small for the photo's size.
 template <class T>
 bool dense_crf(const T* scores, const std::uint8_t* photos, const bool* present, T* out,
                const Lattice* spatial, const DenseCrfParams& p, int threads);

@@ -10,7 +10,7 @@
 // - What is needed soon is asked for ahead, and memory is kept from call to call.
 //
 // Memory, L = labels padded: 4 L + 72 bytes per pixel; for every vertex 8 L and, in building the
-// lattice, some 80.
+// lattice, some 150.
 #include "cuekit/dense_crf.h"
 
 #include <algorithm>

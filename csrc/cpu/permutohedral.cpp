@@ -75,7 +75,7 @@ class VertexTable {
     const auto vertex = static_cast<Row>(keys_.size());
     *slot = {key, vertex};
     keys_.push_back(key);
-    if (2 * keys_.size() > slots_.size()) grow();
+    if (4 * keys_.size() > slots_.size()) grow();  // sparse: the first place should tell
     return vertex;
   }
 
@@ -285,8 +285,8 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
     fill(y, padded, features.get());
     embed_row(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
               barycentric.get());
-    // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks by d
-    // and the others grow by 1.
+    // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks by
+    // d and the others grow by 1.
     const auto find_corners = [&](std::int64_t x, Key* to) {
       const std::int32_t order = orders.get()[x];
       to[0] = keys.get()[x];
@@ -365,19 +365,27 @@ WorkspaceVector<Row> find_chains(const Embedding<d>& embedding, const VertexTabl
     next[to_size(v)] = table.find(neighbour_key(v));
     has_previous[to_size(next[to_size(v)] + 1)] = 1;
   }
-  WorkspaceVector<Row> heads(to_size(count));
-  std::size_t chains = 0;
+  WorkspaceVector<Row> heads(to_size(count + 1));
+  std::size_t chains = 0, length = 0;
   for (std::int64_t v = 0; v < count; ++v) {
+    const std::size_t follows = has_previous[to_size(v + 1)];
+    const std::size_t leads = next[to_size(v)] >= 0 ? 1 : 0;
     heads[chains] = static_cast<Row>(v);
-    chains += next[to_size(v)] >= 0 ? std::size_t{1} - has_previous[to_size(v + 1)] : 0;
+    chains += leads & (1 - follows);
+    length += leads | follows;
   }
-  WorkspaceVector<Row> chain(to_size(count + Lattice::chain_end), ~Row{0});
-  std::size_t length = 0;
-  for (std::size_t i = 0; i < chains; ++i) {
-    chain[length++] = ~heads[i];
-    for (Row at = next[to_size(heads[i])]; at >= 0; at = next[to_size(at)]) chain[length++] = at;
+  // Chains are short, and where one ends is anybody's guess: no branch depends on it.
+  WorkspaceVector<Row> chain(length + to_size(Lattice::chain_end), ~Row{0});
+  heads[chains] = 0;
+  Row at = heads[0], entry = ~at;
+  std::size_t head = 0;
+  for (std::size_t i = 0; i < length; ++i) {
+    chain[i] = entry;
+    const Row after = next[to_size(at)];
+    head += after < 0 ? 1 : 0;
+    at = after < 0 ? heads[head] : after;
+    entry = after < 0 ? ~at : at;
   }
-  chain.resize(length + to_size(Lattice::chain_end));
   return chain;
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/float_state.h"
 #include "cpu/kernels.h"
 #include "cpu/permutohedral.h"
 #include "cpu/simd.h"
@@ -106,11 +107,17 @@ bool felzenszwalb(const Array<T>& photos, const Array<double>& weights, Array<st
 class SpatialLattice {
  public:
   SpatialLattice(std::int64_t height, std::int64_t width, float sxy, float weight, int threads)
-      : lattice_(cpu::spatial_lattice(height, width, sxy, weight * static_cast<float>(log2_of_e),
-                                      threads)) {}
+      : lattice_(build(height, width, sxy, weight, threads)) {}
   const cpu::Lattice* get() const { return &lattice_; }
 
  private:
+  static cpu::Lattice build(std::int64_t height, std::int64_t width, float sxy, float weight,
+                            int threads) {
+    const cpu::DefaultFloatState state;
+    return cpu::spatial_lattice(height, width, sxy, weight * static_cast<float>(log2_of_e),
+                                threads);
+  }
+
   cpu::Lattice lattice_;
 };
 

@@ -29,7 +29,8 @@ from cuekit._checks import (
 # Beyond these, weights and reciprocals of widths would leave float32, in which the kernel works.
 LARGEST = 1e30
 # What differs by one pixel or gray level is 8 standard deviations apart then, and the lattice
-# reaches no farther than 6 (simplex, blur, simplex): narrower kernels have the same result.
+# reaches no farther than 6 (simplex, blur, simplex): narrower kernels have the same result, up to
+# the lattice's own error.
 NARROWEST = 0.125
 
 
@@ -87,9 +88,12 @@ bilateral_srgb=13.0)
 
         Colours do not shrink with a photo, and weights belong to the unaries: both stay.
         """
+        factor = check_number(factor, "factor")
+        if factor <= 0:
+            raise ValueError(f"factor must be greater than 0, got {factor}")
         return dataclasses.replace(
             self,
-            gaussian_sxy=self.gaussian_sxy * check_number(factor, "factor"),
+            gaussian_sxy=self.gaussian_sxy * factor,
             bilateral_sxy=self.bilateral_sxy * factor,
         )
 
@@ -117,18 +121,18 @@ MOST_PIXELS_KEPT = 2**20
 
 
 @lru_cache(maxsize=4)
-def _kept_lattice(
-    height: int, width: int, sxy: float, weight: float, threads: int
-) -> _cpu.SpatialLattice:
-    return _cpu.SpatialLattice(height, width, sxy, weight, threads)
+def _kept_lattice(height: int, width: int, sxy: float, weight: float) -> _cpu.SpatialLattice:
+    return _cpu.SpatialLattice(height, width, sxy, weight, 1)
 
 
 def _spatial_lattice(height: int, width: int, params: CRFParams, threads: int) -> Any:
     """Get the lattice of the Gaussian kernel, which depends on the size only; None without one."""
     if params.gaussian_weight == 0:
         return None
-    make = _kept_lattice if height * width <= MOST_PIXELS_KEPT else _cpu.SpatialLattice
-    return make(height, width, _width(params.gaussian_sxy), params.gaussian_weight, threads)
+    size = (height, width, _width(params.gaussian_sxy), params.gaussian_weight)
+    if height * width > MOST_PIXELS_KEPT:
+        return _cpu.SpatialLattice(*size, threads)
+    return _kept_lattice(*size)
 
 
 def _width(value: float) -> float:
@@ -199,7 +203,8 @@ def dense_crf(
     up to rounding.
 
     Widths below 0.125 count as 0.125: what differs by one pixel or gray level is 8 standard
-    deviations apart then, out of reach, and an infinitely narrow kernel has the same result.
+    deviations apart then, out of reach, and a narrower kernel has the same result up to the
+    lattice's error.
 
     `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can lift
     them over it. Pass `present` here to keep them out; a few classes also take less time.
@@ -222,7 +227,8 @@ def dense_crf(
 
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
     lattice 8 bytes per class and some 150 more; photos have 0.03 to 2 vertices per pixel. Up to
-    128 MB of it are kept for the next call. What depends on the size only is kept from call to
+    128 MB of it are kept for the next call, and every image of a batch that is worked on at a time
+    has its own. What depends on the size only is kept from call to
     call for the last few sizes of up to 2**20 pixels. Input that is not C-contiguous is copied
     once.
 
@@ -261,7 +267,7 @@ def dense_crf(
     photos = check_array(image, "image", ("uint8",), ndim=3, layout="(..., H, W, 3)")
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
     tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities")
-    iterations = check_integer(iterations, "iterations", minimum=0)
+    iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
     epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
     if epsilon > 1:
         raise ValueError(f"epsilon must be at most 1, got {epsilon}")
@@ -281,7 +287,7 @@ def dense_crf(
             photos.reshape(shape[0], height, width, 3),
             tags.reshape(shape[0], channels - 1),
             out.reshape(shape),
-            _spatial_lattice(height, width, params, threads),
+            _spatial_lattice(height, width, params, threads) if iterations else None,
             params.bilateral_weight,
             _width(params.bilateral_sxy),
             _width(params.bilateral_srgb),

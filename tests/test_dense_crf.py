@@ -6,8 +6,11 @@ Hence the kernel is held against the oracle one iteration at a time, each from t
 marginals before it, which keeps the tolerance near float32's rounding and holds for any count.
 """
 
+import ctypes
 import os
+import platform
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -463,6 +466,26 @@ def test_denormals_do_not_depend_on_the_caller_s_flags():
             torch.set_flush_denormal(False)
         assert same_bits(call(4), expected)
         assert keeps_denormals()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="knows one libm's constants"
+)
+def test_rounding_does_not_depend_on_the_caller_s_mode():
+    """Nor is what a call in another mode keeps for the next."""
+    upward, nearest = 0x800, 0
+    libm = ctypes.CDLL("libm.so.6")
+    photo = sample_photos()[0][:50, :61]
+    maps = smooth_probabilities(photo.shape[:2], 5)
+    expected = cuekit.dense_crf(maps, photo)
+    crf._kept_lattice.cache_clear()
+    assert libm.fesetround(upward) == 0
+    try:
+        result = cuekit.dense_crf(maps, photo)
+    finally:
+        libm.fesetround(nearest)
+    assert same_bits(result, expected)
+    assert same_bits(cuekit.dense_crf(maps, photo), expected)
 
 
 # --------------------------------------------------------------------------------------- the model

@@ -279,7 +279,7 @@ struct Blur {
         previous = L::zero();
       }
       const std::int32_t after = chain[i + 1];
-      float* const to = values + after * stride;
+      float* const to = after < 0 ? at : values + after * stride;
       const L next = after < 0 ? L::zero() : L::load(to);
       L mixed = own;
       for (int j = 0; j < parts; ++j)
@@ -372,7 +372,12 @@ class Inference {
  public:
   Inference(const T* scores, const std::uint8_t* photo, const bool* present, T* out,
             const Lattice* spatial, const DenseCrfParams& p, int threads)
-      : scores_(scores), out_(out), p_(p), threads_(threads), pixels_(p.height * p.width) {
+      : scores_(scores),
+        out_(out),
+        p_(p),
+        threads_(threads),
+        pixels_(p.height * p.width),
+        bands_(divide_into_bands(p.height, p.width)) {
     channels_.push_back(0);
     for (std::int64_t c = 1; c < p.channels; ++c)
       if (present[c - 1]) channels_.push_back(c);
@@ -384,7 +389,7 @@ class Inference {
     } else if (spatial != nullptr) {
       use(spatial_, spatial);
     }
-    if (p.bilateral_weight > 0) {
+    if (p.bilateral_weight > 0 && p.iterations > 0) {
       bilateral_lattice_ =
           bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
                             p.bilateral_weight * static_cast<float>(log2_of_e), threads);
@@ -477,25 +482,14 @@ class Inference {
     });
   }
 
-  const std::vector<Band>& bands() const {
-    static const std::vector<Band> none;
-    return spatial_.lattice != nullptr     ? spatial_.lattice->bands
-           : bilateral_.lattice != nullptr ? bilateral_.lattice->bands
-                                           : none;
-  }
-
   void mean_field(bool slice, bool splat) {
     const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_,
                     own_.get(),   own_weight_,     slice,     splat};
-    if (bands().empty()) {
-      const Values scratch(together * kernels_.stride);
-      return kernels_.mean_field(&pass, 0, pixels_, scratch.get());
-    }
-    each(static_cast<std::int64_t>(bands().size()), [&](std::int64_t b) {
+    each(static_cast<std::int64_t>(bands_.size()), [&](std::int64_t b) {
       if (splat)
         for (const Filter* filter : {&spatial_, &bilateral_}) clear(*filter, b);
       const Values scratch(together * kernels_.stride);
-      const Band& band = bands()[to_size(b)];
+      const Band& band = bands_[to_size(b)];
       kernels_.mean_field(&pass, band.first_pixel, band.last_pixel, scratch.get());
     });
   }
@@ -568,6 +562,7 @@ class Inference {
   const DenseCrfParams& p_;
   int threads_;
   std::int64_t pixels_;
+  std::vector<Band> bands_;
   std::vector<std::int64_t> channels_;  // of the labels
   Kernels kernels_{};
   Values unary_;

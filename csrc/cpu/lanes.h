@@ -53,7 +53,8 @@ struct Lanes {
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.values * b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
-  // The same goes for these two: only for vectors of 16 bytes. a where it is less, else b:
+  // The same goes for what follows: only for vectors no wider than a register. a where it is less,
+  // else b:
   friend CUEKIT_INLINE Lanes smaller(Lanes a, Lanes b) {
     return {a.values < b.values ? a.values : b.values};
   }

@@ -1,13 +1,11 @@
 // Building the lattice of permutohedral.h.
 //
-// - Features become simplices in vectors of 16 pixels, with the arithmetic of pydensecrf in its
-//   order, so that pixels fall into the same simplices.
+// - Features become simplices in vectors of up to 16 pixels, with the arithmetic of pydensecrf in
+//   its order, so that pixels fall into the same simplices.
 // - A vertex's d coordinates are congruent modulo d + 1. So its key is one 64-bit number: the
-// common
-//   remainder and d quotients, each in as many bits as the photo's size and the widths call for.
-//   The vertices of a simplex, and the neighbours of a vertex, are then a constant away.
-// - A pixel often lies in the simplex of the pixel on its left, or shares vertices with it: only
-//   what is new is looked up.
+//   common remainder and d quotients, each in as many bits as the photo's size and the widths call
+//   for. The vertices of a simplex, and the neighbours of a vertex, are then a constant away.
+// - Places in the table are asked for some pixels ahead, and few branches depend on what is found.
 #include "permutohedral.h"
 
 #include <algorithm>
@@ -120,7 +118,7 @@ struct Embedding {
       double low = 0, high = 0;
       for (int j = i; j < d; ++j) high += highest[j] * static_cast<double>(scale[j]);
       if (i > 0) low = -i * highest[i - 1] * static_cast<double>(scale[i - 1]);
-      // Two more on either side for rounding and for the corners of a simplex, one for neighbours.
+      // The corners of a simplex and the neighbours of these reach one further; two to spare.
       const double first = std::floor(low / (d + 1)) - 3, last = std::ceil(high / (d + 1)) + 3;
       if (last - first > limit) throw too_fine();
       lowest[i] = static_cast<std::int64_t>(first);
@@ -147,7 +145,7 @@ struct Embedding {
   static constexpr Key remainder_mask = (Key{1} << remainder_bits) - 1;
 
  private:
-  // Beyond, float32 coordinates would not tell a simplex from the next.
+  // Beyond, float32 coordinates would be off by more than an eighth of a lattice step.
   static constexpr double limit = 1 << 18;
 
   static std::invalid_argument too_fine() {
@@ -247,15 +245,6 @@ void embed_row(const Embedding<d>& e, const float* features, std::int64_t count,
 }
 
 // ---- the lattice ----
-
-// Few, for a band copies what it shares with those before it: two from 2^16 pixels on, and then one
-// per 2^16 to 2^17 pixels. They are of whole rows.
-std::int64_t band_count(std::int64_t height, std::int64_t width) {
-  const std::int64_t pixels = height * width;
-  std::int64_t count = pixels < 1 << 16 ? 1 : 2;
-  while (count < 64 && count << 17 <= pixels) count *= 2;
-  return std::min(height, count);
-}
 
 // What a band finds, its vertices numbered by first appearance in it.
 struct BandVertices {
@@ -421,11 +410,8 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
   lattice.pixels = height * width;
   lattice.rows = Workspace<Row>(lattice.pixels * lattice.corners);
   lattice.weights = Workspace<float>(lattice.pixels * lattice.corners);
-  const std::int64_t bands = band_count(height, width);
-  for (std::int64_t b = 0; b < bands; ++b)
-    lattice.bands.push_back(
-        {b * height / bands * width, (b + 1) * height / bands * width, 0, 0, 0, 0});
-
+  lattice.bands = divide_into_bands(height, width);
+  const auto bands = static_cast<std::int64_t>(lattice.bands.size());
   std::vector<BandVertices> found(to_size(bands));
   parallel_for(bands, threads, [&](std::int64_t b) {
     embed_band(embedding, width, fill, lattice, lattice.bands[to_size(b)], found[to_size(b)]);
@@ -473,6 +459,17 @@ WorkspaceVector<float> positions(std::int64_t count, float width) {
 }
 
 }  // namespace
+
+std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width) {
+  const std::int64_t pixels = height * width;
+  std::int64_t count = pixels < 1 << 16 ? 1 : 2;
+  while (count < 64 && count << 17 <= pixels) count *= 2;
+  count = std::min(height, count);
+  std::vector<Band> bands;
+  for (std::int64_t b = 0; b < count; ++b)
+    bands.push_back({b * height / count * width, (b + 1) * height / count * width, 0, 0, 0, 0});
+  return bands;
+}
 
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
                         int threads) {

@@ -9,8 +9,8 @@
 // numbered by first appearance; a band that meets a vertex of an earlier band splats to a copy of
 // its own, numbered behind all vertices. A row is a vertex or a copy:
 //
-//   rows  0 .. vertices - 1              vertices, those that band b met first at bands[b].begin ..
-//         vertices .. vertices + copies  copies, those of band b at bands[b].copies_begin ..
+//   rows  0 .. vertices - 1              those that band b met first from its first_vertex on
+//         vertices .. vertices + copies  those of band b from vertices + its first_copy on
 //
 // Here everything is for one photo. What the values are is left to the caller.
 #pragma once
@@ -50,6 +50,10 @@ struct Lattice {
 
   std::int64_t row_count() const { return vertices + static_cast<std::int64_t>(originals.size()); }
 };
+
+// Whole rows of pixels, few bands: two from 2^16 pixels on, and then, up to 64 bands, one per 2^16
+// to 2^17 pixels. Vertices are for a lattice to fill in.
+std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width);
 
 // Features (x / sxy, y / sxy); filtered values are multiplied by `weight`.
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,

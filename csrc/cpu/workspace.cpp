@@ -12,7 +12,8 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::align_val_t line{64};
-constexpr std::size_t smallest_kept = std::size_t{1} << 16;  // less comes from memory in use
+constexpr std::size_t smallest_kept = std::size_t{1}
+                                      << 16;  // smaller blocks come from pages in use anyway
 
 struct Block {
   void* memory;

@@ -7,10 +7,12 @@
 //   Q      = softmax_k(u), and `iterations` times over
 //   Q_k(i) = softmax_k(u_k(i) + w1 * sum_j g1(i, j) Q_k(j) + w2 * sum_j g2(i, j) Q_k(j))
 //
-//   g(i, j) = n(i) exp(-|f(i) - f(j)|^2 / 2) n(j),  n(i) = 1 / sqrt(sum_j exp(-|f(i) - f(j)|^2 /
-//   2)) f1 = (x, y) / gaussian_sxy,  f2 = ((x, y) / bilateral_sxy, (r, g, b) / bilateral_srgb)
+//   g(i, j) = n(i) e(i, j) n(j),  e(i, j) = exp(-|f(i) - f(j)|^2 / 2),  n(i)^-2 = sum_j e(i, j)
+//   f1 = (x, y) / gaussian_sxy
+//   f2 = ((x, y) / bilateral_sxy, (r, g, b) / bilateral_srgb)
 //
-// The softmax is over background and present classes; the others are 0. j = i is part of the sums.
+// The softmax is over background and present classes; the channels of the others are not written.
+// j = i is part of the sums.
 // The exponentials are those that the permutohedral lattice computes (cpu/permutohedral.h).
 #pragma once
 

@@ -394,6 +394,9 @@ class Inference {
           bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
                             p.bilateral_weight * static_cast<float>(log2_of_e), threads);
       use(bilateral_, &bilateral_lattice_);
+      // Both share the caches, and this one fills them.
+      spatial_.far = bilateral_.far =
+          bilateral_lattice_.row_count() * kernels_.stride > std::int64_t{1} << 21;
     }
   }
 
@@ -415,7 +418,6 @@ class Inference {
     filter.lattice = lattice;
     filter.read = Values(lattice->row_count() * kernels_.stride);
     filter.splat = Values(lattice->row_count() * kernels_.stride);
-    filter.far = lattice->row_count() * kernels_.stride > 1 << 21;
   }
 
   // A loop whose arithmetic is not slowed down by what is next to nothing.

@@ -665,8 +665,10 @@ def test_params_out_of_range(name):
 def test_wrong_factor():
     with pytest.raises(TypeError, match=r"^factor must be a number, got '2'$"):
         crf.PRESETS["sec"].scaled("2")
-    with pytest.raises(ValueError, match=r"^gaussian_sxy must be greater than 0, got 0.0$"):
-        crf.PRESETS["sec"].scaled(0)
+    for factor in (0, -1):
+        with pytest.raises(ValueError, match=rf"^factor must be greater than 0, got {factor}\.0$"):
+            crf.PRESETS["sec"].scaled(factor)
+    assert crf.PRESETS["sec"].scaled(np.float32(0.1)).bilateral_sxy == 80 * float(np.float32(0.1))
 
 
 # ---------------------------------------------------------------------------------------- errors

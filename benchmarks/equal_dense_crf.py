@@ -7,10 +7,7 @@ pydensecrf adds vertices that belong to no pixel.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from PIL import Image
 
 import cuekit
 from benchmarks import inputs, peers
+from benchmarks.over_photos import over_photos
 from cuekit.crf import PRESETS
 
 NAMES = ("sec", "irn", "clip-es", "toco-seg")
@@ -27,9 +25,8 @@ NAMES = ("sec", "irn", "clip-es", "toco-seg")
 LEAST_ALIKE, MOST_IN_TAIL, MOST_IN_MEAN = 0.99999, 1e-4, 1e-6
 
 
-def differences(job: tuple[int, Path]) -> list[tuple[int, int, float, float]]:
+def differences(seed: int, file: Path) -> list[tuple[int, int, float, float]]:
     """For every preset: pixels, labels that differ, 99.9 % quantile and mean of the differences."""
-    seed, file = job
     photo = np.array(Image.open(file).convert("RGB"))
     photo = np.ascontiguousarray(photo[:, : photo.shape[1] // 4 * 4])
     maps = inputs.smooth_probabilities(photo.shape[:2], seed=seed)
@@ -46,25 +43,13 @@ def differences(job: tuple[int, Path]) -> list[tuple[int, int, float, float]]:
 
 def main() -> int:
     """Go through the photos; the exit status says whether the limits hold for every preset."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with photos *.jpg")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth photo")
-    args = parser.parse_args()
-    files = sorted(args.folder.glob("*.jpg"))[:: args.every]
-    if not files:
-        parser.error(f"no *.jpg in {args.folder}")
-    found = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done, each in enumerate(pool.map(differences, enumerate(files)), 1):
-            found.append(each)
-            sys.stderr.write(f"\r{done} of {len(files)} photos")
-    sys.stderr.write("\n")
+    found = over_photos(__doc__, differences)
     pixels, differ, tails, means = np.array(found).transpose(2, 1, 0)  # each (presets, photos)
     alike = 1 - differ.sum(1) / pixels.sum(1)
     tail, mean = tails.max(1), np.average(means, axis=1, weights=pixels[0])
     lines = [
         f"pydensecrf2 {metadata.version('pydensecrf2')}, NumPy {np.__version__}, "
-        f"{len(files)} photos, {pixels[0].sum() / 1e6:.1f} million pixels.",
+        f"{len(found)} photos, {pixels[0].sum() / 1e6:.1f} million pixels.",
         "",
         "| preset | labels that differ | alike | 99.9 % of differences below | mean difference |",
         "|---|---|---|---|---|",

@@ -7,10 +7,7 @@ sort, too, which is the specification.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -19,11 +16,12 @@ from PIL import Image
 from skimage import __version__, segmentation
 
 import cuekit
+from benchmarks.over_photos import over_photos
 
 SETTINGS = ((200, 0.8, 60), (100, 0.8, 20), (50, 0.5, 20), (1, 0, 1))
 
 
-def differences(file: Path) -> list[tuple[bool, bool]]:
+def differences(_: int, file: Path) -> list[tuple[bool, bool]]:
     """Tell for every setting whether labels differ as shipped, and with a stable sort, too."""
     photo = np.array(Image.open(file).convert("RGB"))
     argsort = np.argsort
@@ -42,21 +40,10 @@ def differences(file: Path) -> list[tuple[bool, bool]]:
 
 def main() -> int:
     """Go through the photos; the exit status says whether the specification holds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with photos *.jpg")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth photo")
-    args = parser.parse_args()
-    files = sorted(args.folder.glob("*.jpg"))[:: args.every]
-    if not files:
-        parser.error(f"no *.jpg in {args.folder}")
-    totals = np.zeros((len(SETTINGS), 2), dtype=int)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done, found in enumerate(pool.map(differences, files), 1):
-            totals += np.array(found)
-            sys.stderr.write(f"\r{done} of {len(files)} photos")
-    sys.stderr.write("\n")
+    found = over_photos(__doc__, differences)
+    totals = np.sum(found, axis=0)
     lines = [
-        f"scikit-image {__version__}, NumPy {np.__version__}, {len(files)} photos.",
+        f"scikit-image {__version__}, NumPy {np.__version__}, {len(found)} photos.",
         "",
         "| scale, sigma, min_size | differ as shipped | differ with a stable sort, too |",
         "|---|---|---|",

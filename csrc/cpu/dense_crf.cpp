@@ -133,7 +133,7 @@ struct Pass {
   bool slice, splat;
 };
 
-constexpr std::int64_t together = 32;
+constexpr std::int64_t together = 32;  // pixels; twice or half as many are no faster
 
 // Slice, softmax and splat for pixels [first, last), in steps for some pixels together: a pixel's
 // operations depend on one another in long chains, and the processor overlaps those of several
@@ -152,7 +152,7 @@ struct MeanField {
         slice_all(*pass, stride, i, count, label, scratch);
       subtract_largest(stride, count, scratch);
       for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of_negative(scratch[k]);
-      divide_by_sum(stride, count, scratch, factors);
+      reciprocal_sums(stride, count, scratch, factors);
       for (std::int64_t label = 0; label < stride; label += L::size)
         splat_all(*pass, stride, i, count, label, scratch, factors);
     }
@@ -249,8 +249,8 @@ struct MeanField {
     }
   }
 
-  static CUEKIT_INLINE void divide_by_sum(std::int64_t stride, std::int64_t count,
-                                          const float* labels, float* factors) {
+  static CUEKIT_INLINE void reciprocal_sums(std::int64_t stride, std::int64_t count,
+                                            const float* labels, float* factors) {
     for (std::int64_t i = 0; i < count; ++i, labels += stride) {
       L sum = L::load(labels);
       for (std::int64_t label = L::size; label < stride; label += L::size) {

@@ -53,7 +53,7 @@ struct Lanes {
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.values * b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
-  // The same goes for what follows: only for vectors no wider than a register. a where it is less,
+  // For the same reason, what follows is for vectors no wider than a register. a where it is less,
   // else b:
   friend CUEKIT_INLINE Lanes smaller(Lanes a, Lanes b) {
     return {a.values < b.values ? a.values : b.values};
@@ -62,8 +62,7 @@ struct Lanes {
   friend CUEKIT_INLINE Lanes larger(Lanes a, Lanes b) {
     return {a.values < b.values ? b.values : a.values};
   }
-  // And for these: only for vectors as wide as a register. `yes` where a is
-  // less, or where both are equal, else `no`.
+  // `yes` where a is less, or where both are equal; elsewhere `no`.
   friend CUEKIT_INLINE Lanes if_less(Lanes a, Lanes b, Lanes yes, Lanes no) {
     return {a.values < b.values ? yes.values : no.values};
   }

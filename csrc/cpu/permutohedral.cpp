@@ -448,7 +448,6 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
       for (int k = 0; k <= d; ++k) weights[k] *= static_cast<float>(norm * scale);
     }
   });
-
   return lattice;
 }
 

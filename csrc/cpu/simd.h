@@ -63,22 +63,7 @@ __attribute__((target(CUEKIT_AVX512_TARGET))) void run_avx512(Args... args) {
 }
 #endif
 
-template <class Kernel, class... Args>
-void dispatch(Args... args) {
-#if CUEKIT_MULTIVERSION
-  switch (instruction_set.load(std::memory_order_relaxed)) {
-    case InstructionSet::avx512:
-      return run_avx512<Kernel, Args...>(args...);
-    case InstructionSet::avx2:
-      return run_avx2<Kernel, Args...>(args...);
-    case InstructionSet::baseline:
-      break;
-  }
-#endif
-  Kernel::run(args...);
-}
-
-// The same for kernels that are written for vectors of 4, 8 or 16 float32 values, as many as each
+// Of kernels that are written for vectors of 4, 8 or 16 float32 values, the one for as many as the
 // target's registers hold.
 template <class Four, class Eight, class Sixteen, class... Args>
 void dispatch_width(Args... args) {
@@ -93,6 +78,11 @@ void dispatch_width(Args... args) {
   }
 #endif
   Four::run(args...);
+}
+
+template <class Kernel, class... Args>
+void dispatch(Args... args) {
+  dispatch_width<Kernel, Kernel, Kernel, Args...>(args...);
 }
 
 // Asks for `count` elements to be brought into the cache. Any address may be asked for.

@@ -62,10 +62,34 @@ class Network(nn.Module):
         """Compute the maps (B, K, H / stride, W / stride) of photos (B, 3, H, W)."""
         return self.head(self.top_layers(photos)[1])
 
-    def normalize(self, photos: torch.Tensor) -> torch.Tensor:
-        """Turn photos (B, H, W, 3) uint8 into what the network takes, (B, 3, H, W) float32."""
+    def see(self, photos: torch.Tensor) -> torch.Tensor:
+        """Turn photos into what the network takes.
+
+        Padded as these networks are, the cells of n * stride + 1 pixels look at pixels 0, stride,
+        …, n * stride. So that they look at the middle of what they stand for, as resizing takes
+        it, the network gets (n + 1) * stride pixels without half a cell on each side.
+
+        Parameters
+        ----------
+        photos : uint8 tensor, shape (B, H, W, 3)
+            H and W are multiples of the stride.
+
+        Returns
+        -------
+        float32 tensor, shape (B, 3, H - stride + 1, W - stride + 1)
+            Its maps have H / stride × W / stride cells. In the layout "channels last".
+        """
+        height, width = photos.shape[1:3]
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"photos must have sides that are multiples of {self.stride}, got {height}×{width}"
+            )
+        first = self.stride // 2
+        seen = photos[
+            :, first : first + height - self.stride + 1, first : first + width - self.stride + 1
+        ]
         mean, std = (torch.tensor(x, device=photos.device) for x in (self.mean, self.std))
-        return ((photos / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+        return ((seen / 255 - mean) / std).permute(0, 3, 1, 2)
 
     def load_published(self, state: dict[str, torch.Tensor]) -> None:
         """Load a published state dict; its head only where it is of as many classes.

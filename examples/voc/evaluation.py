@@ -1,0 +1,415 @@
+"""The paper's tables on one split of photos, with paired bootstrap intervals over photos.
+
+IoU is of one confusion matrix over all photos, at their own resolution, truth 255 left out. Where
+cues say nothing, that counts as background.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from cue_stage import KINDS, SETS, missing, raw_cues_of, read_maps, write_label_map
+from data import square
+from loop import keep_settings, rank_and_world, read_settings, wait_for_all
+from panels import draw
+from torch.nn.functional import interpolate
+
+import cuekit
+from cuekit.metrics import bootstrap, confusion_matrix, iou, mean_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from data import VocFolder
+    from models import Network
+
+CAM, PREDICTION, LABELS = "CAM", "with prediction", "with class labels"
+
+
+class Tagging(NamedTuple):
+    """How tags are told from a classifier's scores, and how well that does.
+
+    Attributes
+    ----------
+    threshold : float
+        Scores at least this high are tags, and so is a photo's highest score: a photo without a
+        tag would lose all of its classes.
+    precision, recall : float
+        Over all tags of all photos.
+    exact : float
+        Share of the photos all of whose tags are right.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    exact: float
+
+
+def tags_of(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the tags (…, C) that scores (…, C) tell."""
+    return (scores >= threshold) | (scores == scores.max(-1, keepdims=True))
+
+
+def choose_threshold(scores: np.ndarray, tags: np.ndarray, recall: float) -> float:
+    """Return the highest threshold by which this share of the tags (N, C) is found."""
+    found = np.sort(scores[tags])[::-1]
+    return float(found[max(int(np.ceil(recall * len(found))) - 1, 0)])
+
+
+def judge_tags(scores: np.ndarray, tags: np.ndarray, threshold: float) -> Tagging:
+    """Compare the tags that scores (N, C) tell with the true ones."""
+    told = tags_of(scores, threshold)
+    right = (told & tags).sum()
+    return Tagging(
+        threshold, right / told.sum(), right / tags.sum(), float((told == tags).all(1).mean())
+    )
+
+
+def probabilities(network: Network, photo: Any, size: int, device: torch.device) -> np.ndarray:
+    """Segment a photo: probabilities (K, H, W) at its own resolution."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(square(photo, size))[None].to(device)
+        maps = network(network.see(pixels)).float()
+        maps = interpolate(maps, photo.size[::-1], mode="bilinear", align_corners=False)
+        return maps.softmax(1)[0].cpu().numpy()
+
+
+def refine(scores: np.ndarray, photo: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+    """Return labels (H, W) by the dense CRF, of the background and the present classes only."""
+    if present is not None:
+        scores = cuekit.suppress_absent(scores, present)
+    refined = cuekit.dense_crf(scores, photo, "sec", present=present, threads=None)
+    return refined.argmax(0)
+
+
+def write_labels(
+    network: Network,
+    folder: VocFolder,
+    names: Sequence[str],
+    out: Path,
+    tags: dict[str, dict[str, np.ndarray | None]],
+    *,
+    size: int,
+    device: torch.device,
+) -> None:
+    """Segment photos that have no label map yet, once for every way to know their tags.
+
+    Parameters
+    ----------
+    out : Path
+        Gets a folder for every way.
+    tags : dict of str to dict
+        Way → photo id → tags (C,), or None where nothing is known of them.
+    """
+    network.to(device, memory_format=torch.channels_last).eval()
+    for way in tags:
+        (out / way).mkdir(parents=True, exist_ok=True)
+    # The last way is written last: where it is there, all are.
+    for name in missing(names, out / list(tags)[-1], ".png"):
+        photo = folder.photo(name)
+        scores = probabilities(network, photo, size, device)
+        for way, known in tags.items():
+            labels = refine(scores, np.asarray(photo), known[name])
+            cuekit.io.write_labels(out / way / f"{name}.png", labels)
+
+
+def matrices(folder: VocFolder, names: Iterable[str], labels: Path) -> np.ndarray:
+    """Count (N, K + 1, K + 1) pixels by truth and label; the last class is "unknown"."""
+    unknown = len(folder.names) + 1
+    return np.stack(
+        [
+            confusion_matrix(
+                folder.truth(name),
+                cuekit.io.read_labels(labels / f"{name}.png"),
+                unknown + 1,
+                unknown_as=unknown,
+            )
+            for name in names
+        ]
+    )
+
+
+def unknown_as_background(counts: np.ndarray) -> np.ndarray:
+    """Turn matrices (…, K + 1, K + 1) into (…, K, K)."""
+    folded = counts[..., :-1, :-1].copy()
+    folded[..., 0] += counts[..., :-1, -1]
+    return folded
+
+
+class Table(NamedTuple):
+    """Rows of text under a header."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """Show it."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(value: float) -> str:
+    """Show a share."""
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def result_table(counts: dict[str, np.ndarray], classes: list[int]) -> Table:
+    """Table 1: the mean IoU of every way to segment."""
+    values = [percent(mean_iou(c.sum(0), classes)) for c in counts.values()]
+    return Table("Table 1: mean IoU, %", ["", *counts], [["mean IoU", *values]])
+
+
+def difference_table(
+    title: str, counts: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], classes: list[int]
+) -> Table:
+    """Show what each step brings, with the 95 % interval of a paired bootstrap over photos."""
+    rows = []
+    for before, after in pairs:
+        if before in counts and after in counts:
+            interval = bootstrap(
+                counts[after], counts[before], statistic=partial(mean_iou, classes=classes)
+            )
+            value, low, high = (100 * x for x in interval)
+            rows.append([f"{before} → {after}", f"{value:+.1f}", f"{low:+.1f} … {high:+.1f}"])
+    return Table(title, ["step", "mean IoU", "95 % interval"], rows)
+
+
+def cue_table(title: str, counts: dict[str, np.ndarray], classes: list[int]) -> Table:
+    """Table 2: what cues cover, and how much of it is right."""
+    rows = []
+    for name, each in counts.items():
+        total = each.sum(0)
+        k = len(total) - 1
+        right = np.trace(total[1:k, 1:k])
+        rows.append(
+            [
+                name,
+                percent(mean_iou(unknown_as_background(total), classes)),
+                percent(right / max(total[:, 1:k].sum(), 1)),
+                percent(right / max(total[1:k].sum(), 1)),
+                percent(1 - total[:, k].sum() / max(total.sum(), 1)),
+            ]
+        )
+    header = ["cues", "mean IoU", "foreground precision", "foreground recall", "coverage"]
+    return Table(title, header, rows)
+
+
+def class_table(counts: dict[str, np.ndarray], names: Sequence[str], classes: list[int]) -> Table:
+    """Table 3: the IoU of every class that is averaged over."""
+    values = {column: iou(each.sum(0)) for column, each in counts.items()}
+    rows = [[names[c], *(percent(v[c]) for v in values.values())] for c in classes]
+    return Table("Table 3: IoU by class, %", ["class", *counts], rows)
+
+
+def tag_table(rows: dict[str, Tagging]) -> Table:
+    """How well classifiers tell tags."""
+    shown = [
+        [name, f"{t.threshold:.3f}", percent(t.precision), percent(t.recall), percent(t.exact)]
+        for name, t in rows.items()
+    ]
+    header = ["classifier", "threshold", "precision", "recall", "exact match"]
+    return Table("Tags told by the classifiers, %", header, shown)
+
+
+def training_minutes(out: Path) -> dict[str, float]:
+    """Read from the logs how long every training took."""
+    minutes = {}
+    for path in sorted(out.glob("*/log.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            minutes[path.parent.name] = float(list(csv.DictReader(file))[-1]["seconds"]) / 60
+    return minutes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate.
+
+    Attributes
+    ----------
+    folder : VocFolder
+        Photos, masks and tags.
+    out : Path
+        Where the earlier stages wrote, and where labels and tables go.
+    split : str
+        Name of the photos that are segmented.
+    names, held_out, training : list of str
+        These photos, those to choose the tags' threshold on, and those that were trained on.
+    classes : list of int
+        Labels to average over.
+    recall : float
+        Share of the held-out photos' tags that the threshold must find.
+    """
+
+    folder: VocFolder
+    out: Path
+    split: str
+    names: list[str]
+    held_out: list[str]
+    training: list[str]
+    classes: list[int]
+    recall: float
+
+    def scores(self, kind: str, names: Sequence[str]) -> np.ndarray:
+        """Return a classifier's scores (N, C) of photos."""
+        return np.stack(
+            [read_maps(self.out / "maps" / kind / f"{name}.npz").scores for name in names]
+        )
+
+    def tags(self, names: Sequence[str]) -> np.ndarray:
+        """Return the true tags (N, C) of photos."""
+        return np.stack([self.folder.tags[name] for name in names])
+
+    def tagging(self) -> tuple[dict[str, Tagging], float]:
+        """Judge both classifiers, and choose the colour classifier's threshold."""
+        rows = {}
+        thresholds = {}
+        for kind in KINDS:
+            scores, tags = self.scores(kind, self.held_out), self.tags(self.held_out)
+            chosen = thresholds[kind] = choose_threshold(scores, tags, self.recall)
+            rows[f"{kind}, held-out"] = judge_tags(scores, tags, chosen)
+            scores, tags = self.scores(kind, self.names), self.tags(self.names)
+            for threshold in (chosen, 0.5):
+                row = f"{kind}, {self.split}, from {threshold:.3f}"
+                rows[row] = judge_tags(scores, tags, threshold)
+        return rows, thresholds["color"]
+
+
+def write_labels_of_maps(plan: Plan, told: dict[str, np.ndarray], out: Path) -> None:
+    """Segment by the colour classifier's maps alone, with the tags that it tells."""
+    settings = read_settings(plan.out / "cues")
+    thresholds = {k: settings[k] for k in ("foreground_threshold", "background_threshold")}
+    out.mkdir(parents=True, exist_ok=True)
+    for name in missing(plan.names, out, ".png"):
+        cues = raw_cues_of(
+            read_maps(plan.out / "maps" / "color" / f"{name}.npz"), told[name], **thresholds
+        )
+        write_label_map(out / f"{name}.png", cues, plan.folder.photo(name).size[::-1])
+
+
+def segment(
+    plan: Plan, segmenters: dict[str, tuple[Network, dict[str, Any]]], device: torch.device
+) -> tuple[dict[str, Path], dict[str, Tagging]]:
+    """Segment the photos in every way; predicted and true tags are given to the last segmenter.
+
+    Returns
+    -------
+    labels : dict of str to Path
+        Way → folder of label maps.
+    tagging : dict of str to Tagging
+        How well the tags are told.
+    """
+    tagging, threshold = plan.tagging()
+    told = tags_of(plan.scores("color", plan.names), threshold)
+    ways: dict[str, dict[str, np.ndarray | None]] = {
+        "without": dict.fromkeys(plan.names),
+        PREDICTION: dict(zip(plan.names, told, strict=True)),
+        LABELS: {name: plan.folder.tags[name] for name in plan.names},
+    }
+    out = plan.out / "labels" / plan.split
+    of_cues = read_settings(plan.out / "cues")
+    keep_settings(out / CAM, cues=of_cues, threshold=threshold)
+    write_labels_of_maps(plan, ways[PREDICTION], out / CAM)
+    columns = {CAM: out / CAM}
+    for name, (network, settings) in segmenters.items():
+        last = name == list(segmenters)[-1]
+        keep_settings(out / name, segmenter=settings, threshold=threshold if last else None)
+        write_labels(
+            network,
+            plan.folder,
+            plan.names,
+            out / name,
+            ways if last else {"without": ways["without"]},
+            size=settings["size"],
+            device=device,
+        )
+        columns[f"{name} cue"] = out / name / "without"
+        if last:
+            columns |= {way: out / name / way for way in (PREDICTION, LABELS)}
+    return columns, tagging
+
+
+def evaluate(
+    plan: Plan,
+    segmenters: dict[str, tuple[Network, dict[str, Any]]],
+    *,
+    panels: int,
+    device: torch.device,
+) -> None:
+    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``."""
+    labels, tagging = segment(plan, segmenters, device)
+    wait_for_all()
+    if rank_and_world()[0] > 0:
+        return
+    folder, classes = plan.folder, plan.classes
+    counts = {
+        column: unknown_as_background(matrices(folder, plan.names, path))
+        for column, path in labels.items()
+    }
+    steps = list(zip(list(counts), list(counts)[1:], strict=False))
+    if LABELS in counts:
+        steps[-1] = (steps[-2][0], LABELS)
+    cues = {
+        title: {name: matrices(folder, names, plan.out / "cues" / name) for name in SETS}
+        for title, names in (("the training photos", plan.training), (plan.split, plan.names))
+    }
+    tables = [
+        result_table(counts, classes),
+        difference_table("What each step of table 1 brings", counts, steps, classes),
+    ]
+    for title, sets in cues.items():
+        tables.append(cue_table(f"Table 2: cues of {title}, given their tags, %", sets, classes))
+        of_labels = {name: unknown_as_background(each) for name, each in sets.items()}
+        pairs = [
+            ("raw-color", "snapped-color"),
+            ("raw-gray", "snapped-gray"),
+            ("snapped-color", "merged"),
+        ]
+        tables.append(
+            difference_table(
+                f"What each step of table 2 brings, {title}", of_labels, pairs, classes
+            )
+        )
+    tables.append(class_table(counts, ("background", *folder.names), classes))
+    tables.append(tag_table(tagging))
+    minutes = [[name, f"{value:.1f}"] for name, value in training_minutes(plan.out).items()]
+    tables.append(Table("Trainings", ["network", "minutes"], minutes))
+    text = "\n\n".join(table.markdown() for table in tables) + "\n"
+    (plan.out / f"tables-{plan.split}.md").write_text(text, encoding="utf-8")
+    (plan.out / f"tables-{plan.split}.json").write_text(
+        json.dumps([table._asdict() for table in tables], indent=1, ensure_ascii=False),
+        encoding="utf-8",
+    )
+    sys.stdout.write(text)
+    if panels:
+        draw_panels(plan, labels, panels)
+
+
+def draw_panels(plan: Plan, labels: dict[str, Path], number: int) -> None:
+    """Draw photos evenly taken from the split, with every stage beside them."""
+    chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
+    segmenters = [path for column, path in labels.items() if column != CAM]
+    cues = plan.out / "cues"
+    columns = {
+        "truth": plan.folder.root / "SegmentationClass",
+        "raw": cues / "raw-color",
+        "snapped (color)": cues / "snapped-color",
+        "snapped (gray)": cues / "snapped-gray",
+        "merged": cues / "merged",
+    }
+    if segmenters:
+        columns |= {"network": segmenters[-3], PREDICTION: segmenters[-2]}
+    draw(
+        [plan.folder.photo(name) for name in chosen],
+        {title: [path / f"{name}.png" for name in chosen] for title, path in columns.items()},
+        plan.out / f"panels-{plan.split}.png",
+    )

@@ -1,0 +1,301 @@
+"""One training loop for classifiers and segmentation networks: interrupted, it resumes.
+
+From its checkpoint, the same command goes on where it stopped, with the photos and the random
+numbers that it would have had. Under ``torchrun`` each process takes its share of every batch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from data import Draws, Photos
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from models import Network
+
+    Losses = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+SAVE_SECONDS = 60  # between checkpoints
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train: by AdamW, with a learning rate that falls to 0 by the power 0.9.
+
+    Attributes
+    ----------
+    iterations, batch : int
+        Number of batches, and of photos in each over all processes.
+    learning_rate : float
+        The first one.
+    clip : float
+        What the gradient's norm is clipped to. With batch norm folded into the convolutions
+        nothing else keeps a step small.
+    seed, workers : int
+        Seed, and number of processes that read photos.
+    """
+
+    iterations: int
+    batch: int
+    learning_rate: float
+    clip: float
+    seed: int
+    workers: int
+
+
+class InterruptedTrainingError(Exception):
+    """A signal asked for the end; the checkpoint is written."""
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's number and the number of processes, as ``torchrun`` says."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def processes(device: str) -> Iterator[torch.device]:
+    """Join the other processes of ``torchrun``, if there are any, and yield this one's device."""
+    _, world = rank_and_world()
+    local = torch.device(device)
+    if local.type == "cuda" and world > 1:
+        local = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if world > 1:
+        distributed.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    try:
+        yield local
+    finally:
+        if world > 1:
+            distributed.destroy_process_group()
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it can run."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def fit(
+    network: Network,
+    photos: Photos,
+    losses: Losses,
+    folder: Path,
+    *,
+    settings: dict[str, Any],
+    schedule: Schedule,
+    device: torch.device,
+) -> None:
+    """Train a network, from its last checkpoint on if there is one.
+
+    Parameters
+    ----------
+    network : Network
+        What is trained. Its head learns ten times as fast as the rest.
+    photos : Photos
+        What it is trained on.
+    losses : callable
+        (maps, batch) -> the terms of the loss, by name; their sum is minimised.
+    folder : Path
+        Gets ``checkpoint.pt`` and ``log.csv``.
+    settings : dict
+        Everything that the result depends on. A checkpoint of others is refused.
+    schedule : Schedule
+        How long, and how.
+    device : torch.device
+        Where to train.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint in the folder was made with other settings.
+    InterruptedTrainingError
+        If SIGINT or SIGTERM came; the checkpoint is written then.
+    """
+    rank, world = rank_and_world()
+    iterations, seed, rate = schedule.iterations, schedule.seed, schedule.learning_rate
+    if schedule.batch % world:
+        raise ValueError(f"batch must be a multiple of {world} processes, got {schedule.batch}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "checkpoint.pt"
+    network.to(device, memory_format=torch.channels_last).train()
+    head = list(network.head.parameters())
+    rest = [p for p in network.parameters() if all(p is not h for h in head)]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest, "factor": 1.0}, {"params": head, "factor": 10.0}], lr=rate
+    )
+    first = 0
+    if path.exists():
+        checkpoint = load(path)
+        refuse_other_settings(path, checkpoint["settings"], settings)
+        first = checkpoint["iteration"]
+        network.load_state_dict(checkpoint["network"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    if first == iterations:
+        return
+
+    def write() -> None:
+        if rank == 0:
+            states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            save(path, {"settings": settings, "iteration": iteration + 1, **states})
+
+    parallel = DistributedDataParallel(network) if world > 1 else network
+    draws = Draws(len(photos), schedule.batch, first, iterations, seed=seed, rank=rank, world=world)
+    loader = DataLoader(
+        photos,
+        batch_sampler=draws,
+        num_workers=schedule.workers,
+        worker_init_fn=leave_signals_alone,
+    )
+    log = Log(folder / "log.csv", first) if rank == 0 else None
+    saved = time.monotonic()
+    bar = tqdm(loader, desc=folder.name, initial=first, total=iterations, disable=rank > 0)
+    with Signals() as signals:
+        for iteration, items in enumerate(bar, first):
+            # Dropout's numbers, too, depend on the iteration and not on where a run began.
+            torch.manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0]))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"] * (1 - iteration / iterations) ** 0.9
+            on_device = {name: value.to(device) for name, value in items.items()}
+            terms = losses(parallel(network.see(on_device["photos"])), on_device)
+            total = torch.stack([term.float() for term in terms.values()]).sum()
+            optimizer.zero_grad()
+            total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
+            optimizer.step()
+            if log is not None:
+                row = {name: term.item() for name, term in terms.items()}
+                log.add(iteration, {**row, "total": total.item(), "gradient_norm": norm.item()})
+                bar.set_postfix(loss=f"{total.item():.3f}")
+            stop = signals.came(device)
+            done = iteration + 1 == iterations
+            if stop or done or (world == 1 and time.monotonic() - saved > SAVE_SECONDS):
+                write()
+                saved = time.monotonic()
+            if stop and not done:
+                raise InterruptedTrainingError(
+                    f"interrupted after {iteration + 1} of {iterations} iterations; "
+                    "the same command goes on from here"
+                )
+
+
+def leave_signals_alone(_: int) -> None:
+    """Let workers go on until the main process ends: terminals and schedulers signal to all."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise if a file was made with other settings than these."""
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        changes = ", ".join(f"{k} {before.get(k)!r} → {now.get(k)!r}" for k in differing)
+        raise ValueError(f"{path} was made with other settings ({changes}): choose another --out")
+
+
+def keep_settings(folder: Path, **settings: Any) -> None:
+    """Write down what a folder's files depend on; refuse one that was begun with other settings."""
+    path = folder / "settings.json"
+    if path.exists():
+        refuse_other_settings(path, read_settings(folder), settings)
+    elif rank_and_world()[0] == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        part.replace(path)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what `keep_settings` wrote."""
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run its stage first")
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
+class Log:
+    """Rows of a CSV file; those after the checkpoint that a run goes on from are dropped."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path, self.start = path, time.monotonic()
+        self.seconds = 0.0
+        if not path.exists():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["iteration"]) < first]
+        self.path = path.with_suffix(".part")
+        self.path.unlink(missing_ok=True)
+        for row in kept:
+            self._append(row)
+            self.seconds = float(row["seconds"])
+        if kept:
+            self.path.replace(path)
+        else:
+            path.unlink()
+        self.path = path
+
+    def add(self, iteration: int, values: dict[str, float]) -> None:
+        """Write a row; ``seconds`` add up over the runs of an interrupted training."""
+        seconds = self.seconds + time.monotonic() - self.start
+        row = {"iteration": str(iteration), "seconds": f"{seconds:.1f}"}
+        self._append({**row, **{name: f"{value:.6g}" for name, value in values.items()}})
+
+    def _append(self, row: dict[str, str]) -> None:
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into a question that is asked between two iterations."""
+
+    def __enter__(self) -> Signals:
+        self.caught = False
+        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, *_: object) -> None:
+        self.caught = True
+
+    def came(self, device: torch.device) -> bool:
+        """Tell whether any process was asked to stop: all stop after the same iteration."""
+        if rank_and_world()[1] == 1:
+            return self.caught
+        flag = torch.tensor(float(self.caught), device=device)
+        distributed.all_reduce(flag)
+        return bool(flag > 0)
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    if distributed.is_initialized():
+        distributed.barrier()

@@ -1,0 +1,372 @@
+"""From image tags to masks: the paper's method and its comparisons, stage by stage.
+
+Every stage reads what the ones before it wrote under ``--out``. Run again, it goes on where it was
+interrupted, and a finished one returns at once::
+
+    python train.py classifier --color --root VOC --out runs/voc --weights mobilenet_v2.npz
+    python train.py classifier --gray --root VOC --out runs/voc --weights mobilenet_v2.npz
+    python train.py cues --root VOC --out runs/voc
+    python train.py segmenter --cues merged --root VOC --out runs/voc
+    python train.py evaluate --root VOC --out runs/voc
+
+``python train.py STAGE --help`` lists a stage's options. On several GPUs, or to share the work of
+one stage among processes: ``torchrun --nproc-per-node N train.py …``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from cue_stage import KINDS, write_cues, write_maps
+from data import Photos, VocFolder
+from evaluation import Plan, evaluate
+from loop import (
+    InterruptedTrainingError,
+    Schedule,
+    fit,
+    keep_settings,
+    load,
+    processes,
+    read_settings,
+    wait_for_all,
+)
+from models import NETWORKS, Network, build
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from cuekit import losses
+from cuekit.crf import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SEC_PIXELS = 321  # the photos' side in SEC: its CRF's widths are for these pixels
+HELD_OUT = "held-out"  # instead of a split: the photos that settings are chosen on
+CUES = {"raw": "raw-color", "snapped": "snapped-color", "merged": "merged", "sec": "sec"}
+
+
+def option(default: Any, text: str, **how: Any) -> Any:
+    """Make a field of a stage's options: a default, a text for --help, and how to read it."""
+    return field(default=default, metadata={"help": text, **how})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Options of every stage."""
+
+    root: Path = option(Path(), "folder in PASCAL VOC's layout", required=True)
+    out: Path = option(Path(), "folder for everything that is written", required=True)
+    train: tuple[str, ...] = option(
+        ("train", "train_aug"), "splits to train on, but for a tenth to choose settings on"
+    )
+    seed: int = option(0, "seed of everything random")
+    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "where networks run")
+    workers: int = option(1, "processes that read photos")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that results depend on."""
+        places = ("root", "out", "device", "workers")
+        values = dataclasses.asdict(self)
+        return {k: _plain(v) for k, v in values.items() if k not in places}
+
+    def run(self) -> None:
+        """Do what the stage is for."""
+        raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as JSON and checkpoints keep it: weights by their name, lists for tuples."""
+    if isinstance(value, Path):
+        return value.name
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Training(Stage):
+    """Options of both trainings."""
+
+    epochs: float = option(5.0, "times that every photo is seen")
+    batch: int = option(8, "photos per iteration, over all processes")
+    learning_rate: float = option(1e-4, "of AdamW; ten times as much for the head")
+    clip: float = option(1.0, "what the gradient's norm is clipped to")
+
+    def schedule(self, photos: int) -> Schedule:
+        """Return how to train on this many photos."""
+        iterations = max(round(self.epochs * photos / self.batch), 1)
+        return Schedule(
+            iterations, self.batch, self.learning_rate, self.clip, self.seed, self.workers
+        )
+
+
+@dataclass(frozen=True)
+class Classifier(Training):
+    """Train a network that tells tags, from colour or from gray photos."""
+
+    color: bool = option(False, "train on photos as they are")
+    gray: bool = option(False, "train on their luminance")
+    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
+    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
+    epochs: float = option(8.0, "times that every photo is seen")
+    size: int = option(352, "side of the square that photos are resized to")
+    stride: int = option(32, "pixels per cell in training", choices=(4, 8, 16, 32))
+
+    def run(self) -> None:
+        """Train it on the mean of its maps."""
+        if self.color == self.gray:
+            raise ValueError("classifier needs one of --color and --gray")
+        kind = "gray" if self.gray else "color"
+        folder = VocFolder.open(self.root)
+        names, _ = folder.training_ids(self.train)
+        torch.manual_seed(self.seed)  # of the head
+        network = build(self.network, len(folder.names), self.stride, self.weights)
+        with processes(self.device) as device:
+            fit(
+                network,
+                Photos(folder, names, self.size, gray=self.gray),
+                tag_losses,
+                self.out / f"classifier-{kind}",
+                settings={**self.settings(), "classes": list(folder.names)},
+                schedule=self.schedule(len(names)),
+                device=device,
+            )
+
+
+def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Compute the multi-label loss of scores, the maps' means."""
+    return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
+
+
+def trained(path: Path, classes: int, stride: int | None = None) -> tuple[Network, dict[str, Any]]:
+    """Load a network, and the settings it was trained with; its stride may be another one now."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run its stage first")
+    checkpoint = load(path)
+    settings = checkpoint["settings"]
+    network = build(settings["network"], classes, stride or settings["stride"], None)
+    network.load_published(checkpoint["network"])
+    return network, settings
+
+
+@dataclass(frozen=True)
+class Cues(Stage):
+    """Compute maps and cues of all photos, those of --test too."""
+
+    test: tuple[str, ...] = option(("val",), "splits that are not trained on")
+    longer_side: int = option(416, "of the photos that maps are taken of")
+    stride: int = option(16, "pixels per cell of the maps", choices=(4, 8, 16, 32))
+    foreground_threshold: float = option(0.3, "of a class's largest value")
+    background_threshold: float = option(0.2, "of the background map")
+    sec_threshold: float = option(0.2, "foreground threshold of the cues for --recipe sec")
+    scale: float = option(200.0, "of the superpixels")
+    min_size: int = option(60, "of the superpixels")
+
+    def run(self) -> None:
+        """Compute what is missing."""
+        folder = VocFolder.open(self.root)
+        names = folder.ids(*self.train, *self.test)
+        trainings = {}
+        with processes(self.device) as device:
+            for kind in KINDS:
+                checkpoint = self.out / f"classifier-{kind}" / "checkpoint.pt"
+                network, trainings[kind] = trained(checkpoint, len(folder.names), self.stride)
+                keep_settings(
+                    self.out / "maps" / kind,
+                    longer_side=self.longer_side,
+                    stride=self.stride,
+                    classifier=trainings[kind],
+                )
+                write_maps(
+                    network,
+                    folder,
+                    names,
+                    self.out / "maps" / kind,
+                    gray=kind == "gray",
+                    longer_side=self.longer_side,
+                    size=trainings[kind]["size"],
+                    device=device,
+                )
+            wait_for_all()
+            keep_settings(self.out / "cues", classifiers=trainings, **self.settings())
+            write_cues(
+                folder,
+                names,
+                self.out / "maps",
+                self.out / "cues",
+                foreground_threshold=self.foreground_threshold,
+                background_threshold=self.background_threshold,
+                sec_threshold=self.sec_threshold,
+                scale=self.scale,
+                min_size=self.min_size,
+            )
+
+
+@dataclass(frozen=True)
+class Segmenter(Training):
+    """Train a segmentation network on cues, from the colour classifier on."""
+
+    cues: str = option("merged", "which set of cues", choices=tuple(CUES))
+    recipe: str = option(
+        "paper",
+        "paper: seeding and constrain-to-boundary; sec: these and expansion, on cues of SEC's "
+        "threshold whatever --cues says",
+        choices=("paper", "sec"),
+    )
+    expansion: bool = option(False, "add SEC's expansion loss, the paper's ablation")
+    size: int = option(264, "side of the square that photos are resized to")
+    stride: int = option(8, "pixels per cell", choices=(4, 8, 16, 32))
+
+    @property
+    def name(self) -> str:
+        """Name of the folder that it goes to."""
+        if self.recipe == "sec":
+            return "segmenter-sec"
+        return f"segmenter-{self.cues}" + ("-expansion" if self.expansion else "")
+
+    def run(self) -> None:
+        """Train it."""
+        folder = VocFolder.open(self.root)
+        names, _ = folder.training_ids(self.train)
+        cues = "sec" if self.recipe == "sec" else CUES[self.cues]
+        classes = len(folder.names) + 1
+        checkpoint = self.out / "classifier-color" / "checkpoint.pt"
+        network, of_classifier = trained(checkpoint, classes, self.stride)
+        start_head(network, load(checkpoint)["network"])
+        of_cues = read_settings(self.out / "cues")
+        grid = self.size // self.stride
+        # The widths are those of SEC's photos, brought to this grid.
+        params = PRESETS["sec"].scaled(grid / SEC_PIXELS)
+
+        def segmentation_losses(
+            maps: torch.Tensor, batch: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            probabilities = maps.float().softmax(1)
+            terms = {
+                "seed": losses.seed_loss(probabilities, batch["cues"]),
+                # The CRF runs on the CPU.
+                "constrain": losses.constrain_to_boundary_loss(
+                    probabilities.cpu(), batch["photos"].cpu(), params, threads=None
+                ).to(maps.device),
+            }
+            if self.expansion or self.recipe == "sec":
+                terms["expansion"] = losses.expansion_loss(probabilities, batch["tags"])
+            return terms
+
+        with processes(self.device) as device:
+            fit(
+                network,
+                Photos(folder, names, self.size, cues=self.out / "cues" / cues, grid=grid),
+                segmentation_losses,
+                self.out / self.name,
+                settings={
+                    **self.settings(),
+                    "network": of_classifier["network"],
+                    "cue_settings": of_cues,
+                },
+                schedule=self.schedule(len(names)),
+                device=device,
+            )
+
+
+def start_head(network: Network, classifier: dict[str, torch.Tensor]) -> None:
+    """Give a segmentation network the classifier's head; the background starts at 0."""
+    with torch.no_grad():
+        for name, parameter in network.head.named_parameters():
+            parameter.zero_()
+            parameter[1:] = classifier[f"{network.head_name}.{name}"]
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage):
+    """Segment the photos of a split, write the tables, and draw some photos."""
+
+    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
+    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
+    recall: float = option(0.9, "share of the held-out photos' tags that predicted tags must find")
+    segmenters: tuple[str, ...] = option(
+        ("raw", "snapped", "merged"),
+        "what to segment with; predicted and true tags are given to the last",
+    )
+    panels: int = option(0, "number of photos to draw")
+
+    def run(self) -> None:
+        """Compute what is missing, and all tables anew."""
+        folder = VocFolder.open(self.root)
+        if unknown := set(self.classes) - set(folder.names):
+            raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
+        training, held_out = folder.training_ids(self.train)
+        plan = Plan(
+            folder,
+            self.out,
+            self.split,
+            held_out if self.split == HELD_OUT else folder.ids(self.split),
+            held_out,
+            training,
+            [0, *(folder.names.index(c) + 1 for c in self.classes or folder.names)],
+            self.recall,
+        )
+        segmenters = {
+            name: trained(self.out / f"segmenter-{name}" / "checkpoint.pt", len(folder.names) + 1)
+            for name in self.segmenters
+        }
+        with processes(self.device) as device:
+            evaluate(plan, segmenters, panels=self.panels, device=device)
+
+
+STAGES: dict[str, type[Stage]] = {
+    "classifier": Classifier,
+    "cues": Cues,
+    "segmenter": Segmenter,
+    "evaluate": Evaluate,
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Stage:
+    """Read the command line into a stage's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    stages = parser.add_subparsers(dest="stage", required=True)
+    for name, stage in STAGES.items():
+        text = (stage.__doc__ or "").splitlines()[0]
+        each = stages.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        for entry in dataclasses.fields(stage):
+            _add_option(each, entry)
+    options = vars(parser.parse_args(arguments))
+    return STAGES[options.pop("stage")](**options)
+
+
+def _add_option(parser: argparse.ArgumentParser, entry: dataclasses.Field[Any]) -> None:
+    """Add one field; how to read it follows from its default."""
+    how = dict(entry.metadata)
+    if isinstance(entry.default, bool):
+        how["action"] = "store_true"
+    elif isinstance(entry.default, tuple):
+        how |= {"nargs": "*", "metavar": "NAME"}
+    else:
+        how.setdefault("type", type(entry.default))
+    if not how.get("required"):
+        how["default"] = entry.default
+    parser.add_argument(f"--{entry.name.replace('_', '-')}", **how)
+
+
+def main() -> None:
+    """Run a stage."""
+    try:
+        parse().run()
+    except (FileNotFoundError, ValueError, InterruptedTrainingError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

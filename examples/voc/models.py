@@ -8,12 +8,13 @@ function at more places. 8 gives SEC's grid of 41x41 cells at 321x321 pixels.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import pad, relu6
+from torch.nn.functional import max_pool2d, pad, relu, relu6
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +33,15 @@ class Network(nn.Module):
         Pixels per cell of the maps.
     head : nn.Conv2d
         The linear head, 1×1.
+    batch_norm_frozen : bool
+        Whether `freeze_batch_norm` was called.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     stride: int
     head_name: str
+    batch_norm_frozen: bool = False
 
     @property
     def head(self) -> nn.Conv2d:
@@ -55,6 +59,7 @@ class Network(nn.Module):
         Returns
         -------
         below_top, top : tensors, shape (B, D, H / stride, W / stride), rounded up
+            Each of its own D channels.
         """
         raise NotImplementedError
 
@@ -91,33 +96,68 @@ class Network(nn.Module):
         mean, std = (torch.tensor(x, device=photos.device) for x in (self.mean, self.std))
         return ((seen / 255 - mean) / std).permute(0, 3, 1, 2)
 
+    def freeze_batch_norm(self) -> None:
+        """Keep batch norm's statistics, scale and shift as they are, in training too.
+
+        So AffinityNet trains: its batches are too small for statistics of their own. The
+        parameters no longer require a gradient; call it before an optimiser is given them.
+        """
+        self.batch_norm_frozen = True
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Network:
+        """Switch to training or evaluation; frozen batch norm stays in evaluation."""
+        super().train(mode)
+        if self.batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
     def load_published(self, state: dict[str, torch.Tensor]) -> None:
         """Load a published state dict; its head only where it is of as many classes.
 
-        A fully connected head (K, D) becomes the 1×1 convolution (K, D, 1, 1) that it is.
+        A fully connected head (K, D) becomes the 1×1 convolution (K, D, 1, 1) that it is. Batch
+        norm's `num_batches_tracked` may be there or not: older files have none.
+
+        Raises
+        ------
+        ValueError
+            For the state of another network; nothing is loaded then.
         """
         own = self.state_dict()
+        head = f"{self.head_name}."
         loaded = {}
         for name, tensor in state.items():
-            if name.startswith(f"{self.head_name}."):
-                shape = own[name].shape if name in own else ()
-                if tensor.numel() != int(np.prod(shape)):
+            if name.startswith(head):
+                if len(tensor) != self.head.out_channels:
                     continue
-                tensor = tensor.reshape(shape)
+                if tensor.ndim == 2:
+                    tensor = tensor[:, :, None, None]
             loaded[name] = tensor
-        missing, unexpected = self.load_state_dict(loaded, strict=False)
-        missing = [name for name in missing if not name.startswith(f"{self.head_name}.")]
-        if missing or unexpected:
-            raise ValueError(
-                f"weights do not fit {type(self).__name__}: missing {missing[:3]}, "
-                f"unexpected {unexpected[:3]}"
-            )
+        needed = [x for x in own if not (x.startswith(head) or x.endswith(".num_batches_tracked"))]
+        problems = {
+            "missing": [name for name in needed if name not in loaded],
+            "unexpected": [name for name in loaded if name not in own],
+            "of another shape": [
+                name for name in loaded if name in own and loaded[name].shape != own[name].shape
+            ],
+        }
+        found = ", ".join(f"{problem} {names[:3]}" for problem, names in problems.items() if names)
+        if found:
+            raise ValueError(f"weights do not fit {type(self).__name__}: {found}")
+        self.load_state_dict(loaded, strict=False)
 
 
 class Strides:
     """Hands out strides until a network's stride is reached, and dilations after that."""
 
     def __init__(self, stride: int, reached: int) -> None:
+        if stride not in (8, 16, 32):
+            raise ValueError(f"expected a stride of 8, 16 or 32, got {stride}")
         self.stride, self.reached, self.dilation = stride, reached, 1
 
     def take(self, wanted: int) -> tuple[int, int, int]:
@@ -189,12 +229,6 @@ class MobileNetV2(Network):
             below_top, x = block(x)
         return below_top, relu6(self.features[-1](x))
 
-    def load_npz(self, path: Path) -> None:
-        """Load weights of float16 or float32, one array per tensor."""
-        with np.load(path) as arrays:  # refuses pickles
-            state = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays}
-        self.load_published(state)
-
 
 class InvertedResidual(nn.Module):
     """1×1 up, 3×3 depthwise, 1×1 down; ReLU6 after all but the last."""
@@ -214,3 +248,244 @@ class InvertedResidual(nn.Module):
             y = relu6(layer(y))
         out = self.conv[-1](y)
         return y, x + out if self.residual else out
+
+
+def convolution(
+    channels: int, out: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """Make a convolution without bias, padded to ceil(size / stride) by as much on all sides."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(channels, out, kernel, stride, padding, dilation, bias=False)
+
+
+def he_initialize(network: nn.Module) -> None:
+    """Draw convolutions from a normal distribution of variance 2 / fan-in (arXiv 1502.01852)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class ResNet50(Network):
+    """ResNet-50 (arXiv 1512.03385), the stride in a block's 3×3 as in torchvision's `resnet50`.
+
+    Its names and its dilations are torchvision's: `replace_stride_with_dilation` is (False, False,
+    True) at stride 16 and (False, True, True) at stride 8. `fc` is a 1×1 convolution. The top
+    layers are the last two residual blocks (2048 channels each).
+    """
+
+    head_name = "fc"
+    stages = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
+
+    def __init__(self, classes: int, stride: int = 16) -> None:
+        super().__init__()
+        self.stride = stride
+        strides = Strides(stride, reached=4)
+        self.conv1 = convolution(3, 64, 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels = 64
+        for stage, (width, repeats, wanted) in enumerate(self.stages, start=1):
+            blocks = []
+            for repeat in range(repeats):
+                step = strides.take(wanted if repeat == 0 else 1)
+                blocks.append(Bottleneck(channels, width, *step[:2]))
+                channels = 4 * width
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Conv2d(channels, classes, 1)
+        he_initialize(self)
+
+    def top_layers(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute both top layers: see `Network.top_layers`."""
+        x = max_pool2d(relu(self.bn1(self.conv1(photos))), 3, stride=2, padding=1)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        below_top = self.layer4[:-1](x)
+        return below_top, self.layer4[-1](below_top)
+
+
+class Bottleneck(nn.Module):
+    """1×1 down, 3×3, 1×1 up to four times the width, each with batch norm; ReLU after the sum."""
+
+    def __init__(self, channels: int, width: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = convolution(channels, width, 1), nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = convolution(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if stride != 1 or channels != 4 * width:
+            self.downsample = nn.Sequential(
+                convolution(channels, 4 * width, 1, stride), nn.BatchNorm2d(4 * width)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the block's output."""
+        y = relu(self.bn1(self.conv1(x)))
+        y = relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet38(Network):
+    """Wide ResNet-38, model A1 (arXiv 1611.10080), as AffinityNet uses it (arXiv 1803.10464).
+
+    Its names are those of AffinityNet's `resnet38d` and, for the head `fc8`, its `resnet38_cls`;
+    the dilations are AffinityNet's at stride 8. The blocks normalise before they convolve, so that
+    the top layers are what is convolved last: block `b7`'s normalised input (2048 channels; the
+    input of `b6`, AffinityNet's "conv5", has 1024) and its normalised output (4096; AffinityNet's
+    "conv6"). In training, `b6`, `b7` and the head drop channels.
+    """
+
+    head_name = "fc8"
+    stages = (  # channels after each convolution of a block, blocks, stride, dropout
+        ((128, 128), 3, 2, 0.0),
+        ((256, 256), 3, 2, 0.0),
+        ((512, 512), 6, 2, 0.0),
+        ((512, 1024), 3, 2, 0.0),
+        ((512, 1024, 2048), 1, 2, 0.3),
+        ((1024, 2048, 4096), 1, 1, 0.5),
+    )
+
+    def __init__(self, classes: int, stride: int = 16) -> None:
+        super().__init__()
+        self.stride = stride
+        strides = Strides(stride, reached=1)
+        self.conv1a = convolution(3, 64, 3)
+        channels = 64
+        self.blocks = []
+        for stage, (widths, repeats, wanted, dropout) in enumerate(self.stages, start=2):
+            for repeat in range(repeats):
+                step = strides.take(wanted if repeat == 0 else 1)
+                name = f"b{stage}_{repeat}" if repeat else f"b{stage}"
+                self.add_module(name, PreActivation((channels, *widths), step, dropout))
+                self.blocks.append(name)
+                channels = widths[-1]
+        self.bn7 = nn.BatchNorm2d(channels)
+        self.dropout7 = nn.Dropout2d(0.5)
+        self.fc8 = nn.Conv2d(channels, classes, 1, bias=False)
+        he_initialize(self)
+
+    def top_layers(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute both top layers: see `Network.top_layers`."""
+        x = self.conv1a(photos)
+        for name in self.blocks:
+            below_top, x = self.get_submodule(name)(x)
+        return below_top, relu(self.bn7(x))
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Compute the maps: see `Network.forward`."""
+        return self.head(self.dropout7(self.top_layers(photos)[1]))
+
+
+class PreActivation(nn.Module):
+    """A residual block of two 3×3, or of 1×1, 3×3 and 1×1, each after batch norm and ReLU.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Of the input, and after each convolution.
+    step : tuple of int
+        What `Strides.take` returned: the stride and dilation of the first convolution, and the
+        dilation of those after it.
+    dropout : float
+        How often a channel is dropped before each convolution but the first.
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...], step: tuple[int, int, int], dropout: float
+    ) -> None:
+        super().__init__()
+        stride, dilation, dilation_after = step
+        self.branches = ("branch2a", "branch2b1", "branch2b2")[: len(channels) - 1]
+        kernels = (3, 3) if len(self.branches) == 2 else (1, 3, 1)
+        steps = ((stride, dilation), *[(1, dilation_after)] * 2)
+        for branch, sizes, kernel, each in zip(
+            self.branches, pairwise(channels), kernels, steps, strict=False
+        ):
+            self.add_module(f"bn_{branch}", nn.BatchNorm2d(sizes[0]))
+            self.add_module(f"conv_{branch}", convolution(*sizes, kernel, *each))
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_branch1 = None
+        if stride != 1 or channels[0] != channels[-1]:
+            self.conv_branch1 = convolution(channels[0], channels[-1], 1, stride)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the normalised input, and the block's output."""
+        y = x
+        for branch in self.branches:
+            y = relu(self.get_submodule(f"bn_{branch}")(y))
+            if branch == "branch2a":
+                normalised = y
+            else:
+                y = self.dropout(y)
+            y = self.get_submodule(f"conv_{branch}")(y)
+        return normalised, y + (x if self.conv_branch1 is None else self.conv_branch1(normalised))
+
+
+NETWORKS: dict[str, type[Network]] = {
+    "mobilenet_v2": MobileNetV2,
+    "resnet50": ResNet50,
+    "resnet38": ResNet38,
+}
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read tensors by name from a file, running none of its code.
+
+    Parameters
+    ----------
+    path : Path
+        A NumPy archive (.npz) of one array per tensor, or a state dict of torch (.pth, .pt).
+
+    Raises
+    ------
+    ValueError
+        For another kind of file, and for an archive with pickled objects.
+    pickle.UnpicklingError
+        For a torch file that holds more than tensors and plain containers.
+    """
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError("expected a .npz, .pth or .pt file")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"expected a state dict, got {type(state).__name__}")  # noqa: TRY004
+    return state
+
+
+def build(name: str, classes: int, stride: int, weights: Path | None = None) -> Network:
+    """Make a network, and load weights into it.
+
+    Parameters
+    ----------
+    name : str
+        A key of `NETWORKS`.
+    classes : int
+        Maps, K.
+    stride : int
+        Pixels per cell of the maps: 32, 16 or 8.
+    weights : Path, optional
+        What `read_state` reads; random weights where absent.
+
+    Returns
+    -------
+    Network
+        In training mode, on the CPU. Its head is random where the file has none, or one for
+        another number of classes.
+
+    Raises
+    ------
+    KeyError
+        For an unknown name.
+    ValueError
+        For an unknown stride, and for weights that cannot be read or do not fit.
+    """
+    network = NETWORKS[name](classes, stride)
+    if weights is not None:
+        try:
+            network.load_published(read_state(weights))
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+    return network

@@ -349,6 +349,22 @@ def test_normalize():
     np.testing.assert_allclose(own, wanted.transpose(0, 3, 1, 2), atol=1e-6)
 
 
+@pytest.mark.parametrize("stride", STRIDES)
+def test_cells_look_at_the_middle_of_what_they_stand_for(stride):
+    """A photo that brightens from left to right: a cell's first layer tells where it looks."""
+    network = without_memory("mobilenet_v2", 2, stride)
+    cells = 3
+    columns = torch.arange(cells * stride, dtype=torch.uint8)
+    seen = network.see(columns[None, None, :, None].expand(1, stride, -1, 3))
+    assert seen.shape == (1, 3, 1, (cells - 1) * stride + 1)
+    looked_at = (seen[0, 0, 0, ::stride] * 0.5 + 0.5) * 255
+    middle = (torch.arange(cells) + 0.5) * stride - 0.5
+    # Half a pixel: an even number of pixels has none in its middle.
+    assert (looked_at - middle - 0.5).abs().max() < 1e-3
+    with pytest.raises(ValueError, match=f"multiples of {stride}, got {stride + 1}×{stride}"):
+        network.see(torch.zeros(1, stride + 1, stride, 3, dtype=torch.uint8))
+
+
 # --------------------------------------------------------------------------------------- training
 
 

@@ -91,7 +91,11 @@ class VocFolder:
 
     def truth(self, name: str) -> np.ndarray:
         """Read a mask: labels (H, W) uint8, 255 = do not count."""
-        return cuekit.io.read_labels(self.root / "SegmentationClass" / f"{name}.png")
+        return cuekit.io.read_labels(self.mask(name))
+
+    def mask(self, name: str) -> Path:
+        """Return where a mask is."""
+        return self.root / "SegmentationClass" / f"{name}.png"
 
 
 def _tags_of_annotation(path: Path) -> np.ndarray:

@@ -345,11 +345,23 @@ def evaluate(
     panels: int,
     device: torch.device,
 ) -> None:
-    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``."""
+    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``.
+
+    Photos without masks are segmented and drawn only.
+    """
     labels, tagging = segment(plan, segmenters, device)
     wait_for_all()
     if rank_and_world()[0] > 0:
         return
+    if any(plan.folder.mask(name).exists() for name in plan.names):
+        write_tables(plan, labels, tagging)
+    if panels:
+        draw_panels(plan, labels, panels)
+    sys.stdout.write(f"label maps: {plan.out / 'labels' / plan.split}\n")
+
+
+def write_tables(plan: Plan, labels: dict[str, Path], tagging: dict[str, Tagging]) -> None:
+    """Write all tables as Markdown and JSON, and show them."""
     folder, classes = plan.folder, plan.classes
     counts = {
         column: unknown_as_background(matrices(folder, plan.names, path))
@@ -390,8 +402,6 @@ def evaluate(
         encoding="utf-8",
     )
     sys.stdout.write(text)
-    if panels:
-        draw_panels(plan, labels, panels)
 
 
 def draw_panels(plan: Plan, labels: dict[str, Path], number: int) -> None:
@@ -399,14 +409,16 @@ def draw_panels(plan: Plan, labels: dict[str, Path], number: int) -> None:
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
     segmenters = [path for column, path in labels.items() if column != CAM]
     cues = plan.out / "cues"
-    columns = {
-        "truth": plan.folder.root / "SegmentationClass",
+    columns = {}
+    if all(plan.folder.mask(name).exists() for name in chosen):
+        columns["truth"] = plan.folder.mask(chosen[0]).parent
+    columns |= {
         "raw": cues / "raw-color",
         "snapped (color)": cues / "snapped-color",
         "snapped (gray)": cues / "snapped-gray",
         "merged": cues / "merged",
     }
-    if segmenters:
+    if len(segmenters) > 2:
         columns |= {"network": segmenters[-3], PREDICTION: segmenters[-2]}
     draw(
         [plan.folder.photo(name) for name in chosen],

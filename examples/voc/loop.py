@@ -75,12 +75,13 @@ def processes(device: str) -> Iterator[torch.device]:
     local = torch.device(device)
     if local.type == "cuda" and world > 1:
         local = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if world > 1:
+    joins = world > 1 and not distributed.is_initialized()
+    if joins:
         distributed.init_process_group("nccl" if local.type == "cuda" else "gloo")
     try:
         yield local
     finally:
-        if world > 1:
+        if joins:
             distributed.destroy_process_group()
 
 
@@ -198,6 +199,7 @@ def fit(
                     f"interrupted after {iteration + 1} of {iterations} iterations; "
                     "the same command goes on from here"
                 )
+    wait_for_all()  # the checkpoint is one process's to write, and everybody's to read
 
 
 def leave_signals_alone(_: int) -> None:

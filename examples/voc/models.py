@@ -67,6 +67,11 @@ class Network(nn.Module):
         """Compute the maps (B, K, H / stride, W / stride) of photos (B, 3, H, W)."""
         return self.head(self.top_layers(photos)[1])
 
+    def normalize(self, photos: torch.Tensor) -> torch.Tensor:
+        """Turn photos (B, H, W, 3) uint8 into (B, 3, H, W) float32, in layout channels last."""
+        mean, std = (torch.tensor(x, device=photos.device) for x in (self.mean, self.std))
+        return ((photos / 255 - mean) / std).permute(0, 3, 1, 2)
+
     def see(self, photos: torch.Tensor) -> torch.Tensor:
         """Turn photos into what the network takes.
 
@@ -82,7 +87,7 @@ class Network(nn.Module):
         Returns
         -------
         float32 tensor, shape (B, 3, H - stride + 1, W - stride + 1)
-            Its maps have H / stride × W / stride cells. In the layout "channels last".
+            Normalised. Its maps have H / stride × W / stride cells.
         """
         height, width = photos.shape[1:3]
         if height % self.stride or width % self.stride:
@@ -93,8 +98,7 @@ class Network(nn.Module):
         seen = photos[
             :, first : first + height - self.stride + 1, first : first + width - self.stride + 1
         ]
-        mean, std = (torch.tensor(x, device=photos.device) for x in (self.mean, self.std))
-        return ((seen / 255 - mean) / std).permute(0, 3, 1, 2)
+        return self.normalize(seen)
 
     def freeze_batch_norm(self) -> None:
         """Keep batch norm's statistics, scale and shift as they are, in training too.

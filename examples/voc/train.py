@@ -9,6 +9,7 @@ interrupted, and a finished one returns at once::
     python train.py segmenter --cues merged --root VOC --out runs/voc
     python train.py evaluate --root VOC --out runs/voc
 
+``python train.py all`` runs them one after the other.
 ``python train.py STAGE --help`` lists a stage's options. On several GPUs, or to share the work of
 one stage among processes: ``torchrun --nproc-per-node N train.py …``.
 """
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
 SEC_PIXELS = 321  # the photos' side in SEC: its CRF's widths are for these pixels
 HELD_OUT = "held-out"  # instead of a split: the photos that settings are chosen on
 CUES = {"raw": "raw-color", "snapped": "snapped-color", "merged": "merged", "sec": "sec"}
+SEGMENTERS: dict[str, dict[str, Any]] = {
+    **{name: {"cues": name} for name in ("raw", "snapped", "merged")},
+    "merged-expansion": {"cues": "merged", "expansion": True},
+    "sec": {"recipe": "sec"},
+}
 
 
 def option(default: Any, text: str, **how: Any) -> Any:
@@ -111,7 +117,6 @@ class Classifier(Training):
     gray: bool = option(False, "train on their luminance")
     network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
     weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
-    epochs: float = option(8.0, "times that every photo is seen")
     size: int = option(352, "side of the square that photos are resized to")
     stride: int = option(32, "pixels per cell in training", choices=(4, 8, 16, 32))
 
@@ -124,6 +129,8 @@ class Classifier(Training):
         names, _ = folder.training_ids(self.train)
         torch.manual_seed(self.seed)  # of the head
         network = build(self.network, len(folder.names), self.stride, self.weights)
+        if self.weights is not None:
+            network.freeze_batch_norm()
         with processes(self.device) as device:
             fit(
                 network,
@@ -147,7 +154,7 @@ def trained(path: Path, classes: int, stride: int | None = None) -> tuple[Networ
         raise FileNotFoundError(f"{path} is missing: run its stage first")
     checkpoint = load(path)
     settings = checkpoint["settings"]
-    network = build(settings["network"], classes, stride or settings["stride"], None)
+    network = build(settings["network"], classes, stride or settings["stride"])
     network.load_published(checkpoint["network"])
     return network, settings
 
@@ -203,6 +210,7 @@ class Cues(Stage):
                 scale=self.scale,
                 min_size=self.min_size,
             )
+            wait_for_all()
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,7 @@ class Segmenter(Training):
         checkpoint = self.out / "classifier-color" / "checkpoint.pt"
         network, of_classifier = trained(checkpoint, classes, self.stride)
         start_head(network, load(checkpoint)["network"])
+        network.freeze_batch_norm()
         of_cues = read_settings(self.out / "cues")
         grid = self.size // self.stride
         # The widths are those of SEC's photos, brought to this grid.
@@ -317,7 +326,41 @@ class Evaluate(Stage):
             evaluate(plan, segmenters, panels=self.panels, device=device)
 
 
+@dataclass(frozen=True)
+class All(Stage):
+    """Run every stage that has not been run, with its own defaults, and write the tables."""
+
+    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
+    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
+    segmenters: tuple[str, ...] = option(
+        ("raw", "snapped", "merged"),
+        f"of {', '.join(SEGMENTERS)}; predicted and true tags are given to the last. None: tables "
+        "of cues only",
+    )
+    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
+    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
+    panels: int = option(0, "number of photos to draw")
+
+    def run(self) -> None:
+        """Run them."""
+        if unknown := set(self.segmenters) - set(SEGMENTERS):
+            raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
+        with processes(self.device):
+            self._as(Classifier, color=True).run()
+            self._as(Classifier, gray=True).run()
+            self._as(Cues).run()
+            for name in self.segmenters:
+                self._as(Segmenter, **SEGMENTERS[name]).run()
+            self._as(Evaluate).run()
+
+    def _as(self, stage: type[Stage], **own: Any) -> Stage:
+        """Return a stage with the options that it shares with this one."""
+        names = {entry.name for entry in dataclasses.fields(stage)}
+        return stage(**{k: v for k, v in vars(self).items() if k in names}, **own)
+
+
 STAGES: dict[str, type[Stage]] = {
+    "all": All,
     "classifier": Classifier,
     "cues": Cues,
     "segmenter": Segmenter,

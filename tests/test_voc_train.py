@@ -1,0 +1,461 @@
+"""The stages of examples/voc: what they read and write, how they resume, and what they refuse."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tqdm")
+
+import cuekit  # noqa: E402
+from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
+
+VOC = Path(__file__).parents[1] / "examples" / "voc"
+sys.path.insert(0, str(VOC))
+
+import cue_stage  # noqa: E402 - needs torch, and is no package
+import data  # noqa: E402
+import evaluation  # noqa: E402
+import loop  # noqa: E402
+import panels  # noqa: E402
+import shapes  # noqa: E402
+import train  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Two threads of torch on two busy cores are slower than one, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------- the data folder
+
+
+def voc_folder(root, tags, *, size=(12, 16)):
+    """Photos of one gray level each, whose masks are class 1 on the left half."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    ids = [f"photo{i}" for i in range(len(tags))]
+    for i, name in enumerate(ids):
+        Image.new("RGB", size[::-1], (i, 2 * i, 3 * i)).save(root / f"JPEGImages/{name}.jpg")
+        labels = np.zeros(size, np.uint8)
+        labels[:, : size[1] // 2] = 1
+        cuekit.io.write_labels(root / f"SegmentationClass/{name}.png", labels)
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids))
+    tags = np.array(tags, np.uint8)
+    names = np.array([f"class{c}" for c in range(tags.shape[1])])
+    np.savez(root / "image_labels.npz", ids=np.array(ids), labels=tags, names=names)
+    return data.VocFolder.open(root)
+
+
+def test_a_tenth_of_the_training_photos_is_held_out(tmp_path):
+    folder = voc_folder(tmp_path, np.ones((21, 2)))
+    training, held_out = folder.training_ids(["train"])
+    assert held_out == sorted(folder.tags)[::10]
+    assert len(training) == 18
+    assert sorted(training + held_out) == sorted(folder.tags)
+
+
+def test_tags_of_annotations(tmp_path):
+    for name in ("JPEGImages", "Annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text(
+        "<annotation><object><name>cat</name><part><name>head</name></part></object>"
+        "<object><name>person</name></object><object><name>cat</name></object></annotation>"
+    )
+    folder = data.VocFolder.open(tmp_path)
+    assert folder.names == data.CLASSES
+    assert [folder.names[i] for i in np.flatnonzero(folder.tags["a"])] == ["cat", "person"]
+
+
+def test_a_folder_of_another_layout_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"VOC's layout: no .*JPEGImages"):
+        data.VocFolder.open(tmp_path)
+    (tmp_path / "JPEGImages").mkdir()
+    with pytest.raises(FileNotFoundError, match="no tags"):
+        data.VocFolder.open(tmp_path)
+    np.savez(tmp_path / "image_labels.npz", ids=np.array(["a"]), labels=np.zeros((2, 20)))
+    with pytest.raises(ValueError, match=r"labels must have shape \(1, 20\).*got \(2, 20\)"):
+        data.VocFolder.open(tmp_path)
+
+
+def test_photos_without_tags_are_refused(tmp_path):
+    folder = voc_folder(tmp_path, np.ones((2, 2)))
+    (tmp_path / "ImageSets/Segmentation/more.txt").write_text("photo1 photo7")
+    with pytest.raises(ValueError, match="no tags for 1 photos, the first is photo7"):
+        folder.ids("more")
+
+
+def test_photos_are_resized_and_mirrored_with_their_cues(tmp_path):
+    folder = voc_folder(tmp_path, [[1, 0], [0, 1]])
+    photos = data.Photos(
+        folder, ["photo0", "photo1"], 32, cues=tmp_path / "SegmentationClass", grid=4
+    )
+    item, mirrored = photos[0, False], photos[0, True]
+    assert item["photos"].shape == (32, 32, 3)
+    assert item["photos"].dtype == torch.uint8
+    assert item["tags"].tolist() == [True, False]
+    assert item["cues"].shape == (3, 4, 4)
+    assert item["cues"][1].tolist() == [[True, True, False, False]] * 4
+    assert item["cues"][0].equal(~item["cues"][1])
+    assert mirrored["cues"].equal(item["cues"].flip(-1))
+    assert mirrored["photos"].equal(item["photos"].flip(1))
+
+
+def test_unknown_pixels_are_no_cue(tmp_path):
+    folder = voc_folder(tmp_path, [[1, 0]])
+    cuekit.io.write_labels(tmp_path / "photo0.png", np.full((12, 16), 255))
+    assert not data.Photos(folder, ["photo0"], 32, cues=tmp_path, grid=4)[0, False]["cues"].any()
+
+
+def test_gray_photos_have_their_luminance_in_all_channels(tmp_path):
+    folder = voc_folder(tmp_path, np.ones((3, 2)))
+    gray = np.asarray(folder.photo("photo2", gray=True))
+    assert (gray == gray[..., :1]).all()
+    assert not (np.asarray(folder.photo("photo2")) == gray).all()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_process_draws_its_share_wherever_a_run_began(world):
+    whole = list(data.Draws(10, 4, 0, 25, seed=3, rank=0, world=1))
+    flat = [key for keys in whole for key in keys]
+    for epoch in range(10):
+        seen = [index for index, _ in flat[10 * epoch : 10 * epoch + 10]]
+        assert sorted(seen) == list(range(10))
+    assert len({tuple(i for i, _ in flat[n : n + 10]) for n in range(0, 100, 10)}) > 1
+    assert 20 < sum(mirrored for _, mirrored in flat) < 80
+    for first in (0, 7):
+        shares = [
+            list(data.Draws(10, 4, first, 25, seed=3, rank=rank, world=world))
+            for rank in range(world)
+        ]
+        for iteration, together in enumerate(zip(*shares, strict=True), first):
+            assert sorted(key for keys in together for key in keys) == sorted(whole[iteration])
+
+
+# ------------------------------------------------------------------------------------- tags, tables
+
+
+def test_the_threshold_finds_the_share_of_tags_asked_for():
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.3], [0.6, 0.7]])
+    tags = np.array([[1, 0], [0, 1], [1, 1], [0, 1]], bool)  # found: .9 .8 .7 .4 .3
+    for recall, threshold in ((0.2, 0.9), (0.6, 0.7), (0.61, 0.4), (0.8, 0.4), (1.0, 0.3)):
+        chosen = evaluation.choose_threshold(scores, tags, recall)
+        assert chosen == threshold
+        assert evaluation.judge_tags(scores, tags, chosen).recall >= recall
+
+
+def test_the_top_class_is_always_a_tag():
+    scores = np.array([[0.1, 0.2, 0.05], [0.6, 0.7, 0.2]])
+    assert evaluation.tags_of(scores, 0.5).tolist() == [[False, True, False], [True, True, False]]
+
+
+def test_tags_are_judged():
+    scores = np.array([[0.9, 0.6, 0.0], [0.9, 0.0, 0.0]])
+    tags = np.array([[1, 0, 1], [1, 0, 0]], bool)
+    judged = evaluation.judge_tags(scores, tags, 0.5)
+    assert judged == (0.5, pytest.approx(2 / 3), pytest.approx(2 / 3), 0.5)
+
+
+def test_cue_table_counts_what_is_unknown_apart():
+    # Truth (rows) background and two classes; labels, the last column is unknown.
+    counts = np.array([[[5, 1, 0, 4], [0, 6, 0, 2], [1, 1, 2, 0], [0, 0, 0, 0]]])
+    [row] = evaluation.cue_table("", {"cues": counts}, [0, 1, 2]).rows
+    iou = np.array([9 / 13, 6 / 10, 2 / 4]) - [0, 0, 0]
+    iou[0] = (5 + 4) / (10 + 1 + 2)
+    assert row == [
+        "cues",
+        f"{100 * iou.mean():.1f}",
+        f"{100 * 8 / 10:.1f}",
+        f"{100 * 8 / 12:.1f}",
+        f"{100 * 16 / 22:.1f}",
+    ]
+    assert evaluation.unknown_as_background(counts)[0].tolist() == [[9, 1, 0], [2, 6, 0], [1, 1, 2]]
+
+
+def test_panels_show_every_column(tmp_path):
+    photo = Image.new("RGB", (40, 20), (10, 20, 30))
+    labels = np.full((20, 40), 2)
+    cuekit.io.write_labels(tmp_path / "labels.png", labels)
+    path = tmp_path / "panels.png"
+    panels.draw([photo, photo], {"a": [tmp_path / "labels.png"] * 2}, path)
+    with Image.open(path) as sheet:
+        width = 2 * panels.HEIGHT
+        assert sheet.size == (
+            2 * (width + panels.GAP) + panels.GAP,
+            panels.HEADER + 2 * (panels.HEIGHT + panels.GAP),
+        )
+        seen = sheet.getpixel((panels.GAP + width + panels.GAP + 30, panels.HEADER + 30))
+    green = (0, 128, 0)  # VOC's colour of class 2
+    o = panels.OPACITY
+    assert seen == pytest.approx(
+        [(1 - o) * p + o * c for p, c in zip((10, 20, 30), green, strict=True)], abs=1
+    )
+
+
+# ------------------------------------------------------------------------------- the whole chain
+
+SHAPES = {"train": 240, "val": 60}
+COMMON = ["--train", "train"]
+SUPERPIXELS = {"scale": 30.0, "min_size": 20}
+CLASSIFIER = ["--network", "small", "--size", "96", "--stride", "8", "--epochs", "12"]
+CUES = ["--longer-side", "96", "--stride", "8", "--scale", "30", "--min-size", "20"]
+LEARNING = ["--batch", "8", "--learning-rate", "0.001"]
+SEGMENTER = ["--size", "96", "--stride", "8", "--epochs", "5", *LEARNING]
+
+
+def run(stage, root, out, *options):
+    arguments = [stage, "--root", str(root), "--out", str(out), "--workers", "0", *COMMON]
+    train.parse([*arguments, *map(str, options)]).run()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    shapes.generate(root, **SHAPES)
+    return root
+
+
+@pytest.fixture(scope="module")
+def chain(root, tmp_path_factory):
+    """Everything from tags to tables."""
+    out = tmp_path_factory.mktemp("run")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    for kind in ("--color", "--gray"):
+        run("classifier", root, out, kind, *CLASSIFIER, *LEARNING)
+    run("cues", root, out, *CUES)
+    run("segmenter", root, out, *SEGMENTER)
+    run("evaluate", root, out, "--segmenters", "merged", "--panels", 3)
+    torch.set_num_threads(threads)
+    return out, time.monotonic() - began
+
+
+def miou(pairs):
+    classes = len(shapes.NAMES) + 1
+    return mean_iou(sum(confusion_matrix(truth, labels, classes) for truth, labels in pairs))
+
+
+def truths(root):
+    folder = data.VocFolder.open(root)
+    return {name: folder.truth(name) for name in folder.ids("val")}
+
+
+def labels_of(folder, names):
+    return [cuekit.io.read_labels(folder / f"{name}.png") for name in names]
+
+
+def test_snapping_helps_and_misplaced_superpixels_harm(root, chain, figures):
+    out, seconds = chain
+    folder, truth = data.VocFolder.open(root), truths(root)
+    values = {
+        name: miou(zip(truth.values(), labels_of(out / "cues" / name, truth), strict=True))
+        for name in cue_stage.SETS
+    }
+    misplaced = []
+    for name, mask in truth.items():
+        maps = cue_stage.read_maps(out / "maps" / "color" / f"{name}.npz")
+        raw = cue_stage.raw_cues_of(maps, folder.tags[name], 0.3, 0.2)
+        # As many superpixels, of the same shapes and sizes, in the wrong place.
+        superpixels = cuekit.felzenszwalb(np.asarray(folder.photo(name)), **SUPERPIXELS)
+        snapped = cuekit.snap_cues(raw, superpixels[::-1, ::-1])
+        misplaced.append((mask, cuekit.cues_to_labels(snapped)))
+    values["misplaced"] = miou(misplaced)
+    figures.append(
+        f"Generated shapes, cue mIoU ({seconds:.0f} s from tags to tables): "
+        + ", ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
+    )
+    assert values["snapped-color"] > values["raw-color"]
+    assert values["snapped-gray"] > values["raw-gray"]
+    assert values["misplaced"] < values["raw-color"]
+
+
+def test_true_tags_help_and_wrong_ones_harm(root, chain, figures):
+    out, _ = chain
+    folder, truth = data.VocFolder.open(root), truths(root)
+    network, settings = train.trained(out / "segmenter-merged" / "checkpoint.pt", 5)
+    network.eval()
+    labels = {"none": [], "true": [], "wrong": []}
+    for name, mask in truth.items():
+        scores = evaluation.probabilities(
+            network, folder.photo(name), settings["size"], torch.device("cpu")
+        )
+        tags = folder.tags[name]
+        labels["none"].append((mask, scores.argmax(0)))
+        for key, present in (("true", tags), ("wrong", ~tags)):
+            labels[key].append((mask, cuekit.suppress_absent(scores, present).argmax(0)))
+    values = {key: miou(pairs) for key, pairs in labels.items()}
+    figures.append(
+        "Generated shapes, network's mIoU before the CRF by tags: "
+        + ", ".join(f"{key} {100 * value:.1f}" for key, value in values.items())
+    )
+    assert values["true"] >= values["none"]
+    assert values["wrong"] < values["none"]
+
+
+def test_evaluate_writes_tables_labels_and_a_picture(root, chain):
+    out, _ = chain
+    text = (out / "tables-val.md").read_text(encoding="utf-8")
+    columns = "|  | CAM | merged cue | with prediction | with class labels |"
+    assert columns in text
+    tables = json.loads((out / "tables-val.json").read_text(encoding="utf-8"))
+    assert [t["title"].split(":")[0] for t in tables if t["title"].startswith("Table")] == [
+        "Table 1",
+        "Table 2",
+        "Table 2",
+        "Table 3",
+    ]
+    names = data.VocFolder.open(root).ids("val")
+    ways = ("CAM", "merged/without", "merged/with prediction", "merged/with class labels")
+    for way, shown in zip(ways, tables[0]["rows"][0][1:], strict=True):
+        pairs = zip(truths(root).values(), labels_of(out / "labels/val" / way, names), strict=True)
+        unknown_as_background = [(t, np.where(p == 255, 0, p)) for t, p in pairs]
+        assert shown == f"{100 * miou(unknown_as_background):.1f}"
+    with Image.open(out / "panels-val.png") as sheet:
+        assert sheet.width > 8 * panels.HEIGHT
+        assert sheet.height == panels.HEADER + 3 * (panels.HEIGHT + panels.GAP)
+
+
+def test_finished_stages_are_not_run_again(root, chain, monkeypatch):
+    out, _ = chain
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.p*") if path.is_file()}
+    monkeypatch.setattr(loop, "DataLoader", None)
+    monkeypatch.setattr(cue_stage, "compute_maps", None)
+    monkeypatch.setattr(cue_stage, "cues_of", None)
+    monkeypatch.setattr(evaluation, "probabilities", None)
+    run("classifier", root, out, "--color", *CLASSIFIER, *LEARNING)
+    run("cues", root, out, *CUES)
+    run("segmenter", root, out, *SEGMENTER)
+    run("evaluate", root, out, "--segmenters", "merged")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_are_refused(root, chain):
+    out, _ = chain
+    with pytest.raises(ValueError, match=r"other settings \(epochs 12\.0 → 3\.0\)"):
+        run("classifier", root, out, "--color", *CLASSIFIER, *LEARNING, "--epochs", 3)
+    with pytest.raises(ValueError, match=r"foreground_threshold 0\.3 → 0\.5"):
+        run("cues", root, out, *CUES, "--foreground-threshold", 0.5)
+
+
+def test_stages_need_those_before_them(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"classifier-color.*run its stage first"):
+        run("cues", root, tmp_path)
+    with pytest.raises(ValueError, match="one of --color and --gray"):
+        run("classifier", root, tmp_path, "--color", "--gray")
+    with pytest.raises(ValueError, match="--classes must be of"):
+        run("evaluate", root, tmp_path, "--classes", "unicorn")
+
+
+# -------------------------------------------------------------------- resuming, several processes
+
+SHORT = ["--network", "small", "--size", "64", "--stride", "8", "--epochs", "0.5", *LEARNING]
+
+
+def final(out, name="classifier-color"):
+    return loop.load(out / name / "checkpoint.pt")
+
+
+def same(a, b):
+    """All tensors equal in every bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def rows(out):
+    with (out / "classifier-color" / "log.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(root, tmp_path, monkeypatch):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run("classifier", root, whole, "--color", *SHORT)
+    iterations = final(whole)["iteration"]
+    assert iterations > 6
+    for stop in (2, 5):
+        count = iter(range(stop))
+        monkeypatch.setattr(loop.Signals, "came", lambda *_, c=count: next(c, None) is None)
+        with pytest.raises(loop.InterruptedTrainingError, match=f"of {iterations} iterations"):
+            run("classifier", root, resumed, "--color", *SHORT)
+    monkeypatch.undo()
+    run("classifier", root, resumed, "--color", *SHORT)
+    assert same(final(whole), final(resumed))
+    assert rows(whole) == rows(resumed)
+    assert len(rows(whole)) == iterations
+
+
+def command(root, out, *options):
+    arguments = [str(VOC / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
+    return [*arguments, *COMMON, "--color", *SHORT, "--device", "cpu", *options]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_a_signal_leaves_a_checkpoint(root, tmp_path):
+    process = subprocess.Popen(  # noqa: S603 - this interpreter
+        [sys.executable, *command(root, tmp_path, "--epochs", "1000")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    log = tmp_path / "classifier-color" / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the workers, too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the same command goes on from here" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    checkpoint = final(tmp_path)
+    assert len(rows(tmp_path)) == checkpoint["iteration"] > 1
+
+
+def test_two_processes_do_what_one_does(root, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run("classifier", root, alone, "--color", *SHORT)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, *launcher, *command(root, shared, "--workers", "0")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
+    one, two = final(alone), final(shared)
+    assert one["iteration"] == two["iteration"]
+    for name, tensor in one["network"].items():
+        # Half batches are averaged in another order, and AdamW divides by small numbers.
+        torch.testing.assert_close(tensor, two["network"][name], rtol=1e-2, atol=1e-3)
+
+
+def test_options_of_the_command_line():
+    stage = train.parse(
+        ["segmenter", "--root", "a", "--out", "b", "--train", "x", "y", "--expansion"]
+    )
+    assert stage == train.Segmenter(root=Path("a"), out=Path("b"), train=("x", "y"), expansion=True)
+    assert stage.name == "segmenter-merged-expansion"
+    assert dataclasses.replace(stage, recipe="sec").name == "segmenter-sec"

@@ -246,7 +246,9 @@ def test_dilated_equals_strided(name, size):
                 # The same sums of float64 in another order: rounding of 1e-16, grown over 53
                 # layers. A dilation that is wrong changes the first digits.
                 fine = layer[:, :, ::step, ::step]
-                torch.testing.assert_close(fine, coarse, rtol=1e-9, atol=1e-9 * coarse.abs().max())
+                torch.testing.assert_close(
+                    fine, coarse, rtol=1e-9, atol=1e-9 * coarse.abs().max().item()
+                )
 
 
 TABLE = torch.arange(1.0, 1010.0).sin()  # 1009 is prime: no channel repeats another
@@ -307,7 +309,7 @@ def test_padding_is_tensorflows(side, left):
         layer.weight[..., 0, 0] = 1  # what is read first
         row = layer(torch.arange(1.0, side + 1).expand(1, 1, side, side))[0, 0, -1]
     first = torch.arange(0, side, 2) - left  # pixels, counted from 0; the one before is padding
-    assert row.tolist() == [*(first + 1).clamp(min=0)]
+    assert row.tolist() == (first + 1).clamp(min=0).tolist()
 
 
 # ------------------------------------------------------------------------------------ linear head

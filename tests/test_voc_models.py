@@ -246,7 +246,9 @@ def test_dilated_equals_strided(name, size):
                 # The same sums of float64 in another order: rounding of 1e-16, grown over 53
                 # layers. A dilation that is wrong changes the first digits.
                 fine = layer[:, :, ::step, ::step]
-                torch.testing.assert_close(fine, coarse, rtol=1e-9, atol=1e-9 * coarse.abs().max())
+                torch.testing.assert_close(
+                    fine, coarse, rtol=1e-9, atol=1e-9 * coarse.abs().max().item()
+                )
 
 
 TABLE = torch.arange(1.0, 1010.0).sin()  # 1009 is prime: no channel repeats another
@@ -307,7 +309,7 @@ def test_padding_is_tensorflows(side, left):
         layer.weight[..., 0, 0] = 1  # what is read first
         row = layer(torch.arange(1.0, side + 1).expand(1, 1, side, side))[0, 0, -1]
     first = torch.arange(0, side, 2) - left  # pixels, counted from 0; the one before is padding
-    assert row.tolist() == [*(first + 1).clamp(min=0)]
+    assert row.tolist() == (first + 1).clamp(min=0).tolist()
 
 
 # ------------------------------------------------------------------------------------ linear head
@@ -332,12 +334,25 @@ def test_maps_are_the_head_at_every_pixel(name):
         torch.testing.assert_close(maps.mean((2, 3)), pooled)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_top_layers_follow_a_non_linearity(name):
+@pytest.mark.parametrize(
+    ("name", "reader_of_below_top"),
+    [
+        ("mobilenet_v2", "features.17.conv.2"),
+        ("resnet50", "layer4.2"),
+        ("resnet38", "b7.conv_branch2a"),
+    ],
+)
+def test_top_layers_are_what_the_last_block_and_the_head_read(name, reader_of_below_top):
     network = narrow(name)
+    read = []
+    for reader in (network.get_submodule(reader_of_below_top), network.head):
+        reader.register_forward_pre_hook(lambda _module, inputs: read.extend(inputs))
+    x = photos(65, 65)
     with torch.no_grad():
-        for layer in network.top_layers(photos(65, 65)):
-            assert layer.min() == 0 < layer.max()
+        network(x)
+        for own, wanted in zip(network.top_layers(x), read[:2], strict=True):
+            assert torch.equal(own, wanted)
+            assert own.min() == 0 < own.max()  # after a non-linearity
 
 
 def test_normalize():
@@ -402,20 +417,21 @@ def test_batch_norm_that_is_not_frozen_trains():
 
 
 def test_resnet38_drops_channels_in_training():
-    network = without_memory("resnet38", 20)
-    rates = {name: m.p for name, m in network.named_modules() if isinstance(m, torch.nn.Dropout2d)}
-    assert {name: rate for name, rate in rates.items() if rate} == {
-        "b6.dropout": 0.3,
-        "b7.dropout": 0.5,
-        "dropout7": 0.5,
-    }
-    network = narrow("resnet38")
+    network = narrow("resnet38").train()
+    network.freeze_batch_norm()
+    dropped = []
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Dropout2d) and module.p:
+            module.register_forward_hook(
+                lambda module, _inputs, _output, name=name: dropped.append((name, module.p))
+            )
     x = photos(33, 33)
     with torch.no_grad():
-        assert torch.equal(network(x), network(x))
-        network.train()
-        network.freeze_batch_norm()
         assert not torch.equal(network(x), network(x))
+        once = [("b6.dropout", 0.3)] * 2 + [("b7.dropout", 0.5)] * 2 + [("dropout7", 0.5)]
+        assert dropped == once * 2
+        network.eval()
+        assert torch.equal(network(x), network(x))
 
 
 # ---------------------------------------------------------------------------------- weights files

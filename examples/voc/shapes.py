@@ -24,7 +24,8 @@ NAMES = ("drum", "kite", "sail", "tile")
 COLORS = ("red", "violet", "cyan", "green")
 STRUCTURES = ("bars", "dots", "posts", "grain")
 # The class of an object of a color (row) and a structure (column); -1: there are no such objects.
-# Every color and every structure belongs to two classes, twice as often to one as to the other.
+# Every color and every structure belongs to two classes, and half of a class's objects stand on the
+# diagonal: either clue alone names the class of three objects in four.
 CLASS_OF = np.array(
     [
         [0, 0, -1, 3],

@@ -208,13 +208,17 @@ def test_panels_show_every_column(tmp_path):
 
 # ------------------------------------------------------------------------------- the whole chain
 
-SHAPES = {"train": 240, "val": 60}
+SHAPES = {"train": 320, "val": 80}
 COMMON = ["--train", "train"]
-SUPERPIXELS = {"scale": 30.0, "min_size": 20}
-CLASSIFIER = ["--network", "small", "--size", "96", "--stride", "8", "--epochs", "12"]
-CUES = ["--longer-side", "96", "--stride", "8", "--scale", "30", "--min-size", "20"]
-LEARNING = ["--batch", "8", "--learning-rate", "0.001"]
-SEGMENTER = ["--size", "96", "--stride", "8", "--epochs", "5", *LEARNING]
+THRESHOLD = 0.6
+SUPERPIXELS = {"scale": 100.0, "min_size": 30}
+LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", "0.001"]
+CLASSIFIER = ["--network", "small", "--epochs", "14", *LEARNING]
+CUES = [
+    *("--longer-side", "96", "--stride", "8", "--scale", "100", "--min-size", "30"),
+    *("--foreground-threshold", str(THRESHOLD), "--snap-threshold", str(THRESHOLD)),
+]
+SEGMENTER = ["--epochs", "5", *LEARNING]
 
 
 def run(stage, root, out, *options):
@@ -269,10 +273,10 @@ def test_snapping_helps_and_misplaced_superpixels_harm(root, chain, figures):
     misplaced = []
     for name, mask in truth.items():
         maps = cue_stage.read_maps(out / "maps" / "color" / f"{name}.npz")
-        raw = cue_stage.raw_cues_of(maps, folder.tags[name], 0.3, 0.2)
+        raw = cue_stage.raw_cues_of(maps, folder.tags[name], THRESHOLD, 0.2)
         # As many superpixels, of the same shapes and sizes, in the wrong place.
         superpixels = cuekit.felzenszwalb(np.asarray(folder.photo(name)), **SUPERPIXELS)
-        snapped = cuekit.snap_cues(raw, superpixels[::-1, ::-1])
+        snapped = cuekit.snap_cues(raw, superpixels[::-1, ::-1], threshold=THRESHOLD)
         misplaced.append((mask, cuekit.cues_to_labels(snapped)))
     values["misplaced"] = miou(misplaced)
     figures.append(
@@ -346,9 +350,9 @@ def test_finished_stages_are_not_run_again(root, chain, monkeypatch):
 
 def test_other_settings_are_refused(root, chain):
     out, _ = chain
-    with pytest.raises(ValueError, match=r"other settings \(epochs 12\.0 → 3\.0\)"):
+    with pytest.raises(ValueError, match=r"other settings \(epochs 14\.0 → 3\.0\)"):
         run("classifier", root, out, "--color", *CLASSIFIER, *LEARNING, "--epochs", 3)
-    with pytest.raises(ValueError, match=r"foreground_threshold 0\.3 → 0\.5"):
+    with pytest.raises(ValueError, match=r"foreground_threshold 0\.6 → 0\.5"):
         run("cues", root, out, *CUES, "--foreground-threshold", 0.5)
 
 
@@ -363,7 +367,7 @@ def test_stages_need_those_before_them(root, tmp_path):
 
 # -------------------------------------------------------------------- resuming, several processes
 
-SHORT = ["--network", "small", "--size", "64", "--stride", "8", "--epochs", "0.5", *LEARNING]
+SHORT = ["--network", "small", *LEARNING, "--epochs", "0.5", "--size", "64"]
 
 
 def final(out, name="classifier-color"):
@@ -435,10 +439,12 @@ def test_a_signal_leaves_a_checkpoint(root, tmp_path):
 
 def test_two_processes_do_what_one_does(root, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    run("classifier", root, alone, "--color", *SHORT)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    # Without batch norm, whose statistics are each process's own.
+    network = ["--network", "mobilenet_v2", "--stride", "32"]
+    run("classifier", root, alone, "--color", *SHORT, *network)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(  # noqa: S603 - this interpreter
-        [sys.executable, *launcher, *command(root, shared, "--workers", "0")],
+        [sys.executable, *launcher, *command(root, shared, "--workers", "0", *network)],
         check=True,
         capture_output=True,
         text=True,
@@ -447,9 +453,11 @@ def test_two_processes_do_what_one_does(root, tmp_path):
     )
     one, two = final(alone), final(shared)
     assert one["iteration"] == two["iteration"]
-    for name, tensor in one["network"].items():
-        # Half batches are averaged in another order, and AdamW divides by small numbers.
-        torch.testing.assert_close(tensor, two["network"][name], rtol=1e-2, atol=1e-3)
+    # Half batches are averaged in another order, and where a gradient is as small as that rounding,
+    # AdamW, which divides by its size, takes steps of another sign. Those weights are few; where
+    # processes do not share their gradients, most differ.
+    apart = [(one["network"][key] - two["network"][key]).abs() > 1e-3 for key in one["network"]]
+    assert sum(a.sum().item() for a in apart) < 1e-3 * sum(a.numel() for a in apart)
 
 
 def test_options_of_the_command_line():

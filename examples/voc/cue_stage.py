@@ -133,6 +133,7 @@ def cues_of(
     *,
     foreground_threshold: float,
     background_threshold: float,
+    snap_threshold: float,
     sec_threshold: float,
     scale: float,
     min_size: int,
@@ -168,7 +169,7 @@ def cues_of(
     for kind in KINDS:
         raw = raw_cues_of(maps[kind], present, foreground_threshold, background_threshold)
         cues[f"raw-{kind}"] = raw
-        cues[f"snapped-{kind}"] = cuekit.snap_cues(raw, superpixels)
+        cues[f"snapped-{kind}"] = cuekit.snap_cues(raw, superpixels, threshold=snap_threshold)
     cues["merged"] = cuekit.fuse_cues(cues["snapped-color"], cues["snapped-gray"])
     return cues
 

@@ -168,6 +168,7 @@ class Cues(Stage):
     stride: int = option(16, "pixels per cell of the maps", choices=(4, 8, 16, 32))
     foreground_threshold: float = option(0.3, "of a class's largest value")
     background_threshold: float = option(0.2, "of the background map")
+    snap_threshold: float = option(0.5, "of a class's largest mean of a superpixel")
     sec_threshold: float = option(0.2, "foreground threshold of the cues for --recipe sec")
     scale: float = option(200.0, "of the superpixels")
     min_size: int = option(60, "of the superpixels")
@@ -206,6 +207,7 @@ class Cues(Stage):
                 self.out / "cues",
                 foreground_threshold=self.foreground_threshold,
                 background_threshold=self.background_threshold,
+                snap_threshold=self.snap_threshold,
                 sec_threshold=self.sec_threshold,
                 scale=self.scale,
                 min_size=self.min_size,

@@ -284,12 +284,13 @@ def test_narrow_widths_count_as_the_narrowest(width):
     assert_closed_form(maps, stripes, setting, messages)
 
 
-def test_widths_beyond_the_photo():
-    """Every pixel sees all: the message is the mean of the marginals."""
+@pytest.mark.parametrize("weight", [5, 50, 150, 1500])
+def test_widths_beyond_the_photo(weight):
+    """Every pixel sees all: the message is the mean of the marginals, times weights of any size."""
     photo = np.full((12, 15, 3), 99, np.uint8)
     maps = smooth_probabilities((12, 15), 5, seed=3)
-    setting = CRFParams(2, 1e12, 3, 1e300, 13)
-    assert_closed_form(maps, photo, setting, lambda q: 5 * q.mean(1, keepdims=True) + 0 * q)
+    setting = CRFParams(weight / 5 * 2, 1e12, weight / 5 * 3, 1e300, 13)
+    assert_closed_form(maps, photo, setting, lambda q: weight * q.mean(1, keepdims=True) + 0 * q)
 
 
 @given(channel_counts, st.sampled_from(sorted(crf.PRESETS)), st.integers(0, 2**32 - 1))

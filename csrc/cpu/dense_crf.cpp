@@ -67,6 +67,9 @@ struct Labels {
   CUEKIT_INLINE void add(const Labels& other, float factor) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j] * factor;
   }
+  CUEKIT_INLINE void raise(const Labels& other) {
+    for (int j = 0; j < parts; ++j) part[j] = larger(part[j], other.part[j]);
+  }
 };
 
 // Eight lanes are added up pairwise, however wide the vectors are: every version gives the same
@@ -133,6 +136,10 @@ struct Pass {
   bool slice, splat;
 };
 
+// Up to this one, powers of 2 stay finite in a sum over labels, and the softmax can do without
+// subtracting the largest. Nor does the sum vanish: the largest of a pixel's unaries is 0, and
+// what filters add is positive. It is seldom more than the sum of their weights.
+constexpr float largest_power = 64.0f;
 constexpr std::int64_t together = 32;  // pixels; twice or half as many are no faster
 
 // Slice, softmax and splat for pixels [first, last), in steps for some pixels together: a pixel's
@@ -148,87 +155,116 @@ struct MeanField {
     float factors[together];
     for (std::int64_t i = first; i < last; i += together) {
       const std::int64_t count = std::min(together, last - i);
+      L largest = L::zero();
       for (std::int64_t label = 0; label < stride; label += L::size)
-        slice_all(*pass, stride, i, count, label, scratch);
-      subtract_largest(stride, count, scratch);
-      for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of_negative(scratch[k]);
+        largest.raise(slice(*pass, stride, i, count, label, scratch));
+      // At the end in any case: the label of a pixel that is sure gets 1 then, to the last bit.
+      if (!pass->splat || max_of(largest) > largest_power) subtract_largest(stride, count, scratch);
+      for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of(scratch[k]);
       reciprocal_sums(stride, count, scratch, factors);
       for (std::int64_t label = 0; label < stride; label += L::size)
-        splat_all(*pass, stride, i, count, label, scratch, factors);
+        splat(*pass, stride, i, count, label, scratch, factors);
     }
   }
 
  private:
-  static CUEKIT_INLINE void slice_all(const Pass& pass, std::int64_t stride, std::int64_t first,
-                                      std::int64_t count, std::int64_t label, float* out) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      L x = L::load(pass.unary + (first + i) * stride + label);
-      prefetch(pass.unary + (first + i + together) * stride + label, L::size);
-      if (pass.slice) {
-        slice<3>(*pass.spatial, stride, first + i, label, x);
-        slice<6>(*pass.bilateral, stride, first + i, label, x);
-        if (pass.own != nullptr)
-          x.add(L::load(pass.own + (first + i) * stride + label), pass.own_weight);
-      }
-      x.store(out + i * stride + label);
+  // A group of labels at the vertices of one filter's simplices, from some pixel on. Held by value:
+  // the compiler would read a filter's pointers again after every store of labels.
+  template <int corners>
+  struct Simplices {
+    const std::int32_t* rows = nullptr;
+    const float* weights = nullptr;
+    float* values = nullptr;
+    std::int64_t stride = 0, asked_until = 0;
+
+    CUEKIT_INLINE Simplices(const Filter& filter, const Values& all, std::int64_t row_stride,
+                            std::int64_t pixel, std::int64_t label) {
+      if (filter.lattice == nullptr) return;
+      rows = filter.lattice->rows.get() + pixel * corners;
+      weights = filter.lattice->weights.get() + pixel * corners;
+      values = all.get() + label;
+      stride = row_stride;
+      if (filter.far) asked_until = filter.lattice->pixels - pixel - ahead;
     }
+
+    CUEKIT_INLINE float* row(std::int64_t i, int k) const {
+      return computed_once(values + rows[i * corners + k] * stride);
+    }
+    CUEKIT_INLINE void slice(std::int64_t i, L& to) const {
+      if (rows == nullptr) return;
+      for (int k = 0; k < corners; ++k) to.add(L::load(row(i, k)), weights[i * corners + k]);
+    }
+    CUEKIT_INLINE void splat(std::int64_t i, const L& from) const {
+      if (rows == nullptr) return;
+      for (int k = 0; k < corners; ++k) {
+        float* const to = row(i, k);
+        L sum = L::load(to);
+        sum.add(from, weights[i * corners + k]);
+        sum.store(to);
+      }
+    }
+
+    // What pixel i of the next block is going to need.
+    CUEKIT_INLINE void ask_for_simplex(std::int64_t i) const {
+      if (rows == nullptr) return;
+      prefetch(rows + (i + together) * corners, corners);
+      prefetch(weights + (i + together) * corners, corners);
+    }
+    // The values that a pixel a few on is going to need; only where they are far, for the processor
+    // has enough to do.
+    CUEKIT_INLINE void ask_for_values(std::int64_t i) const {
+      if (i >= asked_until) return;
+      for (int k = 0; k < corners; ++k) prefetch(row(i + ahead, k), L::size);
+    }
+    static constexpr std::int64_t ahead = 12;
+  };
+
+  // Returns the largest of each label, or 0.
+  static CUEKIT_INLINE L slice(const Pass& pass, std::int64_t stride, std::int64_t first,
+                               std::int64_t count, std::int64_t label, float* out) {
+    const float* const unary = pass.unary + first * stride + label;
+    const float* const own = pass.own == nullptr ? nullptr : pass.own + first * stride + label;
+    const float own_weight = pass.own_weight;
+    const Filter none;
+    const Filter& f1 = pass.slice ? *pass.spatial : none;
+    const Filter& f2 = pass.slice ? *pass.bilateral : none;
+    const Simplices<3> spatial(f1, f1.read, stride, first, label);
+    const Simplices<6> bilateral(f2, f2.read, stride, first, label);
+    L largest = L::zero();
+    for (std::int64_t i = 0; i < count; ++i) {
+      L x = L::load(unary + i * stride);
+      prefetch(unary + (i + together) * stride, L::size);
+      spatial.ask_for_simplex(i);
+      bilateral.ask_for_simplex(i);
+      spatial.ask_for_values(i);
+      bilateral.ask_for_values(i);
+      spatial.slice(i, x);
+      bilateral.slice(i, x);
+      if (own != nullptr && pass.slice) x.add(L::load(own + i * stride), own_weight);
+      largest.raise(x);
+      x.store(out + label + i * stride);
+    }
+    return largest;
   }
 
-  static CUEKIT_INLINE void splat_all(const Pass& pass, std::int64_t stride, std::int64_t first,
-                                      std::int64_t count, std::int64_t label, const float* in,
-                                      const float* factors) {
+  static CUEKIT_INLINE void splat(const Pass& pass, std::int64_t stride, std::int64_t first,
+                                  std::int64_t count, std::int64_t label, const float* in,
+                                  const float* factors) {
+    float* const to = !pass.splat ? pass.unary : pass.own;
+    float* const kept = to == nullptr ? nullptr : to + first * stride + label;
+    const Filter none;
+    const Filter& f1 = pass.splat ? *pass.spatial : none;
+    const Filter& f2 = pass.splat ? *pass.bilateral : none;
+    const Simplices<3> spatial(f1, f1.splat, stride, first, label);
+    const Simplices<6> bilateral(f2, f2.splat, stride, first, label);
     for (std::int64_t i = 0; i < count; ++i) {
-      L x = L::load(in + i * stride + label);
+      L x = L::load(in + label + i * stride);
       for (int j = 0; j < parts; ++j) x.part[j] = x.part[j] * factors[i];
-      if (pass.splat) {
-        splat<3>(*pass.spatial, stride, first + i, label, x);
-        splat<6>(*pass.bilateral, stride, first + i, label, x);
-        if (pass.own != nullptr) x.store(pass.own + (first + i) * stride + label);
-      } else {
-        x.store(pass.unary + (first + i) * stride + label);
-      }
-    }
-  }
-
-  // Asks for what a pixel of the next block is going to need and, a few pixels ahead, for the
-  // values of its rows; these only where they are far, for the processor has enough to do.
-  template <int corners>
-  static CUEKIT_INLINE void look_ahead(const Filter& filter, std::int64_t stride,
-                                       std::int64_t pixel, std::int64_t label,
-                                       const float* values) {
-    const std::int32_t* const rows = filter.lattice->rows.get();
-    prefetch(rows + (pixel + together) * corners, corners);
-    prefetch(filter.lattice->weights.get() + (pixel + together) * corners, corners);
-    const std::int64_t ahead = pixel + 12;
-    if (!filter.far || ahead >= filter.lattice->pixels) return;
-    for (int k = 0; k < corners; ++k)
-      prefetch(values + rows[ahead * corners + k] * stride + label, L::size);
-  }
-
-  template <int corners>
-  static CUEKIT_INLINE void slice(const Filter& filter, std::int64_t stride, std::int64_t pixel,
-                                  std::int64_t label, L& to) {
-    if (filter.lattice == nullptr) return;
-    const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
-    const float* const weights = filter.lattice->weights.get() + pixel * corners;
-    const float* const values = filter.read.get() + label;
-    look_ahead<corners>(filter, stride, pixel, label, filter.read.get());
-    for (int k = 0; k < corners; ++k) to.add(L::load(values + rows[k] * stride), weights[k]);
-  }
-
-  template <int corners>
-  static CUEKIT_INLINE void splat(const Filter& filter, std::int64_t stride, std::int64_t pixel,
-                                  std::int64_t label, const L& from) {
-    if (filter.lattice == nullptr) return;
-    const std::int32_t* const rows = filter.lattice->rows.get() + pixel * corners;
-    const float* const weights = filter.lattice->weights.get() + pixel * corners;
-    float* const values = filter.splat.get() + label;
-    if (filter.far) look_ahead<corners>(filter, stride, pixel, label, filter.splat.get());
-    for (int k = 0; k < corners; ++k) {
-      float* const row = computed_once(values + rows[k] * stride);
-      L sum = L::load(row);
-      sum.add(from, weights[k]);
-      sum.store(row);
+      spatial.ask_for_values(i);
+      bilateral.ask_for_values(i);
+      spatial.splat(i, x);
+      bilateral.splat(i, x);
+      if (kept != nullptr) x.store(kept + i * stride);
     }
   }
 
@@ -236,10 +272,8 @@ struct MeanField {
                                              float* labels) {
     for (std::int64_t i = 0; i < count; ++i, labels += stride) {
       L largest = L::load(labels);
-      for (std::int64_t label = L::size; label < stride; label += L::size) {
-        const L other = L::load(labels + label);
-        for (int j = 0; j < parts; ++j) largest.part[j] = larger(largest.part[j], other.part[j]);
-      }
+      for (std::int64_t label = L::size; label < stride; label += L::size)
+        largest.raise(L::load(labels + label));
       const V shift = V::all(max_of(largest));
       for (std::int64_t label = 0; label < stride; label += L::size) {
         L x = L::load(labels + label);
@@ -347,6 +381,19 @@ struct LogOfProbabilities {
       const auto p = static_cast<float>(load(from[i]));
       to[i] = log2_of(p < epsilon ? epsilon : p > 1.0f ? 1.0f : p);
     }
+  }
+};
+
+// maps (labels, block): each pixel's largest becomes 0.
+struct RelativeToLargest {
+  static CUEKIT_INLINE void run(float* maps, std::int64_t labels, std::int64_t count) {
+    float largest[block];
+    for (std::int64_t i = 0; i < count; ++i) largest[i] = maps[i];
+    for (std::int64_t k = 1; k < labels; ++k)
+      for (std::int64_t i = 0; i < count; ++i)
+        largest[i] = std::max(largest[i], maps[k * block + i]);
+    for (std::int64_t k = 0; k < labels; ++k)
+      for (std::int64_t i = 0; i < count; ++i) maps[k * block + i] -= largest[i];
   }
 };
 
@@ -459,6 +506,7 @@ class Inference {
       for (std::int64_t k = 0; k < labels; ++k)
         dispatch<LogOfProbabilities>(scores_ + channels_[to_size(k)] * pixels_ + first, count,
                                      p_.epsilon, maps + k * block);
+      dispatch<RelativeToLargest>(maps, labels, count);
     }
     for (std::int64_t i = 0; i < count; ++i) {
       float* const row = unary_.get() + (first + i) * kernels_.stride;

@@ -9,8 +9,8 @@
 
 namespace cuekit::cpu {
 
-// 2^x for x <= 0, within 2 units in the last place; what is below 2^-125 becomes about that.
-CUEKIT_INLINE float exp2_of_negative(float x) {
+// 2^x for x <= 126, within 2 units in the last place; what is below 2^-125 becomes about that.
+CUEKIT_INLINE float exp2_of(float x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: after adding it, the low bits are an integer
   x = x < -125.0f ? -125.0f : x;
   const float shifted = x + round;

@@ -7,13 +7,33 @@
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::align_val_t line{64};
+constexpr std::size_t line = 64, huge_page = std::size_t{1} << 21;
 constexpr std::size_t smallest_kept = std::size_t{1}
                                       << 16;  // smaller blocks come from pages in use anyway
+
+std::align_val_t alignment(std::size_t size) {
+  return std::align_val_t{size < huge_page ? line : huge_page};
+}
+
+void* allocate(std::size_t size) {
+  void* const memory = ::operator new(size, alignment(size));
+#if defined(__linux__)
+  // Advice only: where there are no huge pages, the memory is as good as any.
+  if (size >= huge_page) (void)madvise(memory, size / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+void release(void* memory, std::size_t size) noexcept {
+  ::operator delete(memory, alignment(size));
+}
 
 struct Block {
   void* memory;
@@ -44,7 +64,7 @@ std::size_t rounded(std::size_t size) {
 }  // namespace
 
 void* take_memory(std::size_t size) {
-  if (size < smallest_kept) return ::operator new(size, line);
+  if (size < smallest_kept) return allocate(size);
   size = rounded(size);
   {
     const std::lock_guard<std::mutex> lock(kept->mutex);
@@ -56,12 +76,12 @@ void* take_memory(std::size_t size) {
       return memory;
     }
   }
-  return ::operator new(size, line);
+  return allocate(size);
 }
 
 void give_memory(void* memory, std::size_t size) noexcept {
-  if (size >= smallest_kept && rounded(size) <= most_kept) {
-    size = rounded(size);
+  if (size >= smallest_kept) size = rounded(size);
+  if (size >= smallest_kept && size <= most_kept) {
     try {
       const std::lock_guard<std::mutex> lock(kept->mutex);
       kept->blocks.push_back({memory, size});
@@ -71,12 +91,12 @@ void give_memory(void* memory, std::size_t size) noexcept {
         const Block oldest = kept->blocks.front();
         kept->blocks.pop_front();
         kept->size -= oldest.size;
-        ::operator delete(oldest.memory, line);
+        release(oldest.memory, oldest.size);
       }
     } catch (...) {  // no memory for the list: then not kept
     }
   }
-  ::operator delete(memory, line);
+  release(memory, size);
 }
 
 }  // namespace cuekit::cpu

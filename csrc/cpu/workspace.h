@@ -2,7 +2,9 @@
 //
 // The system hands out fresh memory page by page, at more than a microsecond each: for the tens of
 // megabytes that a dense CRF works on, as much time as some of its iterations, in every call. So
-// blocks that are given back stay in a list, `most_kept` bytes of them, and are found again.
+// blocks that are given back stay in a list, `most_kept` bytes of them, and are found again. Large
+// blocks ask for huge pages: so many values, read in no order, lie on more small pages than the
+// processor keeps the addresses of.
 #pragma once
 
 #include <cstddef>

@@ -51,12 +51,37 @@ struct Convert {
 struct Smooth {
   static CUEKIT_INLINE void run(const double* const* rows, const double* weights,
                                 std::int64_t radius, std::int64_t count, double* __restrict out) {
+    // The radii of usual sigmas: a sum stays in its register.
+    switch (radius) {
+      case 1:
+        return of_radius<1>(rows, weights, count, out);
+      case 2:
+        return of_radius<2>(rows, weights, count, out);
+      case 3:
+        return of_radius<3>(rows, weights, count, out);
+      case 4:
+        return of_radius<4>(rows, weights, count, out);
+    }
     const double* const middle = rows[radius];
     for (std::int64_t i = 0; i < count; ++i) out[i] = middle[i] * weights[0];
     for (std::int64_t j = radius; j > 0; --j) {
       const double *const before = rows[radius - j], *const after = rows[radius + j];
       const double weight = weights[j];
       for (std::int64_t i = 0; i < count; ++i) out[i] += (before[i] + after[i]) * weight;
+    }
+  }
+
+  template <int radius>
+  static CUEKIT_INLINE void of_radius(const double* const* rows, const double* weights,
+                                      std::int64_t count, double* __restrict out) {
+    const double* tap[2 * radius + 1];
+    double weight[radius + 1];
+    for (int j = 0; j <= 2 * radius; ++j) tap[j] = rows[j];
+    for (int j = 0; j <= radius; ++j) weight[j] = weights[j];
+    for (std::int64_t i = 0; i < count; ++i) {
+      double sum = tap[radius][i] * weight[0];
+      for (int j = radius; j > 0; --j) sum += (tap[radius - j][i] + tap[radius + j][i]) * weight[j];
+      out[i] = sum;
     }
   }
 };

@@ -4,7 +4,8 @@
 // - An edge is 4 bytes: its first pixel and its direction. Its other pixel follows from them.
 // - Edges are put into some ten thousand buckets of nearly equal cost. When a bucket's turn comes,
 //   most of its edges lie within one region by now, or touch a region that can merge no more; only
-//   the others, a quarter of all, are sorted. Those that may matter in step 4 are kept in place.
+//   the others, a quarter of all, are sorted. Those that step 3 rejects are kept for step 4, which
+//   sorts the few that still part a small region from another.
 // - Regions are a forest of parents, joined by size. Now and then every path is halved in one
 //   sweep, so that one look at the parents usually tells whether two pixels belong together.
 //
@@ -50,12 +51,37 @@ struct Convert {
 struct Smooth {
   static CUEKIT_INLINE void run(const double* const* rows, const double* weights,
                                 std::int64_t radius, std::int64_t count, double* __restrict out) {
+    // The radii of usual sigmas: a sum stays in its register.
+    switch (radius) {
+      case 1:
+        return of_radius<1>(rows, weights, count, out);
+      case 2:
+        return of_radius<2>(rows, weights, count, out);
+      case 3:
+        return of_radius<3>(rows, weights, count, out);
+      case 4:
+        return of_radius<4>(rows, weights, count, out);
+    }
     const double* const middle = rows[radius];
     for (std::int64_t i = 0; i < count; ++i) out[i] = middle[i] * weights[0];
     for (std::int64_t j = radius; j > 0; --j) {
       const double *const before = rows[radius - j], *const after = rows[radius + j];
       const double weight = weights[j];
       for (std::int64_t i = 0; i < count; ++i) out[i] += (before[i] + after[i]) * weight;
+    }
+  }
+
+  template <int radius>
+  static CUEKIT_INLINE void of_radius(const double* const* rows, const double* weights,
+                                      std::int64_t count, double* __restrict out) {
+    const double* tap[2 * radius + 1];
+    double weight[radius + 1];
+    for (int j = 0; j <= 2 * radius; ++j) tap[j] = rows[j];
+    for (int j = 0; j <= radius; ++j) weight[j] = weights[j];
+    for (std::int64_t i = 0; i < count; ++i) {
+      double sum = tap[radius][i] * weight[0];
+      for (int j = radius; j > 0; --j) sum += (tap[radius - j][i] + tap[radius + j][i]) * weight[j];
+      out[i] = sum;
     }
   }
 };
@@ -306,17 +332,18 @@ class Segmenter {
     begin_[0] = 0;
   }
 
-  // Steps 3 and 4 go through the buckets with this: edges whose pixels may be in different regions
-  // move up to the other edges kept, and become candidates if wanted(parent, parent) holds. The
-  // parents may lie below the roots: for such a pixel, too, wanted must hold whenever it might hold
-  // for its root. (Of what step 4 keeps, no use is made.)
-  template <class Wanted>
-  std::int64_t select_candidates(std::int64_t bucket, std::uint32_t& kept, const Wanted& wanted) {
+  // Of a bucket, the edges that may merge two regions in step 3 become candidates; others between
+  // regions move up to those kept for step 4. The parents may lie below the roots, where thresholds
+  // are infinite: what is not known for sure becomes a candidate.
+  std::int64_t select_candidates(std::int64_t bucket, std::uint32_t& kept) {
     const std::uint32_t first = begin_[to_size(bucket)], last = begin_[to_size(bucket + 1)];
     begin_[to_size(bucket)] = kept;
     if (first == last) return 0;
     if (candidates_.size() < last - first) candidates_.resize(last - first);
+    // A region whose threshold is not above the bucket's lowest cost merges no more in step 3.
+    const auto floor = static_cast<float>(bit_cast<double>(buckets_.floor(bucket)));
     const std::int32_t* const parents = parents_;
+    const Region* const regions = regions_;
     Edge *const edges = edges_, *const candidates = candidates_.data();
     std::uint32_t keep = kept;
     std::int64_t count = 0;
@@ -326,12 +353,13 @@ class Segmenter {
       prefetch(parents + from(soon), 1);
       prefetch(parents + to(soon), 1);
       const std::int32_t a = parents[from(edge)], b = parents[to(edge)];
-      const bool apart = a != b;
+      const bool apart = a != b,
+                 open = (regions[a].threshold > floor) & (regions[b].threshold > floor);
       // Written in any case, and overwritten by the next: a branch would be mispredicted.
       edges[keep] = edge;
       candidates[count] = edge;
-      keep += apart;
-      count += apart & wanted(a, b);
+      keep += apart & !open;
+      count += apart & open;
     }
     kept = keep;
     return count;
@@ -419,6 +447,11 @@ class Segmenter {
     return p;
   }
 
+  // Step 4 would merge the regions of these roots.
+  bool is_small(std::int32_t a, std::int32_t b) const {
+    return std::min(regions_[a].size, regions_[b].size) < p_.min_size;
+  }
+
   // The larger region's root becomes that of both.
   std::int32_t join(std::int32_t a, std::int32_t b) {
     const std::int32_t a_size = regions_[to_size(a)].size, b_size = regions_[to_size(b)].size;
@@ -450,13 +483,7 @@ class Segmenter {
         halve_paths();
         merged = 0;
       }
-      // A region whose threshold is not above the bucket's lowest cost merges no more in this step.
-      // Below the roots thresholds are infinite: what is not known for sure stays a candidate.
-      const auto floor = static_cast<float>(bit_cast<double>(buckets_.floor(bucket)));
-      const std::int64_t count =
-          select_candidates(bucket, kept, [=](std::int32_t a, std::int32_t b) {
-            return (regions[a].threshold > floor) & (regions[b].threshold > floor);
-          });
+      const std::int64_t count = select_candidates(bucket, kept);
       if (count == 0) continue;
       sort_candidates(bucket, count);
       for (std::int64_t i = 0; i < count; ++i) {
@@ -464,7 +491,12 @@ class Segmenter {
         const Edge edge = ordered_[to_size(i)];
         const double cost = cost_of(edge);
         const std::int32_t a = find_root(from(edge)), b = find_root(to(edge));
-        if (a == b || !(cost < std::min(regions[a].threshold, regions[b].threshold))) continue;
+        if (a == b) continue;
+        if (!(cost < std::min(regions[a].threshold, regions[b].threshold))) {
+          edges_[kept] = edge;
+          ++kept;
+          continue;
+        }
         const std::int32_t root = join(a, b);
         const auto threshold = static_cast<float>(cost + scale / regions[root].size);
         regions[root].threshold = threshold;
@@ -476,21 +508,24 @@ class Segmenter {
 
   void merge_small() {
     halve_paths();
-    const Region* const regions = regions_;
-    // Sizes only grow: a region that is large enough, or was before it was merged, stays so.
-    const auto small = [=](std::int32_t a, std::int32_t b) {
-      return std::min(regions[a].size, regions[b].size) < p_.min_size;
-    };
-    std::uint32_t kept = 0;
     for (std::int64_t bucket = 0; bucket < buckets_.count(); ++bucket) {
-      const std::int64_t count = select_candidates(bucket, kept, small);
+      const std::uint32_t first = begin_[to_size(bucket)], last = begin_[to_size(bucket + 1)];
+      if (candidates_.size() < last - first) candidates_.resize(last - first);
+      std::int64_t count = 0;
+      for (std::uint32_t i = first; i < last; ++i) {
+        const Edge edge = edges_[i];
+        const std::int32_t a = find_root(from(edge)), b = find_root(to(edge));
+        candidates_[to_size(count)] = edge;
+        count += (a != b) & is_small(a, b);
+      }
       if (count == 0) continue;
+      // Step 3 leaves the edges that it rejected last, by cost.
+      std::sort(candidates_.begin(), candidates_.begin() + count);
       sort_candidates(bucket, count);
       for (std::int64_t i = 0; i < count; ++i) {
-        ask_for_regions(i, count);
         const Edge edge = ordered_[to_size(i)];
         const std::int32_t a = find_root(from(edge)), b = find_root(to(edge));
-        if (a != b && small(a, b)) join(a, b);
+        if (a != b && is_small(a, b)) join(a, b);
       }
     }
   }

@@ -16,10 +16,16 @@ namespace {
 // the hardware forgets the channels' planes, which take turns.
 constexpr std::int64_t block_size = 64;
 
+// What values are laid side by side as: float32 holds short ones exactly, and turns into float64 in
+// one instruction.
+template <class T>
+using laid = std::conditional_t<sizeof(T) <= 2, float, T>;
+
 // sums[label * lanes + j] += the values of an image, pixel after pixel. As many whole runs as make
-// a block are interleaved, into room for a block and the longest run. Then a run's sums are held in
-// vectors of `width` values, or as an array where that does better: for values that take more than
-// one instruction to read, and in narrow registers.
+// a block are interleaved, into room for a block and the longest run: `block` for all channels
+// side by side and, for values that change their type, one channel after the other behind that.
+// Then a run's sums are held in vectors of `width` values, or as an array where that does better:
+// for integers, and in narrow registers.
 template <int width>
 struct AddTile {
   template <class T>
@@ -49,18 +55,28 @@ struct AddTile {
 
   template <class T>
   static CUEKIT_INLINE void run(const T* const* planes, std::int64_t pixels, const Run* run,
-                                const Run* end, T* block, double* sums) {
+                                const Run* end, std::int64_t room, laid<T>* block, double* sums) {
     for (std::int64_t begin = 0; run != end;) {
       const Run* first = run;
       std::int64_t count = 0;
       do count += run++->length;
       while (run != end && count < block_size);
-      const T* part[lanes];
-      for (int j = 0; j < lanes; ++j) part[j] = planes[j] + begin;
       // A few pixels too many are cheaper than the last few one by one.
-      interleave(&part[0], std::min((count + 7) / 8 * 8, pixels - begin), block);
+      const std::int64_t laid_count = std::min((count + 7) / 8 * 8, pixels - begin);
+      const laid<T>* part[lanes];
+      for (int j = 0; j < lanes; ++j) {
+        if constexpr (std::is_same_v<T, laid<T>>) {
+          part[j] = planes[j] + begin;
+        } else {
+          laid<T>* const wide = block + (lanes + j) * room;
+          for (std::int64_t x = 0; x < laid_count; ++x)
+            wide[x] = static_cast<float>(load(planes[j][begin + x]));
+          part[j] = wide;
+        }
+      }
+      interleave(&part[0], laid_count, block);
       begin += count;
-      const T* values = block;
+      const laid<T>* values = block;
       for (; first != run; ++first) {
         add(values, first->length, sums + first->label * std::int64_t{lanes});
         values += first->length * std::int64_t{lanes};
@@ -108,10 +124,11 @@ bool tile_mean(const T* values, mean_type<T>* out, std::int64_t channels,
   const T* planes[lanes];
   for (int j = 0; j < lanes; ++j)
     planes[j] = values + std::min<std::int64_t>(j, channels - 1) * pixels;
-  std::vector<T> block(to_size((block_size + p.width + 7) * lanes));
+  const std::int64_t room = block_size + p.width + 7;
+  std::vector<laid<T>> block(to_size(room * lanes * (std::is_same_v<T, laid<T>> ? 1 : 2)));
   std::vector<double> sums(to_size(superpixels.count * lanes));
-  dispatch_width<AddTile<1>, AddTile<4>, AddTile<8>>(&planes[0], pixels, begin, end, block.data(),
-                                                     sums.data());
+  dispatch_width<AddTile<1>, AddTile<4>, AddTile<8>>(&planes[0], pixels, begin, end, room,
+                                                     block.data(), sums.data());
   bool finite = true;
   std::vector<mean_type<T>> means(sums.size());
   for (std::size_t i = 0; i < sums.size(); ++i) {

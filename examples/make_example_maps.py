@@ -20,19 +20,10 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
-from torch.nn.functional import conv2d, pad, relu6
+from torch.nn.functional import pad
+from voc.models import Network, build
 
 log = logging.getLogger(__name__)
-
-BLOCKS = (  # (expansion, channels, repeats, stride) of the inverted residual blocks
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 
 
 class Example(NamedTuple):
@@ -62,104 +53,34 @@ EXAMPLES = {
 }
 
 
-class MobileNetV2:
-    """MobileNetV2 as a fully convolutional network.
+def probabilities(network: Network, photo: torch.Tensor) -> torch.Tensor:
+    """Classify a normalised photo (1, 3, H, W): probabilities (1001,)."""
+    return network(photo).mean((0, 2, 3)).softmax(dim=0)
 
-    Parameters
-    ----------
-    weights : path-like
-        The npz file: ``features.{0..18}…``, ``classifier``.
-    labels : path-like
-        One line per class, ``<index> <name>, <synonym>, …``; index 0 is "background".
+
+def maps_of(
+    network: Network, photo: torch.Tensor, classes: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute activation maps (C, h, w) and summed features (2, h, w) of a normalised photo.
+
+    A class's map is its classifier weights applied to the features of every cell. The bias is left
+    out: it says how common a class is, not where it is, and would only shift the level above which
+    a map is positive. Classes that are merged into one take their maximum.
     """
-
-    def __init__(self, weights: Path, labels: Path) -> None:
-        with np.load(weights) as arrays:
-            self.weights = {k: torch.from_numpy(arrays[k].astype(np.float32)) for k in arrays}
-        lines = labels.read_text(encoding="utf-8").splitlines()
-        self.names = [line.split(maxsplit=1)[1].split(",")[0].strip() for line in lines]
-
-    def top_layers(self, photo: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the outputs of the last two convolutional layers, after ReLU6.
-
-        Parameters
-        ----------
-        photo : Tensor, shape (1, 3, H, W)
-            Values in [-1, 1]; H and W are multiples of `stride`.
-        stride : {32, 16, 8}
-            Pixels per cell. 32 is the network's own; below it, the last strided layers keep
-            their resolution and the layers after them are dilated instead, which computes the
-            same function at more places.
-
-        Returns
-        -------
-        depthwise : Tensor, shape (1, 960, H / stride, W / stride)
-        pointwise : Tensor, shape (1, 1280, H / stride, W / stride)
-        """
-        x = relu6(self._conv(photo, "features.0", stride=2))
-        reached, dilation, index = 2, 1, 1
-        for expansion, _, repeats, block_stride in BLOCKS:
-            for repeat in range(repeats):
-                wanted = block_stride if repeat == 0 else 1
-                taken = wanted if reached < stride else 1
-                layers = [f"features.{index}.conv.{i}" for i in range(3 if expansion > 1 else 2)]
-                y = relu6(self._conv(x, layers[0])) if expansion > 1 else x
-                depthwise = relu6(self._conv(y, layers[-2], taken, dilation))
-                y = self._conv(depthwise, layers[-1])
-                x = x + y if repeat > 0 else y
-                reached *= taken
-                dilation *= wanted // taken  # for the layers after this one
-                index += 1
-        return depthwise, relu6(self._conv(x, "features.18"))
-
-    def probabilities(self, photo: torch.Tensor) -> torch.Tensor:
-        """Classify a photo: probabilities (1001,), at the network's own stride."""
-        _, top = self.top_layers(photo, stride=32)
-        pooled = top.mean(dim=(2, 3), keepdim=True)
-        return self._conv(pooled, "classifier").flatten().softmax(dim=0)
-
-    def maps(
-        self, photo: torch.Tensor, classes: dict[str, tuple[str, ...]], stride: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute activation maps (C, h, w) and summed features (2, h, w) of a photo.
-
-        A class's map is its classifier weights applied to the features of every cell. The bias
-        is left out: it says how common a class is, not where it is, and would only shift the
-        level above which a map is positive. Merged classes take their maximum.
-        """
-        # TensorFlow pads strided layers at the right and the bottom only, so cell j looks at
-        # pixel stride * j + stride - 1. Moving the photo by half a cell puts that pixel where
-        # resizing will put the cell: in the middle of the stride pixels that it covers.
-        half = stride // 2
-        depthwise, top = self.top_layers(pad(photo, (half, -half, half, -half)), stride)
-        classifier = self.weights["classifier.weight"][:, :, 0, 0]
-        cams = [
-            torch.einsum("kd,dhw->khw", classifier[[self.names.index(n) for n in merged]], top[0])
-            for merged in classes.values()
-        ]
-        maps = torch.stack([cam.amax(dim=0) for cam in cams]).clamp(min=0)
-        return maps, torch.stack([depthwise[0].sum(dim=0), top[0].sum(dim=0)])
-
-    def _conv(self, x: torch.Tensor, name: str, stride: int = 1, dilation: int = 1) -> torch.Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        kernel = weight.shape[-1]
-        rows, columns = (_same_padding(n, kernel, stride, dilation) for n in x.shape[-2:])
-        groups = x.shape[1] // weight.shape[1]
-        x = pad(x, (*columns, *rows))
-        return conv2d(x, weight, bias, stride, dilation=dilation, groups=groups)
+    # TensorFlow pads strided layers at the right and the bottom only, so cell j looks at pixel
+    # stride * j + stride - 1. Moving the photo by half a cell puts that pixel where resizing will
+    # put the cell: in the middle of the stride pixels that it covers.
+    half = network.stride // 2
+    below_top, top = network.top_layers(pad(photo, (half, -half, half, -half)))
+    weight = network.head.weight[:, :, 0, 0]
+    cams = [torch.einsum("kd,dhw->khw", weight[merged], top[0]).amax(dim=0) for merged in classes]
+    return torch.stack(cams).clamp(min=0), torch.stack([below_top[0].sum(0), top[0].sum(0)])
 
 
-def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Pad as TensorFlow does: to ceil(size / stride) cells, an odd pixel at the far side."""
-    reach = dilation * (kernel - 1) + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2
-
-
-def network_input(photo: Image.Image, size: tuple[int, int]) -> torch.Tensor:
-    """Resize an RGB photo to (width, height), as the (1, 3, H, W) the network was trained on."""
-    pixels = np.asarray(photo.resize(size, Image.Resampling.BILINEAR), np.float32)
-    return torch.from_numpy((pixels - 127.5) / 127.5).permute(2, 0, 1)[None]
+def resized(network: Network, photo: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    """Resize a photo to (width, height) and normalise it to (1, 3, H, W)."""
+    pixels = np.array(photo.resize(size, Image.Resampling.BILINEAR))
+    return network.normalize(torch.from_numpy(pixels)[None])
 
 
 def main() -> None:
@@ -174,7 +95,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)  # the order of sums, and with it the file, stays the same
-    network = MobileNetV2(args.weights, args.labels)
+    classifier = build("mobilenet_v2", 1001, 32, args.weights).eval()
+    localizer = build("mobilenet_v2", 1001, args.stride, args.weights).eval()
+    # One line per class, "<index> <name>, <synonym>, …".
+    lines = args.labels.read_text(encoding="utf-8").splitlines()
+    names = [line.split(maxsplit=1)[1].split(",")[0].strip() for line in lines]
 
     arrays: dict[str, Any] = {}
     for name, example in EXAMPLES.items():
@@ -184,13 +109,13 @@ def main() -> None:
         arrays[f"{name}/classes"] = np.array(list(example.classes))
         arrays[f"{name}/imagenet"] = np.array(["; ".join(m) for m in example.classes.values()])
         for kind, photo in {"color": color, "gray": color.convert("L").convert("RGB")}.items():
-            best = network.probabilities(network_input(photo, (224, 224))).topk(3)
+            best = probabilities(classifier, resized(classifier, photo, (224, 224))).topk(3)
             seen = [
-                f"{network.names[int(i)]} {p:.2f}"
-                for p, i in zip(best.values, best.indices, strict=True)
+                f"{names[int(i)]} {p:.2f}" for p, i in zip(best.values, best.indices, strict=True)
             ]
             log.info("%s, %s, at 224 x 224: %s", name, kind, ", ".join(seen))
-            cams, features = network.maps(network_input(photo, size), example.classes, args.stride)
+            merged = [[names.index(n) for n in group] for group in example.classes.values()]
+            cams, features = maps_of(localizer, resized(localizer, photo, size), merged)
             arrays[f"{name}/{kind}/cams"] = cams.numpy().astype(np.float16)
             arrays[f"{name}/{kind}/features"] = features.numpy().astype(np.float16)
 

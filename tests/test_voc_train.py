@@ -208,29 +208,26 @@ def test_panels_show_every_column(tmp_path):
 
 # ------------------------------------------------------------------------------- the whole chain
 
-SHAPES = {"train": 320, "val": 80}
-COMMON = ["--train", "train"]
-THRESHOLD = 0.6
-SUPERPIXELS = {"scale": 100.0, "min_size": 30}
+SETTINGS = json.loads((VOC / "shapes.json").read_text(encoding="utf-8"))
+THRESHOLD = SETTINGS["cues"]["foreground_threshold"]
+SUPERPIXELS = {key: SETTINGS["cues"][key] for key in ("scale", "min_size")}
 LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", "0.001"]
-CLASSIFIER = ["--network", "small", "--epochs", "14", *LEARNING]
-CUES = [
-    *("--longer-side", "96", "--stride", "8", "--scale", "100", "--min-size", "30"),
-    *("--foreground-threshold", str(THRESHOLD), "--snap-threshold", str(THRESHOLD)),
-]
-SEGMENTER = ["--epochs", "5", *LEARNING]
 
 
 def run(stage, root, out, *options):
-    arguments = [stage, "--root", str(root), "--out", str(out), "--workers", "0", *COMMON]
-    train.parse([*arguments, *map(str, options)]).run()
+    places = ["--root", str(root), "--out", str(out), "--workers", "0", "--train", "train"]
+    train.parse([stage, *places, *map(str, options)]).run()
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
-    shapes.generate(root, **SHAPES)
+    shapes.generate(root, train=320, val=80)
     return root
+
+
+def run_all(root, out, *options):
+    run("all", root, out, "--settings-file", VOC / "shapes.json", *options)
 
 
 @pytest.fixture(scope="module")
@@ -240,11 +237,7 @@ def chain(root, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     began = time.monotonic()
-    for kind in ("--color", "--gray"):
-        run("classifier", root, out, kind, *CLASSIFIER, *LEARNING)
-    run("cues", root, out, *CUES)
-    run("segmenter", root, out, *SEGMENTER)
-    run("evaluate", root, out, "--segmenters", "merged", "--panels", 3)
+    run_all(root, out, "--segmenters", "merged", "--panels", 3)
     torch.set_num_threads(threads)
     return out, time.monotonic() - began
 
@@ -341,19 +334,33 @@ def test_finished_stages_are_not_run_again(root, chain, monkeypatch):
     monkeypatch.setattr(cue_stage, "compute_maps", None)
     monkeypatch.setattr(cue_stage, "cues_of", None)
     monkeypatch.setattr(evaluation, "probabilities", None)
-    run("classifier", root, out, "--color", *CLASSIFIER, *LEARNING)
-    run("cues", root, out, *CUES)
-    run("segmenter", root, out, *SEGMENTER)
-    run("evaluate", root, out, "--segmenters", "merged")
+    run_all(root, out, "--segmenters", "merged")
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_other_settings_are_refused(root, chain):
+@pytest.mark.parametrize(
+    ("stage", "option", "value", "message"),
+    [
+        ("classifier", "epochs", 3, r"epochs 14 → 3"),
+        ("cues", "foreground_threshold", 0.5, r"foreground_threshold 0\.6 → 0\.5"),
+        ("segmenter", "size", 64, r"size 96 → 64"),
+    ],
+)
+def test_other_settings_are_refused(root, chain, tmp_path, stage, option, value, message):
     out, _ = chain
-    with pytest.raises(ValueError, match=r"other settings \(epochs 14\.0 → 3\.0\)"):
-        run("classifier", root, out, "--color", *CLASSIFIER, *LEARNING, "--epochs", 3)
-    with pytest.raises(ValueError, match=r"foreground_threshold 0\.6 → 0\.5"):
-        run("cues", root, out, *CUES, "--foreground-threshold", 0.5)
+    other = tmp_path / "settings.json"
+    other.write_text(json.dumps(SETTINGS | {stage: SETTINGS[stage] | {option: value}}))
+    with pytest.raises(ValueError, match=rf"other settings \({message}\): choose another --out"):
+        run("all", root, out, "--settings-file", other, "--segmenters", "merged")
+
+
+def test_a_settings_file_with_unknown_options_is_refused(root, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"cues": {}, "classifier": {"epoch": 3}}')
+    with pytest.raises(ValueError, match=r"settings\.json: classifier has no option 'epoch'"):
+        run("all", root, tmp_path, "--settings-file", path)
+    with pytest.raises(ValueError, match=r"--segmenters must be of .*got \['snaped'\]"):
+        run_all(root, tmp_path, "--segmenters", "snaped")
 
 
 def test_stages_need_those_before_them(root, tmp_path):
@@ -409,7 +416,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(root, tmp_path, m
 
 def command(root, out, *options):
     arguments = [str(VOC / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
-    return [*arguments, *COMMON, "--color", *SHORT, "--device", "cpu", *options]
+    return [*arguments, "--train", "train", "--color", *SHORT, "--device", "cpu", *options]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

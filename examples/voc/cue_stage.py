@@ -104,7 +104,9 @@ def missing(names: Sequence[str], out: Path, suffix: str) -> list[str]:
     """Return this process's share of the photos that have no file yet, showing progress."""
     rank, world = rank_and_world()
     left = [name for name in names if not (out / f"{name}{suffix}").exists()][rank::world]
-    return tqdm(left, desc=f"{out.parent.name}/{out.name}", disable=not left or rank > 0)
+    return tqdm(
+        left, desc=f"{out.parent.name}/{out.name}", disable=True if rank or not left else None
+    )
 
 
 def read_maps(path: Path) -> Maps:

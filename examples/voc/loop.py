@@ -171,7 +171,9 @@ def fit(
     )
     log = Log(folder / "log.csv", first) if rank == 0 else None
     saved = time.monotonic()
-    bar = tqdm(loader, desc=folder.name, initial=first, total=iterations, disable=rank > 0)
+    bar = tqdm(
+        loader, desc=folder.name, initial=first, total=iterations, disable=True if rank else None
+    )
     with Signals() as signals:
         for iteration, items in enumerate(bar, first):
             # Dropout's numbers, too, depend on the iteration and not on where a run began.

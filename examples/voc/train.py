@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -339,6 +340,9 @@ class All(Stage):
         f"of {', '.join(SEGMENTERS)}; predicted and true tags are given to the last. None: tables "
         "of cues only",
     )
+    settings_file: Path | None = option(
+        None, "JSON, by stage what differs from its defaults: see shapes.json", type=Path
+    )
     split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
     classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
     panels: int = option(0, "number of photos to draw")
@@ -356,9 +360,17 @@ class All(Stage):
             self._as(Evaluate).run()
 
     def _as(self, stage: type[Stage], **own: Any) -> Stage:
-        """Return a stage with the options that it shares with this one."""
+        """Return a stage with the options that it shares with this one, and those of the file."""
         names = {entry.name for entry in dataclasses.fields(stage)}
-        return stage(**{k: v for k, v in vars(self).items() if k in names}, **own)
+        options = {k: v for k, v in vars(self).items() if k in names} | own
+        if self.settings_file is not None:
+            stages = json.loads(self.settings_file.read_text(encoding="utf-8"))
+            options |= stages.get(stage.__name__.lower(), {})
+        if unknown := set(options) - names:
+            raise ValueError(
+                f"{self.settings_file}: {stage.__name__.lower()} has no option {min(unknown)!r}"
+            )
+        return stage(**options)
 
 
 STAGES: dict[str, type[Stage]] = {

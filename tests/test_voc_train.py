@@ -209,7 +209,7 @@ def test_panels_show_every_column(tmp_path):
 # ------------------------------------------------------------------------------- the whole chain
 
 SETTINGS = json.loads((VOC / "shapes.json").read_text(encoding="utf-8"))
-THRESHOLD = SETTINGS["cues"]["foreground_threshold"]
+THRESHOLDS = (SETTINGS["cues"]["foreground_threshold"], train.Cues.background_threshold)
 SUPERPIXELS = {key: SETTINGS["cues"][key] for key in ("scale", "min_size")}
 LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", "0.001"]
 
@@ -266,10 +266,12 @@ def test_snapping_helps_and_misplaced_superpixels_harm(root, chain, figures):
     misplaced = []
     for name, mask in truth.items():
         maps = cue_stage.read_maps(out / "maps" / "color" / f"{name}.npz")
-        raw = cue_stage.raw_cues_of(maps, folder.tags[name], THRESHOLD, 0.2)
+        raw = cue_stage.raw_cues_of(maps, folder.tags[name], *THRESHOLDS)
         # As many superpixels, of the same shapes and sizes, in the wrong place.
         superpixels = cuekit.felzenszwalb(np.asarray(folder.photo(name)), **SUPERPIXELS)
-        snapped = cuekit.snap_cues(raw, superpixels[::-1, ::-1], threshold=THRESHOLD)
+        snapped = cuekit.snap_cues(
+            raw, superpixels[::-1, ::-1], threshold=SETTINGS["cues"]["snap_threshold"]
+        )
         misplaced.append((mask, cuekit.cues_to_labels(snapped)))
     values["misplaced"] = miou(misplaced)
     figures.append(
@@ -284,7 +286,7 @@ def test_snapping_helps_and_misplaced_superpixels_harm(root, chain, figures):
 def test_true_tags_help_and_wrong_ones_harm(root, chain, figures):
     out, _ = chain
     folder, truth = data.VocFolder.open(root), truths(root)
-    network, settings = train.trained(out / "segmenter-merged" / "checkpoint.pt", 5)
+    network, settings = train.trained(folder, out / "segmenter-merged" / "checkpoint.pt", ["train"])
     network.eval()
     labels = {"none": [], "true": [], "wrong": []}
     for name, mask in truth.items():
@@ -354,11 +356,25 @@ def test_other_settings_are_refused(root, chain, tmp_path, stage, option, value,
         run("all", root, out, "--settings-file", other, "--segmenters", "merged")
 
 
-def test_a_settings_file_with_unknown_options_is_refused(root, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cues": {}, "classifier": {"epoch": 3}}', "classifier has no option 'epoch'"),
+        ('{"segmenters": {}}', r"stages are .*, got 'segmenters'"),
+        ('{"segmenter": {"recipe": "Sec"}}', r"recipe of segmenter must be of .*, got 'Sec'"),
+        ('{"cues": ', "must be JSON"),
+        ("[]", "must be a JSON object, got list"),
+    ],
+)
+def test_a_settings_file_is_checked_before_anything_runs(root, tmp_path, text, message):
     path = tmp_path / "settings.json"
-    path.write_text('{"cues": {}, "classifier": {"epoch": 3}}')
-    with pytest.raises(ValueError, match=r"settings\.json: classifier has no option 'epoch'"):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"settings\.json:? {message}"):
         run("all", root, tmp_path, "--settings-file", path)
+    assert not (tmp_path / "classifier-color").exists()
+
+
+def test_unknown_segmenters_are_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"--segmenters must be of .*got \['snaped'\]"):
         run_all(root, tmp_path, "--segmenters", "snaped")
 
@@ -366,10 +382,81 @@ def test_a_settings_file_with_unknown_options_is_refused(root, tmp_path):
 def test_stages_need_those_before_them(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"classifier-color.*run its stage first"):
         run("cues", root, tmp_path)
+    with pytest.raises(FileNotFoundError, match="288 photos have no cues"):
+        run("segmenter", root, tmp_path)
     with pytest.raises(ValueError, match="one of --color and --gray"):
         run("classifier", root, tmp_path, "--color", "--gray")
     with pytest.raises(ValueError, match="--classes must be of"):
         run("evaluate", root, tmp_path, "--classes", "unicorn")
+
+
+def changed(out, tmp_path, **changes):
+    """Copy a run's colour classifier, with another checkpoint."""
+    content = loop.load(out / "classifier-color" / "checkpoint.pt")
+    (tmp_path / "classifier-color").mkdir()
+    loop.save(tmp_path / "classifier-color" / "checkpoint.pt", content | changes)
+    return content["settings"]
+
+
+def test_an_unfinished_network_is_not_used(root, chain, tmp_path):
+    changed(chain[0], tmp_path, finished=False)
+    with pytest.raises(ValueError, match="interrupted training: run its stage again"):
+        run("cues", root, tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"classes": list("abcd")}, {"train": ["train", "val"]}])
+def test_a_network_of_other_classes_or_photos_is_not_used(root, chain, tmp_path, change):
+    settings = loop.load(chain[0] / "classifier-color" / "checkpoint.pt")["settings"]
+    changed(chain[0], tmp_path, settings=settings | change)
+    with pytest.raises(ValueError, match=rf"other settings \({next(iter(change))} "):
+        run("cues", root, tmp_path)
+
+
+def test_damaged_files_are_named(root, chain, tmp_path):
+    out, _ = chain
+    (tmp_path / "classifier-color").mkdir()
+    whole = (out / "classifier-color" / "checkpoint.pt").read_bytes()
+    for part in (b"", whole[:100], whole[: len(whole) // 2]):
+        (tmp_path / "classifier-color" / "checkpoint.pt").write_bytes(part)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
+            run("cues", root, tmp_path)
+    path = tmp_path / "maps.npz"
+    path.write_bytes((out / "maps" / "color" / "val_000000.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"maps\.npz is damaged"):
+        cue_stage.read_maps(path)
+
+
+def test_photos_without_masks_are_segmented_and_do_not_count(root, chain, tmp_path):
+    """Of the training photos, as is usual, and of some that are segmented."""
+    out, _ = chain
+    names = data.VocFolder.open(root).ids("val")
+    for name in ("JPEGImages", "ImageSets", "image_labels.npz"):
+        (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "SegmentationClass").mkdir()
+    for name in names[:20]:
+        (tmp_path / f"SegmentationClass/{name}.png").symlink_to(
+            root / f"SegmentationClass/{name}.png"
+        )
+    kept = json.loads((out / "tables-val.json").read_text(encoding="utf-8"))
+    run("evaluate", tmp_path, out, "--segmenters", "merged")
+    tables = json.loads((out / "tables-val.json").read_text(encoding="utf-8"))
+    titles = [table["title"] for table in tables]
+    assert "Table 2: cues of val (20 photos), given their tags, %" in titles
+    assert not any("training photos" in title for title in titles)
+    assert tables[0]["rows"] != kept[0]["rows"]
+    run("evaluate", root, out, "--segmenters", "merged")
+    assert json.loads((out / "tables-val.json").read_text(encoding="utf-8")) == kept
+
+
+def test_processes_share_photos_whatever_the_others_have_written(tmp_path, monkeypatch):
+    names = [f"photo{i}" for i in range(9)]
+    written = []
+    for rank in range(2):
+        monkeypatch.setattr(cue_stage, "rank_and_world", lambda r=rank: (r, 2))
+        for name in cue_stage.missing(names, tmp_path, ".png"):
+            (tmp_path / f"{name}.png").touch()
+            written.append(name)
+    assert sorted(written) == names
 
 
 # -------------------------------------------------------------------- resuming, several processes

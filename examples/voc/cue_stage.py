@@ -6,6 +6,7 @@ at the photo's resolution, and what is brought to a network's grid later are the
 
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 import cuekit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from data import VocFolder
@@ -58,8 +59,8 @@ def compute_maps(
 ) -> Maps:
     """Compute the maps of a photo.
 
-    The maps are taken of the photo in its own shape, at the network's stride. The scores are those
-    of a square (size, size), as the network was trained on.
+    The maps are taken of the photo in its own shape. The scores are those of a square (size, size),
+    as in training, though at the maps' stride.
     """
     height, width = size_in_cells(photo, longer_side, network.stride)
     resized = photo.resize(
@@ -100,10 +101,11 @@ def write_maps(
         part.replace(out / f"{name}.npz")
 
 
-def missing(names: Sequence[str], out: Path, suffix: str) -> list[str]:
-    """Return this process's share of the photos that have no file yet, showing progress."""
+def missing(names: Sequence[str], out: Path, suffix: str) -> Iterable[str]:
+    """Go through those of this process's share of the photos that have no file yet."""
     rank, world = rank_and_world()
-    left = [name for name in names if not (out / f"{name}{suffix}").exists()][rank::world]
+    # Shares first: what is missing changes while the other processes write.
+    left = [name for name in names[rank::world] if not (out / f"{name}{suffix}").exists()]
     return tqdm(
         left, desc=f"{out.parent.name}/{out.name}", disable=True if rank or not left else None
     )
@@ -111,8 +113,13 @@ def missing(names: Sequence[str], out: Path, suffix: str) -> list[str]:
 
 def read_maps(path: Path) -> Maps:
     """Read what `write_maps` wrote."""
-    with np.load(path) as file:
-        return Maps(*(file[name] for name in Maps._fields))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run the stage cues, with its split in --test")
+    try:
+        with path.open("rb") as content, np.load(content) as file:
+            return Maps(*(file[name] for name in Maps._fields))
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from error
 
 
 def raw_cues_of(
@@ -150,6 +157,12 @@ def cues_of(
         The photo's tags.
     photo : ndarray of uint8, shape (H, W, 3)
         For its superpixels.
+    foreground_threshold, background_threshold, snap_threshold : float
+        See `cuekit.raw_cues` and `cuekit.snap_cues`.
+    sec_threshold : float
+        Foreground threshold of the cues that SEC is trained on.
+    scale, min_size : float, int
+        See `cuekit.felzenszwalb`.
 
     Returns
     -------

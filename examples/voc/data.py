@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-HELD_OUT = 10  # every tenth photo of the training splits is for choosing settings, not for training
+HELD_OUT_EVERY = 10  # one of so many training photos is for choosing settings instead
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class VocFolder:
         if not (root / "JPEGImages").is_dir():
             raise FileNotFoundError(f"--root must have VOC's layout: no {root / 'JPEGImages'}")
         if (root / "image_labels.npz").exists():
-            with np.load(root / "image_labels.npz") as file:  # refuses pickles
-                labels = file["labels"].astype(bool)
-                names = tuple(file["names"].tolist()) if "names" in file else CLASSES
-                ids = file["ids"].tolist()
+            try:
+                # np.load refuses pickles.
+                with (root / "image_labels.npz").open("rb") as content, np.load(content) as file:
+                    labels = file["labels"].astype(bool)
+                    names = tuple(file["names"].tolist()) if "names" in file else CLASSES
+                    ids = file["ids"].tolist()
+            except (KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{root / 'image_labels.npz'}: {error}") from error
             if labels.shape != (len(ids), len(names)):
                 raise ValueError(
                     f"image_labels.npz: labels must have shape {(len(ids), len(names))} to match "
@@ -74,15 +79,20 @@ class VocFolder:
         """Return the photos of the splits, in their order."""
         folder = self.root / "ImageSets" / "Segmentation"
         names = [name for s in splits for name in (folder / f"{s}.txt").read_text().split()]
+        if splits and not names:
+            raise ValueError(f"no photos in {', '.join(splits)} of {folder}")
         if unknown := [name for name in names if name not in self.tags]:
             raise ValueError(f"no tags for {len(unknown)} photos, the first is {unknown[0]}")
         return names
 
     def training_ids(self, splits: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the photos to train on, and the tenth that is held out to choose settings on."""
-        names = sorted(self.ids(*splits))
-        held_out = names[::HELD_OUT]
-        return sorted(set(names) - set(held_out)), held_out
+        names = sorted(set(self.ids(*splits)))
+        held_out = names[::HELD_OUT_EVERY]
+        training = sorted(set(names) - set(held_out))
+        if not training:
+            raise ValueError(f"training needs at least two photos, got {len(names)}")
+        return training, held_out
 
     def photo(self, name: str, *, gray: bool = False) -> Image.Image:
         """Read a photo as RGB; a gray one has its luminance in all channels."""

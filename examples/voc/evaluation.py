@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from cue_stage import KINDS, SETS, missing, raw_cues_of, read_maps, write_label_map
 from data import square
-from loop import keep_settings, rank_and_world, read_settings, wait_for_all
+from loop import keep_settings, rank_and_world, read_settings, threads, wait_for_all
 from panels import draw
 from torch.nn.functional import interpolate
 
@@ -60,9 +60,19 @@ def tags_of(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def choose_threshold(scores: np.ndarray, tags: np.ndarray, recall: float) -> float:
-    """Return the highest threshold by which this share of the tags (N, C) is found."""
+    """Return the highest threshold by which this share of the tags (N, C) is found.
+
+    Raises
+    ------
+    ValueError
+        If there are no tags, or `recall` is not in (0, 1].
+    """
     found = np.sort(scores[tags])[::-1]
-    return float(found[max(int(np.ceil(recall * len(found))) - 1, 0)])
+    if not len(found):
+        raise ValueError("the held-out photos have no tags to choose a threshold by")
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be more than 0 and at most 1, got {recall}")
+    return float(found[int(np.ceil(recall * len(found))) - 1])
 
 
 def judge_tags(scores: np.ndarray, tags: np.ndarray, threshold: float) -> Tagging:
@@ -87,43 +97,37 @@ def refine(scores: np.ndarray, photo: np.ndarray, present: np.ndarray | None) ->
     """Return labels (H, W) by the dense CRF, of the background and the present classes only."""
     if present is not None:
         scores = cuekit.suppress_absent(scores, present)
-    refined = cuekit.dense_crf(scores, photo, "sec", present=present, threads=None)
+    refined = cuekit.dense_crf(scores, photo, "sec", present=present, threads=threads())
     return refined.argmax(0)
 
 
 def write_labels(
     network: Network,
     folder: VocFolder,
-    names: Sequence[str],
+    tags: dict[str, np.ndarray | None],
     out: Path,
-    tags: dict[str, dict[str, np.ndarray | None]],
     *,
     size: int,
     device: torch.device,
 ) -> None:
-    """Segment photos that have no label map yet, once for every way to know their tags.
+    """Segment photos that have no label map yet, given their tags (C,), or None of which is known.
 
-    Parameters
-    ----------
-    out : Path
-        Gets a folder for every way.
-    tags : dict of str to dict
-        Way → photo id → tags (C,), or None where nothing is known of them.
+    The network runs once for every way to know the tags: it takes less than the CRF.
     """
     network.to(device, memory_format=torch.channels_last).eval()
-    for way in tags:
-        (out / way).mkdir(parents=True, exist_ok=True)
-    # The last way is written last: where it is there, all are.
-    for name in missing(names, out / list(tags)[-1], ".png"):
+    out.mkdir(parents=True, exist_ok=True)
+    for name in missing(list(tags), out, ".png"):
         photo = folder.photo(name)
         scores = probabilities(network, photo, size, device)
-        for way, known in tags.items():
-            labels = refine(scores, np.asarray(photo), known[name])
-            cuekit.io.write_labels(out / way / f"{name}.png", labels)
+        labels = refine(scores, np.asarray(photo), tags[name])
+        cuekit.io.write_labels(out / f"{name}.png", labels)
 
 
 def matrices(folder: VocFolder, names: Iterable[str], labels: Path) -> np.ndarray:
-    """Count (N, K + 1, K + 1) pixels by truth and label; the last class is "unknown"."""
+    """Count (N, K + 1, K + 1) pixels by truth and label; the last class is "unknown".
+
+    All photos must have masks.
+    """
     unknown = len(folder.names) + 1
     return np.stack(
         [
@@ -163,6 +167,11 @@ def percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
+def share(part: int, whole: int) -> float:
+    """Divide; nothing of nothing is NaN."""
+    return part / whole if whole else np.nan
+
+
 def result_table(counts: dict[str, np.ndarray], classes: list[int]) -> Table:
     """Table 1: the mean IoU of every way to segment."""
     values = [percent(mean_iou(c.sum(0), classes)) for c in counts.values()]
@@ -191,15 +200,13 @@ def cue_table(title: str, counts: dict[str, np.ndarray], classes: list[int]) -> 
         total = each.sum(0)
         k = len(total) - 1
         right = np.trace(total[1:k, 1:k])
-        rows.append(
-            [
-                name,
-                percent(mean_iou(unknown_as_background(total), classes)),
-                percent(right / max(total[:, 1:k].sum(), 1)),
-                percent(right / max(total[1:k].sum(), 1)),
-                percent(1 - total[:, k].sum() / max(total.sum(), 1)),
-            ]
-        )
+        shares = [
+            mean_iou(unknown_as_background(total), classes),
+            share(right, total[:, 1:k].sum()),
+            share(right, total[1:k].sum()),
+            share(total[:, :k].sum(), total.sum()),
+        ]
+        rows.append([name, *map(percent, shares)])
     header = ["cues", "mean IoU", "foreground precision", "foreground recall", "coverage"]
     return Table(title, header, rows)
 
@@ -218,7 +225,7 @@ def tag_table(rows: dict[str, Tagging]) -> Table:
         for name, t in rows.items()
     ]
     header = ["classifier", "threshold", "precision", "recall", "exact match"]
-    return Table("Tags told by the classifiers, %", header, shown)
+    return Table("Tags told by the classifiers, % (the highest score always is one)", header, shown)
 
 
 def training_minutes(out: Path) -> dict[str, float]:
@@ -259,6 +266,10 @@ class Plan:
     classes: list[int]
     recall: float
 
+    def with_masks(self, names: Sequence[str]) -> list[str]:
+        """Return the photos whose truth is known."""
+        return [name for name in names if self.folder.mask(name).exists()]
+
     def scores(self, kind: str, names: Sequence[str]) -> np.ndarray:
         """Return a classifier's scores (N, C) of photos."""
         return np.stack(
@@ -297,9 +308,12 @@ def write_labels_of_maps(plan: Plan, told: dict[str, np.ndarray], out: Path) -> 
 
 
 def segment(
-    plan: Plan, segmenters: dict[str, tuple[Network, dict[str, Any]]], device: torch.device
+    plan: Plan,
+    segmenters: dict[str, tuple[Network, dict[str, Any]]],
+    with_tags: str,
+    device: torch.device,
 ) -> tuple[dict[str, Path], dict[str, Tagging]]:
-    """Segment the photos in every way; predicted and true tags are given to the last segmenter.
+    """Segment the photos in every way; tags are given to `with_tags` only.
 
     Returns
     -------
@@ -309,32 +323,26 @@ def segment(
         How well the tags are told.
     """
     tagging, threshold = plan.tagging()
-    told = tags_of(plan.scores("color", plan.names), threshold)
+    scores = plan.scores("color", plan.names)
+    told = dict(zip(plan.names, tags_of(scores, threshold), strict=True))
     ways: dict[str, dict[str, np.ndarray | None]] = {
         "without": dict.fromkeys(plan.names),
-        PREDICTION: dict(zip(plan.names, told, strict=True)),
+        PREDICTION: told,
         LABELS: {name: plan.folder.tags[name] for name in plan.names},
     }
     out = plan.out / "labels" / plan.split
-    of_cues = read_settings(plan.out / "cues")
-    keep_settings(out / CAM, cues=of_cues, threshold=threshold)
-    write_labels_of_maps(plan, ways[PREDICTION], out / CAM)
+    keep_settings(out / CAM, cues=read_settings(plan.out / "cues"), threshold=threshold)
+    write_labels_of_maps(plan, told, out / CAM)
     columns = {CAM: out / CAM}
     for name, (network, settings) in segmenters.items():
-        last = name == list(segmenters)[-1]
-        keep_settings(out / name, segmenter=settings, threshold=threshold if last else None)
-        write_labels(
-            network,
-            plan.folder,
-            plan.names,
-            out / name,
-            ways if last else {"without": ways["without"]},
-            size=settings["size"],
-            device=device,
-        )
         columns[f"{name} cue"] = out / name / "without"
-        if last:
-            columns |= {way: out / name / way for way in (PREDICTION, LABELS)}
+        for way, tags in ways.items() if name == with_tags else [("without", ways["without"])]:
+            folder = out / name / way
+            given = {"threshold": threshold} if way == PREDICTION else {}
+            keep_settings(folder, segmenter=settings, **given)
+            write_labels(network, plan.folder, tags, folder, size=settings["size"], device=device)
+            if way != "without":
+                columns[way] = folder
     return columns, tagging
 
 
@@ -347,32 +355,51 @@ def evaluate(
 ) -> None:
     """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``.
 
-    Photos without masks are segmented and drawn only.
+    Photos without masks are segmented and drawn, and do not count in tables.
     """
-    labels, tagging = segment(plan, segmenters, device)
+    with_tags = "merged" if "merged" in segmenters else list(segmenters)[-1] if segmenters else ""
+    labels, tagging = segment(plan, segmenters, with_tags, device)
     wait_for_all()
     if rank_and_world()[0] > 0:
         return
-    if any(plan.folder.mask(name).exists() for name in plan.names):
-        write_tables(plan, labels, tagging)
+    if plan.with_masks(plan.names):
+        write_tables(plan, labels, tagging, f"{with_tags} cue")
     if panels:
-        draw_panels(plan, labels, panels)
+        draw_panels(plan, labels, f"{with_tags} cue", panels)
     sys.stdout.write(f"label maps: {plan.out / 'labels' / plan.split}\n")
 
 
-def write_tables(plan: Plan, labels: dict[str, Path], tagging: dict[str, Tagging]) -> None:
-    """Write all tables as Markdown and JSON, and show them."""
+def write_tables(
+    plan: Plan, labels: dict[str, Path], tagging: dict[str, Tagging], with_tags: str
+) -> None:
+    """Write all tables as Markdown and JSON, and show them.
+
+    `with_tags` is the column that the tags were given to.
+    """
     folder, classes = plan.folder, plan.classes
+    masked = plan.with_masks(plan.names)
     counts = {
-        column: unknown_as_background(matrices(folder, plan.names, path))
+        column: unknown_as_background(matrices(folder, masked, path))
         for column, path in labels.items()
     }
-    steps = list(zip(list(counts), list(counts)[1:], strict=False))
-    if LABELS in counts:
-        steps[-1] = (steps[-2][0], LABELS)
+    steps = [
+        (CAM, "raw cue"),
+        ("raw cue", "snapped cue"),
+        ("snapped cue", "merged cue"),
+        ("merged-expansion cue", "merged cue"),
+        ("sec cue", "merged cue"),
+        (with_tags, PREDICTION),
+        (with_tags, LABELS),
+    ]
     cues = {
-        title: {name: matrices(folder, names, plan.out / "cues" / name) for name in SETS}
-        for title, names in (("the training photos", plan.training), (plan.split, plan.names))
+        f"{title} ({len(names)} photos)": {
+            name: matrices(folder, names, plan.out / "cues" / name) for name in SETS
+        }
+        for title, names in (
+            ("the training photos", plan.with_masks(plan.training)),
+            (plan.split, masked),
+        )
+        if names
     }
     tables = [
         result_table(counts, classes),
@@ -404,10 +431,9 @@ def write_tables(plan: Plan, labels: dict[str, Path], tagging: dict[str, Tagging
     sys.stdout.write(text)
 
 
-def draw_panels(plan: Plan, labels: dict[str, Path], number: int) -> None:
+def draw_panels(plan: Plan, labels: dict[str, Path], network: str, number: int) -> None:
     """Draw photos evenly taken from the split, with every stage beside them."""
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
-    segmenters = [path for column, path in labels.items() if column != CAM]
     cues = plan.out / "cues"
     columns = {}
     if all(plan.folder.mask(name).exists() for name in chosen):
@@ -418,8 +444,8 @@ def draw_panels(plan: Plan, labels: dict[str, Path], number: int) -> None:
         "snapped (gray)": cues / "snapped-gray",
         "merged": cues / "merged",
     }
-    if len(segmenters) > 2:
-        columns |= {"network": segmenters[-3], PREDICTION: segmenters[-2]}
+    if network in labels:
+        columns |= {"network": labels[network], PREDICTION: labels[PREDICTION]}
     draw(
         [plan.folder.photo(name) for name in chosen],
         {title: [path / f"{name}.png" for name in chosen] for title, path in columns.items()},

@@ -13,6 +13,7 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,8 @@ def processes(device: str) -> Iterator[torch.device]:
     local = torch.device(device)
     if local.type == "cuda" and world > 1:
         local = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
     joins = world > 1 and not distributed.is_initialized()
     if joins:
         distributed.init_process_group("nccl" if local.type == "cuda" else "gloo")
@@ -94,8 +97,18 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it can run."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run its stage first")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from error
     return content
+
+
+def threads() -> int:
+    """Return how many threads this process may take for itself."""
+    return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
 def fit(
@@ -130,7 +143,10 @@ def fit(
     Raises
     ------
     ValueError
-        If the checkpoint in the folder was made with other settings.
+        If the checkpoint in the folder was made with other settings or of other photos, or the
+        batch cannot be divided among the processes.
+    RuntimeError
+        If the gradient is not finite.
     InterruptedTrainingError
         If SIGINT or SIGTERM came; the checkpoint is written then.
     """
@@ -146,6 +162,7 @@ def fit(
     optimizer = torch.optim.AdamW(
         [{"params": rest, "factor": 1.0}, {"params": head, "factor": 10.0}], lr=rate
     )
+    settings = {**settings, "photos": len(photos)}
     first = 0
     if path.exists():
         checkpoint = load(path)
@@ -159,7 +176,8 @@ def fit(
     def write() -> None:
         if rank == 0:
             states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {"settings": settings, "iteration": iteration + 1, **states})
+            steps = {"iteration": iteration + 1, "finished": iteration + 1 == iterations}
+            save(path, {"settings": settings, **steps, **states})
 
     parallel = DistributedDataParallel(network) if world > 1 else network
     draws = Draws(len(photos), schedule.batch, first, iterations, seed=seed, rank=rank, world=world)
@@ -177,7 +195,9 @@ def fit(
     with Signals() as signals:
         for iteration, items in enumerate(bar, first):
             # Dropout's numbers, too, depend on the iteration and not on where a run began.
-            torch.manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0]))
+            torch.manual_seed(
+                int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"] * (1 - iteration / iterations) ** 0.9
             on_device = {name: value.to(device) for name, value in items.items()}
@@ -185,18 +205,20 @@ def fit(
             total = torch.stack([term.float() for term in terms.values()]).sum()
             optimizer.zero_grad()
             total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
+            norm = torch.nn.utils.clip_grad_norm_(
+                network.parameters(), schedule.clip, error_if_nonfinite=True
+            )
             optimizer.step()
             if log is not None:
                 row = {name: term.item() for name, term in terms.items()}
                 log.add(iteration, {**row, "total": total.item(), "gradient_norm": norm.item()})
                 bar.set_postfix(loss=f"{total.item():.3f}")
             stop = signals.came(device)
-            done = iteration + 1 == iterations
-            if stop or done or (world == 1 and time.monotonic() - saved > SAVE_SECONDS):
+            due = time.monotonic() - saved > SAVE_SECONDS
+            if stop or due or iteration + 1 == iterations:
                 write()
                 saved = time.monotonic()
-            if stop and not done:
+            if stop:
                 raise InterruptedTrainingError(
                     f"interrupted after {iteration + 1} of {iterations} iterations; "
                     "the same command goes on from here"
@@ -215,7 +237,10 @@ def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
         changes = ", ".join(f"{k} {before.get(k)!r} → {now.get(k)!r}" for k in differing)
-        raise ValueError(f"{path} was made with other settings ({changes}): choose another --out")
+        raise ValueError(
+            f"{path} was made with other settings ({changes}): choose another --out, or delete "
+            f"{path.parent}"
+        )
 
 
 def keep_settings(folder: Path, **settings: Any) -> None:
@@ -235,8 +260,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "settings.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run its stage first")
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return settings
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object from a JSON file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(content).__name__}")  # noqa: TRY004
+    return content
 
 
 class Log:

@@ -440,14 +440,14 @@ class SmallNet(Network):
 
     def __init__(self, classes: int, stride: int = 8) -> None:
         super().__init__()
+        if stride != 8:
+            raise ValueError(f"the small network has a stride of 8, got {stride}")
         self.stride = stride
-        strides = Strides(stride, reached=1)
         layers, channels = [], 3
-        for out, wanted in self.layers:
-            step, dilation, _ = strides.take(wanted)
+        for out, step in self.layers:
             layers.append(
                 nn.Sequential(
-                    SameConv2d(channels, out, 3, stride=step, dilation=dilation, bias=False),
+                    SameConv2d(channels, out, 3, stride=step, bias=False),
                     nn.BatchNorm2d(out),
                     nn.ReLU(),
                 )

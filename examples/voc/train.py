@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,10 @@ from loop import (
     keep_settings,
     load,
     processes,
+    read_json,
     read_settings,
+    refuse_other_settings,
+    threads,
     wait_for_all,
 )
 from models import NETWORKS, Network, build
@@ -94,6 +96,23 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class WithNetwork(Stage):
+    """Options of stages that begin with a network."""
+
+    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
+    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
+
+
+@dataclass(frozen=True)
+class WithTables(Stage):
+    """Options of stages that end in tables."""
+
+    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
+    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
+    panels: int = option(0, "number of photos to draw")
+
+
+@dataclass(frozen=True)
 class Training(Stage):
     """Options of both trainings."""
 
@@ -111,15 +130,13 @@ class Training(Stage):
 
 
 @dataclass(frozen=True)
-class Classifier(Training):
+class Classifier(Training, WithNetwork):
     """Train a network that tells tags, from colour or from gray photos."""
 
     color: bool = option(False, "train on photos as they are")
     gray: bool = option(False, "train on their luminance")
-    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
-    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
     size: int = option(352, "side of the square that photos are resized to")
-    stride: int = option(32, "pixels per cell in training", choices=(4, 8, 16, 32))
+    stride: int = option(32, "pixels per cell in training", choices=(8, 16, 32))
 
     def run(self) -> None:
         """Train it on the mean of its maps."""
@@ -149,14 +166,30 @@ def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, 
     return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
 
 
-def trained(path: Path, classes: int, stride: int | None = None) -> tuple[Network, dict[str, Any]]:
-    """Load a network, and the settings it was trained with; its stride may be another one now."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run its stage first")
+def trained(
+    folder: VocFolder, path: Path, train: Sequence[str], stride: int | None = None
+) -> tuple[Network, dict[str, Any]]:
+    """Load a network, and the settings it was trained with; its stride may be another one now.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or it is not finished, or it was trained for other classes, or on other
+        splits than `train`: what they hold out would not be the same.
+    """
     checkpoint = load(path)
     settings = checkpoint["settings"]
-    network = build(settings["network"], classes, stride or settings["stride"])
-    network.load_published(checkpoint["network"])
+    if not checkpoint["finished"]:
+        raise ValueError(f"{path} is of an interrupted training: run its stage again")
+    refuse_other_settings(
+        path,
+        {key: settings[key] for key in ("classes", "train")},
+        {"classes": list(folder.names), "train": list(train)},
+    )
+    # A segmentation network has the background, too.
+    outputs = len(checkpoint["network"][f"{NETWORKS[settings['network']].head_name}.weight"])
+    network = build(settings["network"], outputs, stride or settings["stride"])
+    network.load_state_dict(checkpoint["network"])
     return network, settings
 
 
@@ -166,7 +199,7 @@ class Cues(Stage):
 
     test: tuple[str, ...] = option(("val",), "splits that are not trained on")
     longer_side: int = option(416, "of the photos that maps are taken of")
-    stride: int = option(16, "pixels per cell of the maps", choices=(4, 8, 16, 32))
+    stride: int = option(16, "pixels per cell of the maps", choices=(8, 16, 32))
     foreground_threshold: float = option(0.3, "of a class's largest value")
     background_threshold: float = option(0.2, "of the background map")
     snap_threshold: float = option(0.5, "of a class's largest mean of a superpixel")
@@ -174,15 +207,21 @@ class Cues(Stage):
     scale: float = option(200.0, "of the superpixels")
     min_size: int = option(60, "of the superpixels")
 
+    def settings(self) -> dict[str, Any]:
+        """Return what a photo's maps and cues depend on: not on which other photos there are."""
+        return {k: v for k, v in super().settings().items() if k not in ("train", "test", "seed")}
+
     def run(self) -> None:
         """Compute what is missing."""
         folder = VocFolder.open(self.root)
+        if both := set(folder.ids(*self.train)) & set(folder.ids(*self.test)):
+            raise ValueError(f"--test has {len(both)} photos of --train, one is {min(both)}")
         names = folder.ids(*self.train, *self.test)
         trainings = {}
         with processes(self.device) as device:
             for kind in KINDS:
                 checkpoint = self.out / f"classifier-{kind}" / "checkpoint.pt"
-                network, trainings[kind] = trained(checkpoint, len(folder.names), self.stride)
+                network, trainings[kind] = trained(folder, checkpoint, self.train, self.stride)
                 keep_settings(
                     self.out / "maps" / kind,
                     longer_side=self.longer_side,
@@ -229,7 +268,13 @@ class Segmenter(Training):
     )
     expansion: bool = option(False, "add SEC's expansion loss, the paper's ablation")
     size: int = option(264, "side of the square that photos are resized to")
-    stride: int = option(8, "pixels per cell", choices=(4, 8, 16, 32))
+    stride: int = option(8, "pixels per cell", choices=(8, 16, 32))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the result depends on: in SEC's recipe, not on the cues' name."""
+        own = super().settings()
+        unused = ("cues", "expansion") if self.recipe == "sec" else ()
+        return {k: v for k, v in own.items() if k not in unused}
 
     @property
     def name(self) -> str:
@@ -242,13 +287,16 @@ class Segmenter(Training):
         """Train it."""
         folder = VocFolder.open(self.root)
         names, _ = folder.training_ids(self.train)
-        cues = "sec" if self.recipe == "sec" else CUES[self.cues]
-        classes = len(folder.names) + 1
-        checkpoint = self.out / "classifier-color" / "checkpoint.pt"
-        network, of_classifier = trained(checkpoint, classes, self.stride)
-        start_head(network, load(checkpoint)["network"])
+        cues = self.out / "cues" / ("sec" if self.recipe == "sec" else CUES[self.cues])
+        if lacking := [name for name in names if not (cues / f"{name}.png").exists()]:
+            raise FileNotFoundError(
+                f"{len(lacking)} photos have no cues in {cues}: run the stage cues first"
+            )
+        path = self.out / "classifier-color" / "checkpoint.pt"
+        classifier, of_classifier = trained(folder, path, self.train, self.stride)
+        network = build(of_classifier["network"], len(folder.names) + 1, self.stride)
+        start_from(network, classifier)
         network.freeze_batch_norm()
-        of_cues = read_settings(self.out / "cues")
         grid = self.size // self.stride
         # The widths are those of SEC's photos, brought to this grid.
         params = PRESETS["sec"].scaled(grid / SEC_PIXELS)
@@ -261,7 +309,7 @@ class Segmenter(Training):
                 "seed": losses.seed_loss(probabilities, batch["cues"]),
                 # The CRF runs on the CPU.
                 "constrain": losses.constrain_to_boundary_loss(
-                    probabilities.cpu(), batch["photos"].cpu(), params, threads=None
+                    probabilities.cpu(), batch["photos"].cpu(), params, threads=threads()
                 ).to(maps.device),
             }
             if self.expansion or self.recipe == "sec":
@@ -271,39 +319,38 @@ class Segmenter(Training):
         with processes(self.device) as device:
             fit(
                 network,
-                Photos(folder, names, self.size, cues=self.out / "cues" / cues, grid=grid),
+                Photos(folder, names, self.size, cues=cues, grid=grid),
                 segmentation_losses,
                 self.out / self.name,
                 settings={
                     **self.settings(),
                     "network": of_classifier["network"],
-                    "cue_settings": of_cues,
+                    "classes": of_classifier["classes"],
+                    "cue_settings": read_settings(self.out / "cues"),
                 },
                 schedule=self.schedule(len(names)),
                 device=device,
             )
 
 
-def start_head(network: Network, classifier: dict[str, torch.Tensor]) -> None:
-    """Give a segmentation network the classifier's head; the background starts at 0."""
-    with torch.no_grad():
-        for name, parameter in network.head.named_parameters():
-            parameter.zero_()
-            parameter[1:] = classifier[f"{network.head_name}.{name}"]
+def start_from(network: Network, classifier: Network) -> None:
+    """Start a segmentation network from a classifier; what its background's map is made of is 0."""
+    state = classifier.state_dict()
+    for name, own in network.head.named_parameters():
+        key = f"{network.head_name}.{name}"
+        state[key] = torch.cat([torch.zeros_like(own[:1]), state[key]])
+    network.load_state_dict(state)
 
 
 @dataclass(frozen=True)
-class Evaluate(Stage):
+class Evaluate(WithTables):
     """Segment the photos of a split, write the tables, and draw some photos."""
 
-    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
-    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
     recall: float = option(0.9, "share of the held-out photos' tags that predicted tags must find")
     segmenters: tuple[str, ...] = option(
         ("raw", "snapped", "merged"),
-        "what to segment with; predicted and true tags are given to the last",
+        "what to segment with; tags are given to merged, or else to the last",
     )
-    panels: int = option(0, "number of photos to draw")
 
     def run(self) -> None:
         """Compute what is missing, and all tables anew."""
@@ -311,18 +358,19 @@ class Evaluate(Stage):
         if unknown := set(self.classes) - set(folder.names):
             raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
         training, held_out = folder.training_ids(self.train)
+        names = held_out if self.split == HELD_OUT else folder.ids(self.split)
         plan = Plan(
             folder,
             self.out,
             self.split,
-            held_out if self.split == HELD_OUT else folder.ids(self.split),
+            names,
             held_out,
             training,
             [0, *(folder.names.index(c) + 1 for c in self.classes or folder.names)],
             self.recall,
         )
         segmenters = {
-            name: trained(self.out / f"segmenter-{name}" / "checkpoint.pt", len(folder.names) + 1)
+            name: trained(folder, self.out / f"segmenter-{name}" / "checkpoint.pt", self.train)
             for name in self.segmenters
         }
         with processes(self.device) as device:
@@ -330,47 +378,55 @@ class Evaluate(Stage):
 
 
 @dataclass(frozen=True)
-class All(Stage):
+class All(WithTables, WithNetwork):
     """Run every stage that has not been run, with its own defaults, and write the tables."""
 
-    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
-    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
     segmenters: tuple[str, ...] = option(
         ("raw", "snapped", "merged"),
-        f"of {', '.join(SEGMENTERS)}; predicted and true tags are given to the last. None: tables "
-        "of cues only",
+        f"of {', '.join(SEGMENTERS)}. None: tables of cues only",
     )
     settings_file: Path | None = option(
-        None, "JSON, by stage what differs from its defaults: see shapes.json", type=Path
+        None, "JSON, by stage what differs from the options here and its defaults", type=Path
     )
-    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
-    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
-    panels: int = option(0, "number of photos to draw")
 
     def run(self) -> None:
         """Run them."""
+        stages = self.stages()  # all of them first: what is wrong is told before hours of training
+        with processes(self.device):
+            for stage in stages:
+                stage.run()
+
+    def stages(self) -> list[Stage]:
+        """Return what there is to do."""
         if unknown := set(self.segmenters) - set(SEGMENTERS):
             raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
-        with processes(self.device):
-            self._as(Classifier, color=True).run()
-            self._as(Classifier, gray=True).run()
-            self._as(Cues).run()
-            for name in self.segmenters:
-                self._as(Segmenter, **SEGMENTERS[name]).run()
-            self._as(Evaluate).run()
+        changes = {} if self.settings_file is None else read_json(self.settings_file)
+        known = ("classifier", "cues", "segmenter", "evaluate")
+        if unknown := set(changes) - set(known):
+            raise ValueError(f"{self.settings_file}: stages are {known}, got {min(unknown)!r}")
+        test = () if self.split == HELD_OUT else (self.split,)
+        return [
+            self._as(Classifier, changes, color=True),
+            self._as(Classifier, changes, gray=True),
+            self._as(Cues, changes, test=test),
+            *(self._as(Segmenter, changes, **SEGMENTERS[name]) for name in self.segmenters),
+            self._as(Evaluate, changes),
+        ]
 
-    def _as(self, stage: type[Stage], **own: Any) -> Stage:
-        """Return a stage with the options that it shares with this one, and those of the file."""
-        names = {entry.name for entry in dataclasses.fields(stage)}
-        options = {k: v for k, v in vars(self).items() if k in names} | own
-        if self.settings_file is not None:
-            stages = json.loads(self.settings_file.read_text(encoding="utf-8"))
-            options |= stages.get(stage.__name__.lower(), {})
-        if unknown := set(options) - names:
-            raise ValueError(
-                f"{self.settings_file}: {stage.__name__.lower()} has no option {min(unknown)!r}"
-            )
-        return stage(**options)
+    def _as(self, stage: type[Stage], changes: dict[str, Any], **own: Any) -> Stage:
+        """Return a stage with the options that it shares with this one, and the file's changes."""
+        entries = {entry.name: entry for entry in dataclasses.fields(stage)}
+        name = stage.__name__.lower()
+        for key, value in changes.get(name, {}).items():
+            if key not in entries:
+                raise ValueError(f"{self.settings_file}: {name} has no option {key!r}")
+            choices = entries[key].metadata.get("choices", (value,))
+            if value not in choices:
+                raise ValueError(
+                    f"{self.settings_file}: {key} of {name} must be of {choices}, got {value!r}"
+                )
+        shared = {k: v for k, v in vars(self).items() if k in entries}
+        return stage(**(shared | own | changes.get(name, {})))
 
 
 STAGES: dict[str, type[Stage]] = {
@@ -400,7 +456,8 @@ def parse(arguments: Sequence[str] | None = None) -> Stage:
         for entry in dataclasses.fields(stage):
             _add_option(each, entry)
     options = vars(parser.parse_args(arguments))
-    return STAGES[options.pop("stage")](**options)
+    stage = STAGES[options.pop("stage")]
+    return stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def _add_option(parser: argparse.ArgumentParser, entry: dataclasses.Field[Any]) -> None:
@@ -421,7 +478,7 @@ def main() -> None:
     """Run a stage."""
     try:
         parse().run()
-    except (FileNotFoundError, ValueError, InterruptedTrainingError) as error:
+    except (OSError, ValueError, InterruptedTrainingError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 

@@ -234,6 +234,7 @@ def leave_signals_alone(_: int) -> None:
 
 def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a file was made with other settings than these."""
+    before, now = flat(before), flat(now)
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
         changes = ", ".join(f"{k} {before.get(k)!r} → {now.get(k)!r}" for k in differing)
@@ -241,6 +242,16 @@ def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any
             f"{path} was made with other settings ({changes}): choose another --out, or delete "
             f"{path.parent}"
         )
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn settings within settings into names with dots."""
+    result = {}
+    for key, value in settings.items():
+        result |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return result
 
 
 def keep_settings(folder: Path, **settings: Any) -> None:

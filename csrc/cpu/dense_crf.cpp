@@ -138,7 +138,7 @@ struct Pass {
 
 // Up to this one, powers of 2 stay finite in a sum over labels, and the softmax can do without
 // subtracting the largest. Nor does the sum vanish: the largest of a pixel's unaries is 0, and
-// what filters add is positive. It is seldom more than the sum of their weights.
+// what filters add is positive but for rounding, and seldom more than the sum of their weights.
 constexpr float largest_power = 64.0f;
 constexpr std::int64_t together = 32;  // pixels; twice or half as many are no faster
 

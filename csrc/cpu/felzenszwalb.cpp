@@ -520,7 +520,8 @@ class Segmenter {
       }
       if (count == 0) continue;
       // Step 3 leaves the edges that it rejected last, by cost.
-      std::sort(candidates_.begin(), candidates_.begin() + count);
+      const auto end = candidates_.begin() + count;
+      if (!std::is_sorted(candidates_.begin(), end)) std::sort(candidates_.begin(), end);
       sort_candidates(bucket, count);
       for (std::int64_t i = 0; i < count; ++i) {
         const Edge edge = ordered_[to_size(i)];

@@ -131,10 +131,13 @@ bool tile_mean(const T* values, mean_type<T>* out, std::int64_t channels,
                                                      block.data(), sums.data());
   bool finite = true;
   std::vector<mean_type<T>> means(sums.size());
-  for (std::size_t i = 0; i < sums.size(); ++i) {
-    finite = finite && std::isfinite(sums[i]);
+  for (std::int64_t s = 0; s < superpixels.count; ++s) {
     // Labels that no pixel has are never painted.
-    means[i] = store<mean_type<T>>(sums[i] / std::max(superpixels.sizes[i / lanes], 1.0));
+    const double size = std::max(superpixels.sizes[to_size(s)], 1.0);
+    for (std::int64_t i = s * lanes; i < s * lanes + channels; ++i) {
+      finite = finite && std::isfinite(sums[to_size(i)]);
+      means[to_size(i)] = store<mean_type<T>>(sums[to_size(i)] / size);
+    }
   }
   dispatch<PaintTile>(means.data(), begin, end, pixels, channels, out);
   return finite;

@@ -1,4 +1,4 @@
-// What superpixel_mean and snap share: superpixels as runs, and channels side by side.
+// What superpixel_mean and snap work on: superpixels as runs, and channels side by side.
 //
 // Superpixels are compact, so a row of a photo is a few dozen runs of one label. The labels are
 // read once, checked, and turned into runs; from then on no kernel looks at them again, so no label

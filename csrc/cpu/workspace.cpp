@@ -1,5 +1,6 @@
 #include "workspace.h"
 
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <new>
@@ -14,26 +15,47 @@
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::size_t line = 64, huge_page = std::size_t{1} << 21;
+constexpr std::align_val_t line{64};
 constexpr std::size_t smallest_kept = std::size_t{1}
                                       << 16;  // smaller blocks come from pages in use anyway
 
-std::align_val_t alignment(std::size_t size) {
-  return std::align_val_t{size < huge_page ? line : huge_page};
-}
+// Large blocks come from the system itself on Linux, and go back to it: aligned to huge pages
+// within the heap they would leave holes. ASan watches over the heap only.
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 
+constexpr std::size_t huge_page = std::size_t{1} << 21;
+
+// `size` is rounded, so that it is a multiple of any page's size.
 void* allocate(std::size_t size) {
-  void* const memory = ::operator new(size, alignment(size));
-#if defined(__linux__)
+  if (size < huge_page) return ::operator new(size, line);
+  const std::size_t all = size + huge_page;
+  void* const mapped =
+      mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  char* const begin = static_cast<char*>(mapped);
+  const std::size_t before =
+      (huge_page - reinterpret_cast<std::uintptr_t>(begin) % huge_page) % huge_page;
+  char* const memory = begin + before;
+  if (before > 0) munmap(begin, before);
+  if (before < huge_page) munmap(memory + size, huge_page - before);
   // Advice only: where there are no huge pages, the memory is as good as any.
-  if (size >= huge_page) (void)madvise(memory, size / huge_page * huge_page, MADV_HUGEPAGE);
-#endif
+  (void)madvise(memory, size, MADV_HUGEPAGE);
   return memory;
 }
 
 void release(void* memory, std::size_t size) noexcept {
-  ::operator delete(memory, alignment(size));
+  if (size < huge_page)
+    ::operator delete(memory, line);
+  else if (memory != nullptr)
+    munmap(memory, size);
 }
+
+#else
+
+void* allocate(std::size_t size) { return ::operator new(size, line); }
+void release(void* memory, std::size_t) noexcept { ::operator delete(memory, line); }
+
+#endif
 
 struct Block {
   void* memory;

@@ -18,7 +18,6 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <type_traits>
 #include <vector>
@@ -27,6 +26,7 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
+#include "workspace.h"
 
 namespace cuekit::cpu {
 namespace {
@@ -221,7 +221,7 @@ class Segmenter {
         pixels_(p.height * p.width),
         buckets_(directions * pixels_),
         begin_(to_size(buckets_.count() + 1)),
-        memory_(new std::byte[to_size(bytes_per_pixel * pixels_)]),
+        memory_(bytes_per_pixel * pixels_),
         costs_(reinterpret_cast<double*>(memory_.get())),
         regions_(reinterpret_cast<Region*>(costs_ + directions * pixels_)),
         edges_(reinterpret_cast<Edge*>(regions_ + pixels_)),
@@ -550,12 +550,12 @@ class Segmenter {
   const std::int64_t offsets_[directions] = {1, p_.width, p_.width + 1, 1 - p_.width};
   const Buckets buckets_;
   std::vector<std::uint32_t> begin_;  // where in edges_ a bucket begins
-  // One block, not cleared: everything is written before it is read. Of several, C libraries give
-  // some back to the system after every photo, and fetching pages anew takes as long as merging.
+  // One block, not cleared: everything is written before it is read. It is kept for the next photo,
+  // and lies on huge pages, for regions are visited in order of cost, which is no order in space.
   static constexpr std::int64_t bytes_per_pixel =
       sizeof(Region) + sizeof(std::int32_t) +
       directions * (sizeof(double) + sizeof(Edge) + sizeof(Bucket));
-  const std::unique_ptr<std::byte[]> memory_;
+  const Workspace<std::byte> memory_;
   double* const costs_;  // (directions, H, W)
   Region* const regions_;
   Edge* const edges_;  // by bucket

@@ -163,7 +163,8 @@ def felzenszwalb(
 
     The defaults are not scikit-image's, which give near-pixel segments, but suit cue work; the
     paper gives none. Workspace is some 70 bytes per pixel and thread, 100 for photos of flat
-    colour. Time grows with `sigma`.
+    colour; up to 128 MB, those of `dense_crf` included, are kept for the next call. Time grows
+    with `sigma`.
 
     References
     ----------

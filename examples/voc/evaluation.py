@@ -112,7 +112,8 @@ def write_labels(
 ) -> None:
     """Segment photos that have no label map yet, given their tags (C,), or None of which is known.
 
-    The network runs once for every way to know the tags: it takes less than the CRF.
+    Every way to know the tags has a folder of its own, for which the network runs anew, so that
+    each can be added, or done again, without the others.
     """
     network.to(device, memory_format=torch.channels_last).eval()
     out.mkdir(parents=True, exist_ok=True)
@@ -422,6 +423,7 @@ def write_tables(
     tables.append(tag_table(tagging))
     minutes = [[name, f"{value:.1f}"] for name, value in training_minutes(plan.out).items()]
     tables.append(Table("Trainings", ["network", "minutes"], minutes))
+    tables = [table for table in tables if table.rows]
     text = "\n\n".join(table.markdown() for table in tables) + "\n"
     (plan.out / f"tables-{plan.split}.md").write_text(text, encoding="utf-8")
     (plan.out / f"tables-{plan.split}.json").write_text(

@@ -7,22 +7,6 @@
 namespace cuekit::cpu {
 namespace {
 
-// The source pixels under one cell of the target: [begin, end), and how much of pixel i, of length
-// `out`, lies in the cell, of length `in`.
-struct Cell {
-  std::int64_t begin, end, low, high, out;
-
-  std::int64_t length_of(std::int64_t i) const {
-    return std::min(high, (i + 1) * out) - std::max(low, i * out);
-  }
-};
-
-Cell cell_of(std::int64_t i, std::int64_t in, std::int64_t out) {
-  const std::int64_t low = i * in;
-  const std::int64_t high = low + in;
-  return {low / out, (high + out - 1) / out, low, high, out};
-}
-
 void resize_nearest(const std::uint8_t* map, bool* out, const ResizeParams& p) {
   for (std::int64_t y = 0; y < p.out_height; ++y) {
     const std::uint8_t* row = map + nearest_source(y, p.in_height, p.out_height) * p.in_width;

@@ -7,6 +7,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuekit/host_device.h"
+
+#ifdef __CUDA_ARCH__
+#include <cuda_fp16.h>
+#endif
+
 namespace cuekit {
 
 struct half {
@@ -14,14 +20,17 @@ struct half {
 };
 
 template <class To, class From>
-inline To bit_cast(From from) {
+CUEKIT_HD inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
   To to;
   std::memcpy(&to, &from, sizeof to);
   return to;
 }
 
-inline float to_float(half h) {
+CUEKIT_HD inline float to_float(half h) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(h.bits));
+#else
   const std::uint32_t sign = (h.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = h.bits & 0x7fffu;
   if (magnitude < 0x0400u) {  // zero and subnormals: a multiple of 2^-24, exact in float32
@@ -31,10 +40,14 @@ inline float to_float(half h) {
   const std::uint32_t exponent_shift =
       magnitude >= 0x7c00u ? (255u - 31u) << 23 : (127u - 15u) << 23;
   return bit_cast<float>(sign | ((magnitude << 13) + exponent_shift));
+#endif
 }
 
 // Round to nearest, ties to even, straight from float64: going through float32 would round twice.
-inline half to_half(double value) {
+CUEKIT_HD inline half to_half(double value) {
+#ifdef __CUDA_ARCH__
+  return {__half_as_ushort(__double2half(value))};
+#else
   const std::uint64_t bits = bit_cast<std::uint64_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 48) & 0x8000u);
   const std::uint64_t magnitude = bits & 0x7fffffffffffffffu;
@@ -48,24 +61,25 @@ inline half to_half(double value) {
   const std::uint64_t even = (magnitude >> 42) & 1u;
   const std::uint64_t rounded = (magnitude + 0x1ffffffffffu + even) >> 42;
   return {static_cast<std::uint16_t>(sign | (rounded - ((1023u - 15u) << 10)))};
+#endif
 }
 
 // Every stored type reads as float64; float64 is rounded once when it is stored.
 template <class T>
-inline double load(T value) {
+CUEKIT_HD inline double load(T value) {
   return static_cast<double>(value);
 }
 template <>
-inline double load(half value) {
+CUEKIT_HD inline double load(half value) {
   return static_cast<double>(to_float(value));
 }
 
 template <class T>
-inline T store(double value) {
+CUEKIT_HD inline T store(double value) {
   return static_cast<T>(value);
 }
 template <>
-inline half store(double value) {
+CUEKIT_HD inline half store(double value) {
   return to_half(value);
 }
 
@@ -74,7 +88,7 @@ struct flag {
   std::uint8_t byte;
 };
 template <>
-inline double load(flag value) {
+CUEKIT_HD inline double load(flag value) {
   return value.byte != 0 ? 1.0 : 0.0;
 }
 

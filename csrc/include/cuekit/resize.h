@@ -12,8 +12,9 @@
 //   half:     2 * (area that is on) >= area of the cell
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+
+#include "cuekit/host_device.h"
 
 namespace cuekit {
 
@@ -26,8 +27,25 @@ struct ResizeParams {
   ResizeRule rule;
 };
 
-inline std::int64_t nearest_source(std::int64_t i, std::int64_t in, std::int64_t out) {
+CUEKIT_HD inline std::int64_t nearest_source(std::int64_t i, std::int64_t in, std::int64_t out) {
   return (2 * i + 1) * in / (2 * out);
+}
+
+// The source pixels under one cell of the target, [begin, end), in units of 1/out source pixels.
+struct Cell {
+  std::int64_t begin, end, low, high, out;
+
+  // How much of source pixel i lies in the cell.
+  CUEKIT_HD std::int64_t length_of(std::int64_t i) const {
+    const std::int64_t left = i * out, right = left + out;
+    return (right < high ? right : high) - (left > low ? left : low);
+  }
+};
+
+CUEKIT_HD inline Cell cell_of(std::int64_t i, std::int64_t in, std::int64_t out) {
+  const std::int64_t low = i * in;
+  const std::int64_t high = low + in;
+  return {low / out, (high + out - 1) / out, low, high, out};
 }
 
 struct BilinearTap {
@@ -35,16 +53,17 @@ struct BilinearTap {
   double weight;  // of `high`
 };
 
-inline BilinearTap bilinear_tap(std::int64_t i, std::int64_t in, std::int64_t out) {
+CUEKIT_HD inline BilinearTap bilinear_tap(std::int64_t i, std::int64_t in, std::int64_t out) {
   const double position =
       (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
   if (!(position > 0.0)) return {0, 0, 0.0};
-  const std::int64_t low = std::min(static_cast<std::int64_t>(position), in - 1);
-  return {low, std::min(low + 1, in - 1), position - static_cast<double>(low)};
+  const std::int64_t floor = static_cast<std::int64_t>(position);
+  const std::int64_t low = floor < in - 1 ? floor : in - 1;
+  return {low, low < in - 1 ? low + 1 : low, position - static_cast<double>(low)};
 }
 
 // Not a * (1 - weight) + b * weight: this form leaves equal values as they are.
-inline double interpolate(double a, double b, double weight) {
+CUEKIT_HD inline double interpolate(double a, double b, double weight) {
   // Where b does not count it may be too far away for a difference.
   return weight == 0.0 ? a : a + weight * (b - a);
 }

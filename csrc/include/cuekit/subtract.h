@@ -16,6 +16,8 @@
 
 #include <cstdint>
 
+#include "cuekit/host_device.h"
+
 namespace cuekit {
 
 enum class SubtractMode : int { pairwise, strongest, dcsm };
@@ -31,7 +33,7 @@ struct SubtractParams {
 // thirteen terms and written as one quotient. All coefficients are positive, so nothing cancels:
 // the relative error is below 1e-15 (1.3e-16 of it from the cut). Plain arithmetic, so a loop over
 // it vectorises.
-inline double tanh_to_three(double x) {
+CUEKIT_HD inline double tanh_to_three(double x) {
   const double s = x * x;
   const double p = (((((s + 4095.0) * s + 2552550.0) * s + 523783260.0) * s + 41247931725.0) * s +
                     1159525191825.0) *

@@ -24,7 +24,7 @@ struct SuppressParams {
 
 // The next representable value towards -infinity, for finite values.
 template <class T>
-inline T next_below(T value) {
+CUEKIT_HD inline T next_below(T value) {
   using Bits = typename float_bits<T>::type;
   constexpr Bits sign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
   const Bits bits = bit_cast<Bits>(value);
@@ -34,25 +34,25 @@ inline T next_below(T value) {
 }
 
 template <class T>
-inline T minus_margin(T value, T margin) {
+CUEKIT_HD inline T minus_margin(T value, T margin) {
   return value - margin;
 }
 template <>
-inline half minus_margin(half value, half margin) {
+CUEKIT_HD inline half minus_margin(half value, half margin) {
   return to_half(static_cast<double>(to_float(value) - to_float(margin)));
 }
 
 template <class T>
-inline bool less(T a, T b) {
+CUEKIT_HD inline bool less(T a, T b) {
   return a < b;
 }
 template <>
-inline bool less(half a, half b) {
+CUEKIT_HD inline bool less(half a, half b) {
   return to_float(a) < to_float(b);
 }
 
 template <class T>
-inline T ceiling_below(T ceiling, T margin) {
+CUEKIT_HD inline T ceiling_below(T ceiling, T margin) {
   const T lowered = minus_margin(ceiling, margin);
   const T below = next_below(ceiling);
   return less(below, lowered) ? below : lowered;

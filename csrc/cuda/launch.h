@@ -1,0 +1,96 @@
+// Launching kernels: on the caller's stream, without waiting, and with CUDA's own words where it
+// refuses. Which pixels a thread works on, and how many of them with one load.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "cuekit/host_device.h"
+
+namespace cuekit::cuda {
+
+constexpr int block_size = 256;
+
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
+// `blocks` blocks of `threads` threads; nothing where there are none.
+template <class... Expected, class... Actual>
+void launch(void (*kernel)(Expected...), std::int64_t blocks, int threads, cudaStream_t stream,
+            Actual&&... arguments) {
+  if (blocks == 0) return;
+  if (blocks > std::numeric_limits<std::int32_t>::max())
+    throw std::invalid_argument("CUDA: too large for one launch: split the batch");
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...));
+}
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Blocks that cover one image when every thread has `width` pixels.
+constexpr std::int64_t blocks_per_image(std::int64_t pixels, int width) {
+  return ceil_div(pixels, std::int64_t{block_size} * width);
+}
+
+struct Position {
+  std::int64_t image, pixel;
+};
+
+// Of this thread, in a grid of blocks_per_image blocks for each image; pixels may end before it.
+__device__ inline Position position(std::int64_t pixels, int width) {
+  const auto blocks = static_cast<unsigned>((pixels + std::int64_t{block_size} * width - 1) /
+                                            (std::int64_t{block_size} * width));
+  const unsigned image = blockIdx.x / blocks;
+  const unsigned block = blockIdx.x - image * blocks;
+  return {image, (std::int64_t{block} * block_size + threadIdx.x) * width};
+}
+
+// Neighbours that are read and written with one instruction.
+template <class T, int width>
+struct alignas(sizeof(T) * width) Pack {
+  T values[width];
+};
+
+template <int width, class T>
+__device__ Pack<T, width> load_pack(const T* source) {
+  return *reinterpret_cast<const Pack<T, width>*>(source);
+}
+
+template <int width, class T>
+__device__ void store_pack(const Pack<T, width>& pack, T* target) {
+  *reinterpret_cast<Pack<T, width>*>(target) = pack;
+}
+
+// Calls body(integral_constant<width>): four pixels a thread (two of eight bytes) where rows of
+// `pixels` and every pointer allow it, else one.
+template <class Body>
+void with_width(std::int64_t pixels, std::size_t itemsize,
+                std::initializer_list<const void*> pointers, Body body) {
+  const auto fits = [&](int width) {
+    bool all = pixels % width == 0;
+    for (const void* pointer : pointers)
+      all = all && reinterpret_cast<std::uintptr_t>(pointer) % (itemsize * width) == 0;
+    return all;
+  };
+  if (itemsize <= 4 && fits(4)) {
+    body(std::integral_constant<int, 4>{});
+  } else if (itemsize == 8 && fits(2)) {
+    body(std::integral_constant<int, 2>{});
+  } else {
+    body(std::integral_constant<int, 1>{});
+  }
+}
+
+}  // namespace cuekit::cuda

@@ -1,0 +1,217 @@
+// Pixels are grouped by superpixel once (superpixels.h). 32 channels at a time: the means of all
+// superpixels go into a table, one block per image finds each channel's largest and leaves one bit
+// per channel and superpixel, and every pixel takes its superpixel's bits.
+//
+// Bool cues are counted, exactly in any order. Maps are summed by one thread per superpixel and
+// channel, in raster order: so the masks are the CPU's, bit by bit.
+#include <algorithm>
+
+#include "kernels.h"
+#include "superpixels.h"
+
+namespace cuekit::cuda {
+namespace {
+
+// Where rows and columns of the superpixels lie in the cues, once for all images.
+__global__ void nearest_sources(std::int32_t* sources, SnapParams p) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
+  if (i < p.height) {
+    sources[i] = static_cast<std::int32_t>(nearest_source(i, p.in_height, p.height));
+  } else if (i < p.height + p.width) {
+    sources[i] = static_cast<std::int32_t>(nearest_source(i - p.height, p.in_width, p.width));
+  }
+}
+
+__global__ void bilinear_taps(BilinearTap* taps, SnapParams p) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
+  if (i < p.height) {
+    taps[i] = bilinear_tap(i, p.in_height, p.height);
+  } else if (i < p.height + p.width) {
+    taps[i] = bilinear_tap(i - p.height, p.in_width, p.width);
+  }
+}
+
+struct Nearest {
+  using Sum = std::uint32_t;
+  const std::uint8_t* cues;
+  std::int64_t channels, in_pixels;
+  std::int32_t in_width, height, width;
+  const std::int32_t* rows;
+  const std::int32_t* columns;
+
+  __device__ std::int32_t place(std::int32_t pixel) const {
+    return rows[pixel / width] * in_width + columns[pixel % width];
+  }
+  __device__ std::uint32_t value(std::int64_t map, std::int32_t place) const {
+    return cues[map * in_pixels + place] != 0 ? 1 : 0;
+  }
+};
+
+template <class T>
+struct Bilinear {
+  const T* maps;
+  std::int64_t channels, in_pixels;
+  std::int32_t in_width, height, width;
+  const BilinearTap* rows;
+  const BilinearTap* columns;
+
+  __device__ double value(std::int64_t map, std::int32_t pixel) const {
+    const BilinearTap row = rows[pixel / width];
+    const BilinearTap column = columns[pixel % width];
+    const T* above = maps + map * in_pixels + row.low * in_width;
+    const T* below = maps + map * in_pixels + row.high * in_width;
+    const double left = interpolate(load(above[column.low]), load(below[column.low]), row.weight);
+    const double right =
+        interpolate(load(above[column.high]), load(below[column.high]), row.weight);
+    return interpolate(left, right, column.weight);
+  }
+};
+
+template <class T>
+__global__ void means_in_raster_order(Bilinear<T> sampler, Grouped g, std::int64_t first_channel,
+                                      std::int64_t channels, double* __restrict__ means) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
+  const std::int64_t key = i / table_width, channel = i % table_width;
+  if (key >= g.groups() || channel >= channels) return;
+  const std::int64_t begin = g.starts[key], end = g.starts[key + 1];
+  const std::int64_t map = key / g.num_superpixels * sampler.channels + first_channel + channel;
+  double sum = 0.0;
+#pragma unroll 4
+  for (std::int64_t at = begin; at < end; ++at) sum += sampler.value(map, g.pixel[at]);
+  means[i] = begin < end ? sum / static_cast<double>(end - begin) : 0.0;
+}
+
+// One block of 32 warps per image, a lane per channel: bits (groups), bit k = channel k is on.
+constexpr int decide_threads = 1024;
+
+__global__ void decide(const double* __restrict__ means, Grouped g, std::int64_t channels,
+                       double threshold, std::uint32_t* __restrict__ bits) {
+  __shared__ double of_warp[decide_threads];
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  const std::int64_t first = std::int64_t{blockIdx.x} * g.num_superpixels;
+  const bool used = lane < channels;
+  double best = 0.0;
+  for (std::int64_t s = warp; s < g.num_superpixels; s += decide_threads / warp_size)
+    if (used) best = Larger()(best, means[(first + s) * table_width + lane]);
+  of_warp[threadIdx.x] = best;
+  __syncthreads();
+  for (int w = 0; w < decide_threads / warp_size; ++w)
+    best = Larger()(best, of_warp[w * warp_size + lane]);
+  const double level = Larger()(0.0, threshold * best);  // never where the mean is <= 0
+  for (std::int64_t s = warp; s < g.num_superpixels; s += decide_threads / warp_size) {
+    const bool on = used && means[(first + s) * table_width + lane] > level;
+    const unsigned word = __ballot_sync(all_lanes, on);
+    if (lane == 0) bits[first + s] = word;
+  }
+}
+
+template <int width>
+__global__ void paint_bits(const std::uint32_t* __restrict__ bits, Grouped g,
+                           std::int64_t first_channel, std::int64_t channels,
+                           std::int64_t all_channels, bool* __restrict__ out) {
+  const Position at = position(g.pixels, width);
+  if (at.pixel >= g.pixels) return;
+  const std::uint32_t* keys = g.key_of + at.image * g.pixels + at.pixel;
+  bool* target = out + (at.image * all_channels + first_channel) * g.pixels + at.pixel;
+  std::uint32_t on[width];
+  for (int j = 0; j < width; ++j) on[j] = keys[j] < g.groups() ? bits[keys[j]] : 0;
+  for (int k = 0; k < channels; ++k) {
+    Pack<bool, width> pack;
+    for (int j = 0; j < width; ++j) pack.values[j] = (on[j] >> k & 1u) != 0;
+    store_pack(pack, target + k * g.pixels);
+  }
+}
+
+struct Workspace {
+  Workspace(const SnapParams& p, std::int64_t num_superpixels, std::int64_t images, Arena& arena)
+      : grouped(images, p.height * p.width, num_superpixels, arena),
+        sums(arena.take<std::uint32_t>(piece_rows(grouped) * table_width)),
+        means(arena.take<double>(grouped.groups() * table_width)),
+        bits(arena.take<std::uint32_t>(grouped.groups())),
+        sources(arena.take<std::int32_t>(p.height + p.width)),
+        taps(arena.take<BilinearTap>(p.height + p.width)) {}
+
+  Grouped grouped;
+  std::uint32_t* sums;
+  double* means;
+  std::uint32_t* bits;
+  std::int32_t* sources;
+  BilinearTap* taps;
+};
+
+void find_means(const std::uint8_t* cues, const Workspace& at, const SnapParams& p, std::int64_t k,
+                std::int64_t channels, cudaStream_t stream) {
+  launch(nearest_sources, ceil_div(p.height + p.width, block_size), block_size, stream, at.sources,
+         p);
+  const Nearest sampler{cues,
+                        p.channels,
+                        p.in_height * p.in_width,
+                        static_cast<std::int32_t>(p.in_width),
+                        static_cast<std::int32_t>(p.height),
+                        static_cast<std::int32_t>(p.width),
+                        at.sources,
+                        at.sources + p.height};
+  means_of_pieces(sampler, at.grouped, k, channels, at.sums, at.means, stream);
+}
+
+template <class T>
+void find_means(const T* maps, const Workspace& at, const SnapParams& p, std::int64_t k,
+                std::int64_t channels, cudaStream_t stream) {
+  launch(bilinear_taps, ceil_div(p.height + p.width, block_size), block_size, stream, at.taps, p);
+  const Bilinear<T> sampler{maps,
+                            p.channels,
+                            p.in_height * p.in_width,
+                            static_cast<std::int32_t>(p.in_width),
+                            static_cast<std::int32_t>(p.height),
+                            static_cast<std::int32_t>(p.width),
+                            at.taps,
+                            at.taps + p.height};
+  launch(means_in_raster_order<T>, ceil_div(at.grouped.groups() * table_width, block_size),
+         block_size, stream, sampler, at.grouped, k, channels, at.means);
+}
+
+}  // namespace
+
+std::int64_t snap_workspace(const SnapParams& p, std::int64_t num_superpixels) {
+  Arena arena(nullptr);
+  const std::int64_t images = images_at_a_time(p.batch, p.height * p.width, num_superpixels);
+  const Workspace workspace(p, num_superpixels, images, arena);
+  return arena.used();
+}
+
+template <class T>
+void snap(const T* cues, const LabelsView& superpixels, std::int64_t num_superpixels, bool* out,
+          const SnapParams& p, void* workspace, cudaStream_t stream) {
+  const std::int64_t pixels = p.height * p.width;
+  const std::int64_t step = images_at_a_time(p.batch, pixels, num_superpixels);
+  for (std::int64_t first = 0; first < p.batch; first += step) {
+    Arena arena(workspace);
+    const std::int64_t images = std::min(step, p.batch - first);
+    const Workspace at(p, num_superpixels, images, arena);
+    at.grouped.group(superpixels, first, stream);
+    const T* maps = cues + first * p.channels * p.in_height * p.in_width;
+    bool* target = out + first * p.channels * pixels;
+    for (std::int64_t k = 0; k < p.channels; k += table_width) {
+      const std::int64_t channels = std::min<std::int64_t>(table_width, p.channels - k);
+      find_means(maps, at, p, k, channels, stream);
+      launch(decide, images, decide_threads, stream, at.means, at.grouped, channels, p.threshold,
+             at.bits);
+      with_width(pixels, sizeof(bool), {target}, [&](auto width) {
+        launch(paint_bits<width>, images * blocks_per_image(pixels, width), block_size, stream,
+               at.bits, at.grouped, k, channels, p.channels, target);
+      });
+    }
+  }
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                                    \
+  template void snap(const T*, const LabelsView&, std::int64_t, bool*, const SnapParams&, void*, \
+                     cudaStream_t);
+CUEKIT_INSTANTIATE(std::uint8_t)
+CUEKIT_INSTANTIATE(half)
+CUEKIT_INSTANTIATE(float)
+CUEKIT_INSTANTIATE(double)
+#undef CUEKIT_INSTANTIATE
+
+}  // namespace cuekit::cuda

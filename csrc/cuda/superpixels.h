@@ -1,0 +1,140 @@
+// A batch's pixels, grouped by superpixel: what superpixel_mean and snap share.
+//
+// A key is image * num + label, or the number of all keys where the label is none: below 0, or num
+// and above. Sorting pixels by their keys, which keeps the raster order within a superpixel, puts
+// every superpixel's pixels side by side: sums then need no atomics and have a fixed order.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuekit/half.h"
+#include "cuekit/labels_view.h"
+#include "launch.h"
+#include "reduce.h"
+
+namespace cuekit::cuda {
+
+// Hands out pieces of a workspace, each where a line begins; without one it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(std::int64_t count) {
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += ceil_div(count * static_cast<std::int64_t>(sizeof(T)), line) * line;
+    return piece;
+  }
+  std::int64_t used() const { return used_; }
+
+ private:
+  static constexpr std::int64_t line = 256;
+  char* base_;
+  std::int64_t used_ = 0;
+};
+
+struct Grouped {
+  std::int64_t images, pixels, num_superpixels;
+  std::uint32_t* key_of;  // (images * pixels), in raster order
+  std::uint32_t* keys;    // the same, sorted
+  std::int32_t* raster;   // 0..pixels-1 of every image, in raster order
+  std::int32_t* pixel;    // the same, in the order of `keys`: a pixel's place in its image
+  std::uint32_t* starts;  // (groups + 1): where a key's pixels begin
+  void* temporary;        // of the sort
+  std::size_t temporary_bytes;
+
+  Grouped(std::int64_t images, std::int64_t pixels, std::int64_t num_superpixels, Arena& arena);
+
+  CUEKIT_HD std::int64_t size() const { return images * pixels; }
+  CUEKIT_HD std::int64_t groups() const { return images * num_superpixels; }
+
+  // Of `images` images from `first` on.
+  void group(const LabelsView& labels, std::int64_t first, cudaStream_t stream) const;
+};
+
+// Channels that share a table: a row of it is what a warp works on.
+constexpr int table_width = 32;
+
+// How many images to work on at a time: what bounds the workspace, and keeps keys within 32 bits.
+std::int64_t images_at_a_time(std::int64_t batch, std::int64_t pixels,
+                              std::int64_t num_superpixels);
+
+// Sums go in pieces: where sorted pixels are cut every `cut` pixels and wherever a key ends. Pieces
+// of one key are added in their order. A piece's row is the number of cuts plus the key before it:
+// both only grow, and one of them does from piece to piece, so rows differ.
+constexpr std::int64_t cut = 512;
+
+__host__ __device__ inline std::int64_t piece_rows(const Grouped& g) {
+  return (g.size() + cut - 1) / cut + g.groups();
+}
+
+// sums (piece_rows, table_width): of channels first_channel.. of every piece. A warp has one cut's
+// pixels and up to eight channels. Sampler: what a channel's value at a pixel is.
+constexpr int channels_per_warp = 8;
+
+template <class Sampler>
+__global__ void sum_pieces(Sampler sampler, Grouped g, std::int64_t first_channel,
+                           std::int64_t channels, typename Sampler::Sum* __restrict__ sums) {
+  using Sum = typename Sampler::Sum;
+  const std::int64_t warp = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const std::int64_t warps_per_cut = (channels + channels_per_warp - 1) / channels_per_warp;
+  const std::int64_t which = warp / warps_per_cut;
+  const std::int64_t offset = warp % warps_per_cut * channels_per_warp;
+  std::int64_t at = which * cut;
+  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
+  while (at < end) {
+    const std::int64_t key = g.keys[at];
+    if (key >= g.groups()) return;  // pixels in no superpixel are the last
+    const std::int64_t next = g.starts[key + 1];
+    const std::int64_t stop = next < end ? next : end;
+    const std::int64_t map = key / g.num_superpixels * sampler.channels + first_channel + offset;
+    Sum sum[channels_per_warp] = {};
+    for (std::int64_t i = at + lane; i < stop; i += warp_size) {
+      const auto place = sampler.place(g.pixel[i]);
+#pragma unroll
+      for (int j = 0; j < channels_per_warp; ++j)
+        if (offset + j < channels) sum[j] += sampler.value(map + j, place);
+    }
+#pragma unroll
+    for (int j = 0; j < channels_per_warp; ++j) {
+      sum[j] = reduce_warp(sum[j], Plus());
+      if (lane == j && offset + j < channels)
+        sums[(which + key) * table_width + offset + j] = sum[j];
+    }
+    at = stop;
+  }
+}
+
+// means (groups, table_width): of the pieces' sums. Keys without pixels get 0.
+template <class Sum, class Mean>
+__global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t channels,
+                           Mean* __restrict__ means) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
+  const std::int64_t key = i / table_width, channel = i % table_width;
+  if (key >= g.groups() || channel >= channels) return;
+  const std::int64_t begin = g.starts[key], end = g.starts[key + 1];
+  double mean = 0.0;
+  if (begin < end) {
+    Sum sum{};
+    for (std::int64_t which = begin / cut; which <= (end - 1) / cut; ++which)
+      sum += sums[(which + key) * table_width + channel];
+    mean = static_cast<double>(sum) / static_cast<double>(end - begin);
+  }
+  means[i] = store<Mean>(mean);
+}
+
+template <class Sampler, class Mean>
+void means_of_pieces(const Sampler& sampler, const Grouped& g, std::int64_t first_channel,
+                     std::int64_t channels, typename Sampler::Sum* sums, Mean* means,
+                     cudaStream_t stream) {
+  const std::int64_t warps = ceil_div(g.size(), cut) * ceil_div(channels, channels_per_warp);
+  launch(sum_pieces<Sampler>, ceil_div(warps * warp_size, block_size), block_size, stream, sampler,
+         g, first_channel, channels, sums);
+  launch(add_pieces<typename Sampler::Sum, Mean>, ceil_div(g.groups() * table_width, block_size),
+         block_size, stream, sums, g, channels, means);
+}
+
+}  // namespace cuekit::cuda

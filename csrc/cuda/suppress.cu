@@ -1,0 +1,57 @@
+// A thread has `width` neighbouring pixels and goes twice over the channels: those that keep their
+// scores are copied while their maximum is found, then the absent ones are read, for the first
+// time, and held below it. So every score is read once and written once, in one launch.
+#include "kernels.h"
+#include "launch.h"
+
+namespace cuekit::cuda {
+namespace {
+
+template <class T, int width>
+__global__ void suppress_kernel(const T* __restrict__ scores,
+                                const std::uint8_t* __restrict__ present, T* __restrict__ out,
+                                SuppressParams p, T margin) {
+  const Position at = position(p.pixels, width);
+  if (at.pixel >= p.pixels) return;
+  const std::uint8_t* kept = present + at.image * (p.channels - 1) - 1;
+  const std::int64_t first = at.image * p.channels * p.pixels + at.pixel;
+  Pack<T, width> ceiling = load_pack<width>(scores + first);
+  store_pack(ceiling, out + first);
+#pragma unroll 4
+  for (std::int64_t k = 1; k < p.channels; ++k) {
+    if (kept[k] == 0) continue;
+    const Pack<T, width> values = load_pack<width>(scores + first + k * p.pixels);
+    store_pack(values, out + first + k * p.pixels);
+    for (int j = 0; j < width; ++j)
+      if (less(ceiling.values[j], values.values[j])) ceiling.values[j] = values.values[j];
+  }
+  for (int j = 0; j < width; ++j) ceiling.values[j] = ceiling_below(ceiling.values[j], margin);
+#pragma unroll 4
+  for (std::int64_t k = 1; k < p.channels; ++k) {
+    if (kept[k] != 0) continue;
+    Pack<T, width> values = load_pack<width>(scores + first + k * p.pixels);
+    for (int j = 0; j < width; ++j)
+      if (less(ceiling.values[j], values.values[j])) values.values[j] = ceiling.values[j];
+    store_pack(values, out + first + k * p.pixels);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
+              cudaStream_t stream) {
+  with_width(p.pixels, sizeof(T), {scores, out}, [&](auto width) {
+    launch(suppress_kernel<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
+           stream, scores, present, out, p, store<T>(p.margin));
+  });
+}
+
+template void suppress(const half*, const std::uint8_t*, half*, const SuppressParams&,
+                       cudaStream_t);
+template void suppress(const float*, const std::uint8_t*, float*, const SuppressParams&,
+                       cudaStream_t);
+template void suppress(const double*, const std::uint8_t*, double*, const SuppressParams&,
+                       cudaStream_t);
+
+}  // namespace cuekit::cuda

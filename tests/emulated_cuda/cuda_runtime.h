@@ -1,0 +1,163 @@
+// CUDA's runtime as far as the kernels use it, on the CPU: the same sources, compiled by a C++
+// compiler with this folder before CUDA's, run where there is no GPU. Only the tests build this.
+//
+// The threads of a block are fibers of one system thread, which change where CUDA's threads would
+// wait for each other. So results do not depend on time, a barrier that some threads never reach
+// is found out, and sanitizers see every access. From launch to launch the order of threads and
+// blocks turns round: what depends on it shows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+using cudaStream_t = struct CUstream_st*;
+enum cudaError_t { cudaSuccess, cudaErrorUnknown };
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "unknown error";
+}
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t bytes, cudaStream_t) {
+  if (bytes > 0) std::memset(target, value, bytes);
+  return cudaSuccess;
+}
+enum cudaMemcpyKind { cudaMemcpyDefault };
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
+                                   cudaMemcpyKind, cudaStream_t) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : cudaErrorUnknown;
+}
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulated {
+
+// Runs body() once for every thread of every block.
+void run(dim3 grid, dim3 block, const std::function<void()>& body);
+
+enum class Wait { warp, block };
+// Waits until all threads of the warp or block that have not ended are here.
+void wait(Wait what);
+
+// What the other lanes of the warp gave at the same exchange; lanes that ended gave zeros.
+const std::uint64_t* exchange(std::uint64_t value);
+
+template <class T>
+T from_lane(T value, unsigned lane) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = exchange(bits)[lane % 32];
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline unsigned this_lane() { return threadIdx.x % 32; }
+
+}  // namespace emulated
+
+template <class... Expected, class... Actual>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...),
+                               Actual&&... arguments) {
+  emulated::run(config->gridDim, config->blockDim,
+                [&] { kernel(static_cast<Expected>(arguments)...); });
+  return cudaSuccess;
+}
+
+inline void __syncthreads() { emulated::wait(emulated::Wait::block); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulated::wait(emulated::Wait::warp); }
+inline void __threadfence() {}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulated::from_lane(value, static_cast<unsigned>(lane));
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulated::from_lane(value, emulated::this_lane() ^ static_cast<unsigned>(mask));
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned delta) {
+  const unsigned lane = emulated::this_lane();
+  return emulated::from_lane(value, lane < delta ? lane : lane - delta);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned delta) {
+  const unsigned lane = emulated::this_lane();
+  return emulated::from_lane(value, lane + delta < 32 ? lane + delta : lane);
+}
+inline unsigned __ballot_sync(unsigned, bool predicate) {
+  const std::uint64_t* values = emulated::exchange(predicate ? 1 : 0);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(values[lane]) << lane;
+  return bits;
+}
+inline bool __any_sync(unsigned mask, bool predicate) {
+  return __ballot_sync(mask, predicate) != 0;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
+
+// One thread runs at a time.
+template <class T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target = before + value;
+  return before;
+}
+template <class T>
+T atomicMax(T* target, T value) {
+  const T before = *target;
+  if (before < value) *target = value;
+  return before;
+}
+template <class T>
+T atomicMin(T* target, T value) {
+  const T before = *target;
+  if (value < before) *target = value;
+  return before;
+}
+template <class T>
+T atomicOr(T* target, T value) {
+  const T before = *target;
+  *target = before | value;
+  return before;
+}
+template <class T>
+T atomicExch(T* target, T value) {
+  const T before = *target;
+  *target = value;
+  return before;
+}
+template <class T>
+T atomicCAS(T* target, T expected, T value) {
+  const T before = *target;
+  if (before == expected) *target = value;
+  return before;
+}

@@ -1,0 +1,179 @@
+#include <cuda_runtime.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulated {
+namespace {
+
+constexpr std::size_t stack_bytes = 128 * 1024;
+constexpr unsigned warp_size = 32;
+
+enum class State { ready, waits_for_warp, waits_for_block, ended };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[stack_bytes]};
+  dim3 thread_index;
+  State state = State::ended;
+  unsigned exchanges = 0;  // picks one of the two rows below
+};
+
+struct Warp {
+  std::uint64_t values[2][warp_size];
+};
+
+std::vector<std::unique_ptr<Fiber>> fibers;
+std::vector<Warp> warps;
+ucontext_t scheduler;
+Fiber* current = nullptr;
+const std::function<void()>* body = nullptr;
+std::exception_ptr failure;
+std::mutex one_launch_at_a_time;
+bool backwards = false;
+
+#if defined(__SANITIZE_ADDRESS__)
+const void* scheduler_stack = nullptr;
+std::size_t scheduler_bytes = 0;
+void* scheduler_fake = nullptr;
+void* fiber_fake = nullptr;
+void leave_to_fiber(const Fiber& fiber) {
+  __sanitizer_start_switch_fiber(&scheduler_fake, fiber.stack.get(), stack_bytes);
+}
+void back_in_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr); }
+void leave_to_scheduler(bool for_good) {
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber_fake, scheduler_stack,
+                                 scheduler_bytes);
+}
+void back_in_fiber(bool first) {
+  __sanitizer_finish_switch_fiber(first ? nullptr : fiber_fake, &scheduler_stack, &scheduler_bytes);
+}
+#else
+void leave_to_fiber(const Fiber&) {}
+void back_in_scheduler() {}
+void leave_to_scheduler(bool) {}
+void back_in_fiber(bool) {}
+#endif
+
+void run_fiber() {
+  back_in_fiber(true);
+  try {
+    (*body)();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  current->state = State::ended;
+  leave_to_scheduler(true);
+  swapcontext(&current->context, &scheduler);
+}
+
+void yield() {
+  leave_to_scheduler(false);
+  swapcontext(&current->context, &scheduler);
+  back_in_fiber(false);
+}
+
+// Makes those ready whose last one has arrived.
+bool release(std::size_t begin, std::size_t end, State waiting) {
+  for (std::size_t t = begin; t < end; ++t)
+    if (fibers[t]->state != waiting && fibers[t]->state != State::ended) return false;
+  bool any = false;
+  for (std::size_t t = begin; t < end; ++t) {
+    if (fibers[t]->state != waiting) continue;
+    fibers[t]->state = State::ready;
+    any = true;
+  }
+  return any;
+}
+
+void run_block(std::size_t threads) {
+  for (std::size_t t = 0; t < threads; ++t) {
+    Fiber& fiber = *fibers[t];
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = stack_bytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_fiber, 0);
+    fiber.state = State::ready;
+    fiber.exchanges = 0;
+  }
+  std::memset(warps.data(), 0, warps.size() * sizeof(Warp));
+  for (;;) {
+    bool ran = false, all_ended = true;
+    for (std::size_t i = 0; i < threads; ++i) {
+      Fiber& fiber = *fibers[backwards ? threads - 1 - i : i];
+      if (fiber.state == State::ready) {
+        current = &fiber;
+        threadIdx = fiber.thread_index;
+        leave_to_fiber(fiber);
+        swapcontext(&scheduler, &fiber.context);
+        back_in_scheduler();
+        ran = true;
+      }
+      all_ended = all_ended && fiber.state == State::ended;
+    }
+    if (all_ended) return;
+    bool released = release(0, threads, State::waits_for_block);
+    for (std::size_t begin = 0; begin < threads; begin += warp_size) {
+      const std::size_t end = std::min(threads, begin + warp_size);
+      released = release(begin, end, State::waits_for_warp) || released;
+    }
+    if (!ran && !released) throw std::logic_error("a barrier that not all threads reach");
+  }
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  const std::size_t threads = std::size_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > 1024) throw std::logic_error("a block of 1 to 1024 threads");
+  while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
+  warps.resize((threads + warp_size - 1) / warp_size);
+  for (std::size_t t = 0; t < threads; ++t) {
+    const auto index = static_cast<unsigned>(t);
+    fibers[t]->thread_index =
+        dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
+  }
+  backwards = !backwards;
+  body = &kernel;
+  failure = nullptr;
+  blockDim = block;
+  gridDim = grid;
+  const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const auto index = static_cast<unsigned>(backwards ? blocks - 1 - i : i);
+    blockIdx = dim3(index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y);
+    run_block(threads);
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+void wait(Wait what) {
+  current->state = what == Wait::warp ? State::waits_for_warp : State::waits_for_block;
+  yield();
+}
+
+// Two rows in turn: while one is read, nobody can be further on than writing the other.
+const std::uint64_t* exchange(std::uint64_t value) {
+  const dim3& t = current->thread_index;
+  const dim3& size = blockDim;
+  const std::size_t thread = (std::size_t{t.z} * size.y + t.y) * size.x + t.x;
+  std::uint64_t* row = warps[thread / warp_size].values[current->exchanges++ % 2];
+  row[thread % warp_size] = value;
+  wait(Wait::warp);
+  return row;
+}
+
+}  // namespace emulated

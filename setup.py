@@ -1,13 +1,28 @@
-"""Builds the compiled core; everything else stands in pyproject.toml."""
+"""Builds the compiled core; everything else stands in pyproject.toml.
+
+Environment variables, all optional:
+
+CUEKIT_CUDA                 auto (default): CUDA kernels where nvcc is found; 1: nvcc must be; 0: none
+CUEKIT_CUDA_ARCHITECTURES   as nvcc names them, such as "80 90"; default: all since Turing
+CUEKIT_CXXFLAGS, CUEKIT_LDFLAGS, CUEKIT_NVCCFLAGS   further flags
+CUEKIT_BUILD_JOBS           compilers at a time; default: one per core
+"""
 
 import os
+import shlex
+import shutil
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
-if sys.platform == "win32":
+root = Path(__file__).parent
+windows = sys.platform == "win32"
+
+if windows:
     flags = ["/O2", "/fp:precise"]
 else:
     # No contraction into FMA: every build and every processor gives the same bits. The two -fno
@@ -16,8 +31,86 @@ else:
     # Vectors are only passed between inlined functions: how else they would be is of no interest.
     flags += ["-Wall", "-Wextra", "-Wno-psabi"]
 flags += os.environ.get("CUEKIT_CXXFLAGS", "").split()
+link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
 
-root = Path(__file__).parent
+
+def find_nvcc():
+    """Return nvcc's path, or None: a compiler decides whether CUDA is built, never a GPU."""
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    places = [Path(home) / "bin" for home in homes if home] + [Path("/usr/local/cuda/bin")]
+    return shutil.which("nvcc", path=os.pathsep.join(map(str, places))) or shutil.which("nvcc")
+
+
+def run(*command):
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout
+
+
+def cuda_home(nvcc):
+    """Return the toolkit's folder as nvcc itself names it: what is on the path may be a link."""
+    dry = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull], text=True, capture_output=True, check=False
+    )
+    tops = [line.split("TOP=")[1] for line in dry.stderr.splitlines() if "TOP=" in line]
+    return Path(tops[0].strip() if tops else Path(nvcc).resolve().parent.parent)
+
+
+def architectures(nvcc):
+    """Return those asked for, or each generation that nvcc knows: 86 and 89 run what 80 does."""
+    asked = os.environ.get("CUEKIT_CUDA_ARCHITECTURES", "").replace(";", " ").replace(",", " ")
+    if asked.split():
+        return [arch.removeprefix("sm_") for arch in asked.split()]
+    known = run(nvcc, "--list-gpu-arch").split()
+    return [a for a in ("75", "80", "90", "100", "120") if f"compute_{a}" in known]
+
+
+class BuildCuda(build_ext):
+    """Lets nvcc compile what is CUDA's, and the C++ compiler the rest."""
+
+    def build_extension(self, ext):
+        if ext.name == "cuekit._cuda":
+            ext.extra_objects = self.compile_cuda()
+        super().build_extension(ext)
+
+    def compile_cuda(self):
+        folder = Path(self.build_temp) / f"cuda-{'-'.join(archs)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = sorted(root.glob("csrc/cuda/*.cu"))
+        targets = [folder / f"{source.stem}{'.obj' if windows else '.o'}" for source in sources]
+        # Kernels that asked for no FMA give the CPU's bits; the host's compiler must not add any.
+        command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Icsrc", "-Icsrc/include"]
+        command += ["-Xfatbin=-compress-all", "-Xcompiler", "/O2" if windows else "-fPIC,-fvisibility=hidden,-O3"]
+        for arch in archs:
+            command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+        # Newer GPUs compile the last one's PTX.
+        command += ["-gencode", f"arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+        command += shlex.split(os.environ.get("CUEKIT_NVCCFLAGS", ""))
+        newest = max(path.stat().st_mtime for path in root.glob("csrc/**/*.[hc]*"))
+        stale = [
+            (source, target)
+            for source, target in zip(sources, targets, strict=True)
+            if not target.exists() or target.stat().st_mtime < newest or self.force
+        ]
+
+        def compile_one(pair):
+            source, target = pair
+            part = target.with_suffix(".part" + target.suffix)
+            self.spawn([*command, "-c", str(source.relative_to(root)), "-o", str(part)])
+            part.replace(target)
+
+        jobs = int(os.environ.get("CUEKIT_BUILD_JOBS", os.cpu_count() or 1))
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(compile_one, stale))
+        return [str(target) for target in targets]
+
+
+wish = os.environ.get("CUEKIT_CUDA", "auto")
+if wish not in ("auto", "0", "1"):
+    raise SystemExit(f"CUEKIT_CUDA must be auto, 0 or 1, got {wish!r}")
+nvcc = None if wish == "0" else find_nvcc()
+if wish == "1" and nvcc is None:
+    raise SystemExit("CUEKIT_CUDA=1, but nvcc is neither on the path nor under CUDA_HOME")
+missing = "" if nvcc else "left out by CUEKIT_CUDA=0" if wish == "0" else "no nvcc when it was built"
+
 cpu = Pybind11Extension(
     "cuekit._cpu",
     sorted(
@@ -26,10 +119,36 @@ cpu = Pybind11Extension(
     ),
     include_dirs=["csrc", "csrc/include"],
     depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.h")],
+    define_macros=[("CUEKIT_CUDA_MISSING", f'"{missing}"')],
     extra_compile_args=flags,
-    extra_link_args=os.environ.get("CUEKIT_LDFLAGS", "").split(),
+    extra_link_args=link_flags,
     cxx_std=17,
 )
+extensions = [cpu]
+
+if nvcc:
+    home = cuda_home(nvcc)
+    archs = architectures(nvcc)
+    version = run(nvcc, "--version").split("release ")[1].split(",")[0]
+    libraries = [home / "lib/x64"] if windows else [home / "lib64", home / "lib"]
+    cuda = Pybind11Extension(
+        "cuekit._cuda",
+        ["csrc/bind_cuda.cpp"],
+        include_dirs=["csrc", "csrc/include", str(home / "include")],
+        depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.[hc]*")],
+        define_macros=[
+            ("CUEKIT_CUDA_MODULE", "_cuda"),
+            ("CUEKIT_CUDA_VERSION", f'"{version}"'),
+            ("CUEKIT_CUDA_ARCHITECTURES", f'"{" ".join(archs)}"'),
+        ],
+        library_dirs=[str(folder) for folder in libraries],
+        # Static: the module loads where there is no CUDA, and meets nobody else's runtime.
+        libraries=["cudart_static"] if windows else ["cudart_static", "rt", "dl", "pthread"],
+        extra_compile_args=flags,
+        extra_link_args=link_flags,
+        cxx_std=17,
+    )
+    extensions.append(cuda)
 
 ParallelCompile("CUEKIT_BUILD_JOBS").install()
-setup(ext_modules=[cpu])
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildCuda})

@@ -354,4 +354,5 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       [] { return instruction_sets[static_cast<int>(cpu::instruction_set.load())]; },
       "What the kernels use.");
   m.attr("compiler") = compiler();
+  m.attr("cuda_missing") = CUEKIT_CUDA_MISSING;  // why there is no _cuda; empty if there is
 }

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/check.h"
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
 
 namespace py = pybind11;
 

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from cuekit import _cpu
+from cuekit._arrays import AnyArray, DeviceArray
+
+
+@lru_cache(maxsize=1)
+def _import_cuda() -> tuple[Any, str]:
+    """Return the CUDA kernels, or None and why there are none."""
+    if _cpu.cuda_missing:
+        return None, _cpu.cuda_missing
+    try:
+        from cuekit import _cuda
+    except ImportError as error:
+        return None, f"built, but does not load: {error}"
+    return _cuda, ""
+
+
+def cuda_kernels() -> Any:
+    """Return the module of CUDA kernels.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    module, reason = _import_cuda()
+    if module is None:
+        raise ValueError(
+            f"arrays on a CUDA device need cuekit's CUDA kernels, which are missing ({reason}): "
+            "install cuekit from source with nvcc and CUEKIT_CUDA=1, or copy to the CPU first"
+        )
+    return module
+
+
+def backend(array: AnyArray, threads: int) -> tuple[Any, Any]:
+    """Return the kernels for where an array lies, and their last argument.
+
+    That is the number of threads on the CPU; on a CUDA device, the device itself, which names the
+    stream and allocates workspace.
+    """
+    if isinstance(array, DeviceArray):
+        return cuda_kernels(), array.device
+    return _cpu, threads
 
 
 def build_config() -> dict[str, Any]:
@@ -16,7 +58,8 @@ def build_config() -> dict[str, Any]:
     -------
     dict
         Versions of cuekit, Python, NumPy and Pillow, the machine, the compiler, the instruction
-        set in use, CUDA (None: not built), and each optional package (None: not installed).
+        set in use, CUDA (nvcc's version and the architectures, or "missing" and why), and each
+        optional package (None: not installed).
     """
     # Half of cuekit's import time, if they stood above.
     import platform
@@ -28,6 +71,7 @@ def build_config() -> dict[str, Any]:
             optional[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             optional[package] = None
+    cuda, reason = _import_cuda()
     return {
         "cuekit": metadata.version("cuekit"),
         "python": platform.python_version(),
@@ -36,6 +80,6 @@ def build_config() -> dict[str, Any]:
         "machine": platform.machine(),
         "compiler": _cpu.compiler,
         "instruction_set": _cpu.instruction_set(),
-        "cuda": None,
+        "cuda": f"missing: {reason}" if cuda is None else f"{cuda.version}: {cuda.architectures}",
         **optional,
     }

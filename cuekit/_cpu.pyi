@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 compiler: str
+cuda_missing: str  # why there is no _cuda; empty if there is
 
 class SpatialLattice:
     def __init__(

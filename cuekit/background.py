@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from cuekit import _cpu
-from cuekit._arrays import like
+from cuekit._arrays import empty, like, zeros
+from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
-    check_array,
+    check_any_array,
     check_finite,
+    check_place,
     check_size,
     check_threads,
+    check_values,
 )
 
 
 def background_map(
-    *features: Any, size: tuple[int, int] | None = None, threads: int | None = 1
+    *features: Any,
+    size: tuple[int, int] | None = None,
+    validate: bool = False,
+    threads: int | None = 1,
 ) -> Any:
     """Sum the activations of a classifier's top layers into a map that is low on background.
 
@@ -29,6 +35,9 @@ def background_map(
         top convolutional layers after their activation. Depths and sizes may differ.
     size : (int, int), optional
         Height and width of the result; default: those of the largest input.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
+        is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -64,12 +73,13 @@ def background_map(
     if not features:
         raise ValueError("features must be one or more tensors, got none")
     tensors = [
-        check_array(tensor, f"features[{i}]", FLOATS, ndim=3, layout="(..., D, h, w)")
+        check_any_array(tensor, f"features[{i}]", FLOATS, ndim=3, layout="(..., D, h, w)")
         for i, tensor in enumerate(features)
     ]
     first = tensors[0]
     batch = first.shape[:-3]
     for i, tensor in enumerate(tensors):
+        check_place(tensor, f"features[{i}]", first, "features[0]")
         if tensor.dtype != first.dtype:
             raise TypeError(
                 f"features[{i}] must have dtype {first.dtype} to match features[0], "
@@ -85,13 +95,15 @@ def background_map(
         size = largest.shape[-2], largest.shape[-1]
     else:
         size = check_size(size, "size")
-    total = np.zeros((int(np.prod(batch)), *size))
+    check_values(validate, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
+    kernels, where = backend(first, threads)
+    total = zeros((math.prod(batch), *size), np.float64, first)
     for i, tensor in enumerate(tensors):
         if 0 in tensor.shape[-2:] and 0 not in size:
             raise ValueError(f"features[{i}] must have at least one pixel, got {tensor.shape}")
         maps = tensor.reshape(len(total), *tensor.shape[-3:])
-        check_finite(_cpu.background_add(maps, total, threads), (f"features[{i}]", tensor))
-    out = np.empty((*batch, *size), dtype=first.dtype)
-    finite = _cpu.background_normalize(total, out.reshape(total.shape), threads)
+        check_finite(kernels.background_add(maps, total, where), (f"features[{i}]", tensor))
+    out = empty((*batch, *size), first.dtype, first)
+    finite = kernels.background_normalize(total, out.reshape(total.shape), where)
     check_finite(finite, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
     return like(out, features[0])

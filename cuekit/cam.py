@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from cuekit import _cpu
-from cuekit._arrays import like
+from cuekit._arrays import empty, like
+from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
-    check_array,
+    check_any_array,
     check_choice,
     check_finite,
     check_present,
     check_threads,
+    check_values,
 )
 
 MODES = ("pairwise", "strongest", "dcsm")
 
 
 def subtract_classes(
-    cams: Any, present: Any = None, *, mode: str = "pairwise", threads: int | None = 1
+    cams: Any,
+    present: Any = None,
+    *,
+    mode: str = "pairwise",
+    validate: bool = False,
+    threads: int | None = 1,
 ) -> Any:
     """Subtract the other present classes' maps from each present class's own.
 
@@ -48,6 +55,9 @@ def subtract_classes(
           is not positive.
 
         A class that is present alone gives max(M_c, 0) in every mode.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
+        is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -88,15 +98,17 @@ def subtract_classes(
            [[0., 1.]]])
     """
     threads = check_threads(threads)
-    maps = check_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
+    maps = check_any_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, classes, height, width = maps.shape
-    tags = check_present(present, "present", tuple(batch), classes, "cams")
+    tags = check_present(present, "present", tuple(batch), classes, "cams", maps)
     check_choice(mode, "mode", MODES)
-    out = np.empty_like(maps)
-    shape = (int(np.prod(batch)), classes, height * width)
-    finite = _cpu.subtract(
-        maps.reshape(shape), tags.reshape(shape[:2]), out.reshape(shape), mode, threads
+    check_values(validate, ("cams", maps), present=tags)
+    out = empty(maps.shape, maps.dtype, maps)
+    shape = (math.prod(batch), classes, height * width)
+    kernels, where = backend(maps, threads)
+    finite = kernels.subtract(
+        maps.reshape(shape), tags.reshape(shape[:2]), out.reshape(shape), mode, where
     )
-    if not finite:
+    if finite is False:
         check_finite(finite, ("cams", np.where(tags[..., None, None], maps, 0)))
     return like(out, cams)

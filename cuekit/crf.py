@@ -265,7 +265,7 @@ def dense_crf(
         raise ValueError(f"probabilities must have a background channel, got {scores.shape}")
     photos = check_array(image, "image", ("uint8",), ndim=3, layout="(..., H, W, 3)")
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
-    tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities")
+    tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities", scores)
     iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
     epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
     if epsilon > 1:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cuekit import _cpu
-from cuekit._arrays import Array, adopt, like
+from cuekit._arrays import AnyArray, DeviceArray, DeviceLabels, adopt_anywhere, empty, like
+from cuekit._backend import backend
 from cuekit._checks import (
     CUES,
     FLOATS,
+    check_any_array,
     check_array,
     check_choice,
     check_finite,
     check_integer,
     check_number,
     check_pixels,
+    check_place,
     check_present,
     check_shape,
     check_size,
     check_threads,
+    check_values,
 )
 from cuekit.superpixels import check_superpixels
 
@@ -35,6 +40,7 @@ def raw_cues(
     *,
     foreground_threshold: float = 0.3,
     background_threshold: float = 0.2,
+    validate: bool = False,
     threads: int | None = 1,
 ) -> Any:
     """Threshold activation maps and the background map into class-specific binary masks.
@@ -52,6 +58,9 @@ def raw_cues(
         Class c is on where M_c > foreground_threshold * max M_c; nowhere if max M_c <= 0.
     background_threshold : float, optional
         Background is on where the background map is < background_threshold.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
+        is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -86,39 +95,58 @@ def raw_cues(
            [[0, 1]]])
     """
     threads = check_threads(threads)
-    maps = check_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
+    maps = check_any_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, classes, height, width = maps.shape
-    tags = check_present(present, "present", tuple(batch), classes, "cams")
+    tags = check_present(present, "present", tuple(batch), classes, "cams", maps)
     foreground_threshold = check_number(foreground_threshold, "foreground_threshold")
     background_threshold = check_number(background_threshold, "background_threshold")
-    out = np.empty((*batch, classes + 1, height, width), dtype=bool)
-    images = int(np.prod(batch))
+    check_values(validate, ("cams", maps), present=tags)
+    out = empty((*batch, classes + 1, height, width), np.bool_, maps)
+    images = math.prod(batch)
     flat = out.reshape(images, classes + 1, height * width)
-    if background is None:
-        flat[:, 0] = False
-    else:
-        ground = check_array(
-            background, "background", (*FLOATS, "bool"), ndim=2, layout="(..., h, w)"
+    if background is not None:
+        background = check_any_array(
+            background,
+            "background",
+            (*FLOATS, "bool"),
+            ndim=2,
+            layout="(..., h, w)",
+            beside=(maps, "cams"),
         )
-        check_shape(ground, "background", (*batch, height, width), "cams")
-        if ground.dtype == np.bool_:
-            # A bool view of bytes may hold others than 0 and 1.
-            flat[:, 0] = ground.view(np.uint8).reshape(images, height * width) != 0
-        else:
-            finite = _cpu.raw_background(
-                ground.reshape(images, height * width), flat, background_threshold, threads
-            )
-            check_finite(finite, ("background", ground))
-    finite = _cpu.raw_foreground(
+        check_shape(background, "background", (*batch, height, width), "cams")
+        check_values(validate, ("background", background))
+    _raw_background(background, flat, background_threshold, threads)
+    kernels, where = backend(maps, threads)
+    finite = kernels.raw_foreground(
         maps.reshape(images, classes, height * width),
         tags.reshape(images, classes),
         flat,
         foreground_threshold,
-        threads,
+        where,
     )
-    if not finite:
+    if finite is False:
         check_finite(finite, ("cams", np.where(tags[..., None, None], maps, 0)))
     return like(out, cams)
+
+
+def _raw_background(
+    background: AnyArray | None, out: AnyArray, threshold: float, threads: int
+) -> None:
+    """Fill channel 0 of `out` (B, C + 1, N)."""
+    images, _, pixels = out.shape
+    if background is not None:
+        background = background.reshape(images, pixels)
+    if isinstance(out, DeviceArray):
+        kernels, device = backend(out, threads)
+        kernels.raw_background(background, out, threshold, device)
+    elif background is None:
+        out[:, 0] = False
+    elif background.dtype == np.bool_:
+        # A bool view of bytes may hold others than 0 and 1.
+        out[:, 0] = background.view(np.uint8) != 0
+    else:
+        finite = _cpu.raw_background(background, out, threshold, threads)
+        check_finite(finite, ("background", background))
 
 
 def snap_cues(
@@ -127,6 +155,8 @@ def snap_cues(
     *,
     threshold: float = 0.3,
     accept: str = "mean",
+    num_superpixels: int | None = None,
+    validate: bool = False,
     threads: int | None = 1,
 ) -> Any:
     """Snap cues to superpixels: a superpixel takes a class as a whole or not at all.
@@ -152,6 +182,13 @@ def snap_cues(
         Which masks a channel accepts: by their means; or, by the rule of SEPL [2]_, every mask M
         with |M ∩ P| > 0.5 |M| or |M ∩ P| >= 0.85 |P|, where P is the channel's input as above; a
         channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for labels.
+    num_superpixels : int, optional
+        On a CUDA device, a number above all labels, at most H * W: without it the largest label is
+        read back, which waits for the device. Pixels with labels from it on, or below 0, are in no
+        superpixel. Not needed on the CPU.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite and for labels out of range, and
+        wait for it; on the CPU this is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -207,14 +244,20 @@ def snap_cues(
     array([[[1, 1, 1, 1]]])
     """
     threads = check_threads(threads)
-    maps = check_array(cues, "cues", (*CUES, *FLOATS), ndim=3, layout="(..., K, h, w)")
+    maps = check_any_array(cues, "cues", (*CUES, *FLOATS), ndim=3, layout="(..., K, h, w)")
     *batch, channels, in_height, in_width = maps.shape
     threshold = check_number(threshold, "threshold")
     check_choice(accept, "accept", ("mean", "sepl"))
     check_pixels(maps, "cues")
-    regions = adopt(superpixels, "superpixels")
-    if regions.dtype == np.bool_:
-        masks = check_array(regions, "superpixels", ("bool",), ndim=3, layout="(..., R, H, W)")
+    check_values(validate, ("cues", maps))
+    kernel_maps = maps.view(np.uint8) if maps.dtype == np.bool_ else maps
+    if adopt_anywhere(superpixels, "superpixels").dtype == np.bool_:
+        if isinstance(maps, DeviceArray):
+            raise ValueError(
+                "superpixels must be labels where cues are on a CUDA device, got bool masks: "
+                "masks that overlap have no kernel there; copy both to the CPU first"
+            )
+        masks = check_array(superpixels, "superpixels", ("bool",), ndim=3, layout="(..., R, H, W)")
         if masks.ndim != maps.ndim or masks.shape[:-3] != tuple(batch):
             raise ValueError(
                 f"superpixels must have shape ({', '.join(map(str, (*batch, 'R', 'H', 'W')))}) "
@@ -222,27 +265,37 @@ def snap_cues(
             )
         check_pixels(masks, "superpixels")
         height, width = masks.shape[-2:]
+        labels = None
     else:
-        labels = check_superpixels(regions, tuple(batch), None, "cues")
+        labels = check_superpixels(
+            superpixels,
+            tuple(batch),
+            None,
+            maps,
+            "cues",
+            num_superpixels=num_superpixels,
+            validate=validate,
+        )
+        array = labels.array if isinstance(labels, DeviceLabels) else labels
         if accept != "mean":
             raise ValueError(
                 f"accept must be 'mean' unless superpixels are bool masks, got {accept!r} with "
-                f"superpixels of dtype {labels.dtype}"
+                f"superpixels of dtype {array.dtype}"
             )
-        height, width = labels.shape[-2:]
-    out = np.empty((*batch, channels, height, width), dtype=bool)
+        height, width = array.shape[-2:]
+    out = empty((*batch, channels, height, width), np.bool_, maps)
     if out.size == 0:
         return like(out, cues)
     if in_height * in_width == 0:
         raise ValueError(f"cues must have at least one pixel, got {maps.shape}")
-    kernel_maps = maps.view(np.uint8) if maps.dtype == np.bool_ else maps
     kernel_maps = kernel_maps.reshape(-1, channels, in_height, in_width)
     flat = out.reshape(-1, channels, height, width)
-    if regions.dtype == np.bool_:
+    if labels is None:
         masks = masks.view(np.uint8).reshape(len(flat), -1, height, width)
         finite = _cpu.snap_masks(kernel_maps, masks, flat, threshold, accept, threads)
     else:
-        finite = _cpu.snap(kernel_maps, labels, flat, threshold, threads)
+        kernels, where = backend(maps, threads)
+        finite = kernels.snap(kernel_maps, labels, flat, threshold, where)
     check_finite(finite, ("cues", maps))
     return like(out, cues)
 
@@ -287,17 +340,19 @@ def fuse_cues(*cue_sets: Any, threads: int | None = 1) -> Any:
     if not cue_sets:
         raise ValueError("cue_sets must be one or more sets of cues, got none")
     sets = _as_bytes(cue_sets)
-    out = np.empty(sets[0].shape, dtype=bool)
-    _cpu.fuse(sets, out, threads)
+    out = empty(sets[0].shape, np.bool_, sets[0])
+    kernels, where = backend(sets[0], threads)
+    kernels.fuse(sets, out, where)
     return like(out, cue_sets[0])
 
 
-def _as_bytes(cue_sets: Sequence[Any]) -> list[Array]:
-    sets: list[Array] = []
+def _as_bytes(cue_sets: Sequence[Any]) -> list[Any]:
+    sets: list[Any] = []
     for i, cues in enumerate(cue_sets):
         name = f"cue_sets[{i}]"
-        array = check_array(cues, name, CUES, ndim=3, layout="(..., K, H, W)").view(np.uint8)
+        array = check_any_array(cues, name, CUES, ndim=3, layout="(..., K, H, W)").view(np.uint8)
         if sets:
+            check_place(array, name, sets[0], "cue_sets[0]")
             check_shape(array, name, sets[0].shape, "cue_sets[0]")
         sets.append(array)
     return sets
@@ -344,16 +399,17 @@ def resize_cues(
     array([[[0, 1]]])
     """
     threads = check_threads(threads)
-    maps = check_array(cues, "cues", CUES, ndim=3, layout="(..., K, H, W)")
+    maps = check_any_array(cues, "cues", CUES, ndim=3, layout="(..., K, H, W)")
     height, width = check_size(size, "size")
     check_choice(rule, "rule", ("nearest", "any", "half"))
     check_pixels(maps, "cues")
-    out = np.empty((*maps.shape[:-2], height, width), dtype=bool)
+    out = empty((*maps.shape[:-2], height, width), np.bool_, maps)
     if out.size:
         if 0 in maps.shape[-2:]:
             raise ValueError(f"cues must have at least one pixel, got {maps.shape}")
         source = maps.view(np.uint8).reshape(-1, *maps.shape[-2:])
-        _cpu.resize(source, out.reshape(-1, height, width), rule, threads)
+        kernels, where = backend(maps, threads)
+        kernels.resize(source, out.reshape(-1, height, width), rule, where)
     return like(out, cues)
 
 
@@ -413,7 +469,7 @@ def cues_to_labels(
     array([[  1,   1,   2, 255]], dtype=uint8)
     """
     threads = check_threads(threads)
-    maps = check_array(cues, "cues", CUES, ndim=3, layout="(..., K, H, W)")
+    maps = check_any_array(cues, "cues", CUES, ndim=3, layout="(..., K, H, W)")
     *batch, channels, height, width = maps.shape
     if channels == 0:
         raise ValueError(f"cues must have a background channel, got {maps.shape}")
@@ -425,16 +481,22 @@ def cues_to_labels(
     if min(written) < -(2**31) or max(written) >= 2**31:
         raise ValueError(f"classes and unknown must fit in int32, got {written}")
     small = min(written) >= 0 and max(written) <= 255
-    out = np.empty((*batch, height, width), dtype=np.uint8 if small else np.int32)
-    images = int(np.prod(batch))
-    _cpu.labels(
+    out = empty((*batch, height, width), np.uint8 if small else np.int32, maps)
+    images = math.prod(batch)
+    kernels, where = backend(maps, threads)
+    if isinstance(maps, DeviceArray) and channels > kernels.max_label_channels:
+        raise ValueError(
+            f"cues must have at most {kernels.max_label_channels} channels on a CUDA device, got "
+            f"{channels}"
+        )
+    kernels.labels(
         maps.view(np.uint8).reshape(images, channels, height * width),
         np.array(names, dtype=np.int64),
         out.reshape(images, height * width),
         overlap,
         background_overlap,
         unknown,
-        threads,
+        where,
     )
     return like(out, cues)
 

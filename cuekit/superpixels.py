@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from cuekit import _cpu
-from cuekit._arrays import Array, adopt, like
+from cuekit._arrays import AnyArray, Array, DeviceArray, DeviceLabels, adopt, empty, like
+from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
+    check_any_array,
     check_array,
     check_finite,
     check_integer,
     check_number,
     check_pixels,
     check_threads,
+    check_values,
 )
 
 
 def check_superpixels(
-    superpixels: Any, batch: tuple[int, ...], size: tuple[int, int] | None, other: str
-) -> Array:
-    """Adopt a label map (*batch, H, W); the kernels check the labels themselves."""
-    labels = check_array(superpixels, "superpixels", INTEGERS, ndim=2, layout="(..., H, W)")
+    superpixels: Any,
+    batch: tuple[int, ...],
+    size: tuple[int, int] | None,
+    beside: AnyArray,
+    other: str,
+    *,
+    num_superpixels: int | None,
+    validate: bool,
+) -> Array | DeviceLabels:
+    """Adopt a label map (*batch, H, W); the CPU's kernels check the labels themselves."""
+    labels = check_any_array(
+        superpixels, "superpixels", INTEGERS, ndim=2, layout="(..., H, W)", beside=(beside, other)
+    )
     if labels.shape[:-2] != batch or (size is not None and labels.shape[-2:] != size):
         expected = ", ".join(map(str, (*batch, *(size or ("H", "W")))))
         raise ValueError(
             f"superpixels must have shape ({expected}) to match {other}, got {labels.shape}"
         )
     check_pixels(labels, "superpixels")
+    if num_superpixels is not None:
+        num_superpixels = check_integer(num_superpixels, "num_superpixels", minimum=1)
+    if isinstance(labels, DeviceArray):
+        return _count_superpixels(labels, num_superpixels, validate=validate)
     return labels
 
 
-def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -> Any:
+def _count_superpixels(labels: DeviceArray, count: int | None, *, validate: bool) -> DeviceLabels:
+    """Bound the labels by the number of pixels, so that they bound the workspace."""
+    pixels = labels.shape[-2] * labels.shape[-1]
+    if count is not None and count > max(pixels, 1):
+        raise ValueError(
+            f"num_superpixels must be at most {pixels}, the number of pixels, got {count}; "
+            "leave it out to have sparse labels renumbered"
+        )
+    if labels.size == 0:
+        return DeviceLabels(labels, 1)
+    if validate:
+        index = labels.device.find_negative(labels)
+        if index is not None:
+            value = labels.device.item(labels, index)
+            raise ValueError(f"superpixels must be >= 0, got {value} at index {index}")
+    if count is None or validate:
+        largest = labels.device.largest(labels)
+        if count is None and largest >= pixels:
+            labels = labels.device.consecutive(labels)
+            largest = labels.device.largest(labels)
+        if count is not None and largest >= count:
+            raise ValueError(
+                f"superpixels must be below num_superpixels, {count}, got {largest}"
+            )
+        count = count or max(largest + 1, 1)
+    return DeviceLabels(labels, count)
+
+
+def superpixel_mean(
+    values: Any,
+    superpixels: Any,
+    *,
+    num_superpixels: int | None = None,
+    validate: bool = False,
+    threads: int | None = 1,
+) -> Any:
     """Replace every value by the mean of its channel over its superpixel.
 
     Parameters
@@ -43,6 +95,13 @@ def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -
         Maps of any number of channels.
     superpixels : (..., H, W) array or tensor of any integer dtype
         Labels from 0 to 2**31 - 1; they need not be consecutive.
+    num_superpixels : int, optional
+        On a CUDA device, a number above all labels, at most H * W: without it the largest label is
+        read back, which waits for the device. Pixels with labels from it on, or below 0, are in no
+        superpixel. Not needed on the CPU.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite and for labels out of range, and
+        wait for it; on the CPU this is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -59,8 +118,9 @@ def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -
 
     Notes
     -----
-    Sums are float64 and run in raster order within a superpixel. Input that is not
-    C-contiguous is copied once.
+    Sums are float64 and run in raster order within a superpixel; on a CUDA device in another
+    order, always the same, which changes means by some 1e-16 of the largest value. Input that is
+    not C-contiguous is copied once.
 
     Examples
     --------
@@ -70,16 +130,26 @@ def superpixel_mean(values: Any, superpixels: Any, *, threads: int | None = 1) -
     array([[[2., 2., 5.]]])
     """
     threads = check_threads(threads)
-    maps = check_array(
+    maps = check_any_array(
         values, "values", (*FLOATS, *INTEGERS, "bool"), ndim=3, layout="(..., K, H, W)"
     )
     *batch, channels, height, width = maps.shape
-    labels = check_superpixels(superpixels, tuple(batch), (height, width), "values")
+    check_values(validate, ("values", maps))
+    labels = check_superpixels(
+        superpixels,
+        tuple(batch),
+        (height, width),
+        maps,
+        "values",
+        num_superpixels=num_superpixels,
+        validate=validate,
+    )
     floating = maps.dtype.kind == "f"
-    out = np.empty(maps.shape, dtype=maps.dtype if floating else np.float32)
+    out = empty(maps.shape, maps.dtype if floating else np.float32, maps)
     if maps.size:
-        shape = (int(np.prod(batch)), channels, height, width)
-        finite = _cpu.superpixel_mean(maps.reshape(shape), labels, out.reshape(shape), threads)
+        shape = (math.prod(batch), channels, height, width)
+        kernels, where = backend(maps, threads)
+        finite = kernels.superpixel_mean(maps.reshape(shape), labels, out.reshape(shape), where)
         check_finite(finite, ("values", maps))
     return like(out, values)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from cuekit import _cpu
-from cuekit._arrays import like
+from cuekit._arrays import empty, like
+from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
-    check_array,
+    check_any_array,
     check_finite,
     check_number,
     check_present,
     check_threads,
+    check_values,
 )
 
 
 def suppress_absent(
-    scores: Any, present: Any, *, margin: float = 1e-4, threads: int | None = 1
+    scores: Any,
+    present: Any,
+    *,
+    margin: float = 1e-4,
+    validate: bool = False,
+    threads: int | None = 1,
 ) -> Any:
     """Cap the scores of absent classes just below those of background and present classes.
 
@@ -32,6 +39,9 @@ def suppress_absent(
         background has no entry. None means all, and changes nothing.
     margin : float, optional
         How far below the ceiling absent classes end up at least, up to rounding.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
+        is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -68,22 +78,24 @@ def suppress_absent(
     array([0.2, 0.3, 0.2])
     """
     threads = check_threads(threads)
-    maps = check_array(scores, "scores", FLOATS, ndim=3, layout="(..., K, H, W)")
+    maps = check_any_array(scores, "scores", FLOATS, ndim=3, layout="(..., K, H, W)")
     *batch, channels, height, width = maps.shape
     if channels == 0:
         raise ValueError(f"scores must have a background channel, got {maps.shape}")
-    tags = check_present(present, "present", tuple(batch), channels - 1, "scores")
+    tags = check_present(present, "present", tuple(batch), channels - 1, "scores", maps)
     margin = check_number(margin, "margin", minimum=0)
     if margin > np.finfo(maps.dtype).max:
         raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
-    out = np.empty_like(maps)
-    shape = (int(np.prod(batch)), channels, height * width)
-    finite = _cpu.suppress(
+    check_values(validate, ("scores", maps))
+    out = empty(maps.shape, maps.dtype, maps)
+    shape = (math.prod(batch), channels, height * width)
+    kernels, where = backend(maps, threads)
+    finite = kernels.suppress(
         maps.reshape(shape),
         tags.reshape(shape[0], channels - 1),
         out.reshape(shape),
         margin,
-        threads,
+        where,
     )
     check_finite(finite, ("scores", maps))
     return like(out, scores)

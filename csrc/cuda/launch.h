@@ -8,20 +8,15 @@
 #include <initializer_list>
 #include <limits>
 #include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <utility>
 
+#include "check.h"
 #include "cuekit/host_device.h"
 
 namespace cuekit::cuda {
 
 constexpr int block_size = 256;
-
-inline void check(cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
-}
 
 // `blocks` blocks of `threads` threads; nothing where there are none.
 template <class... Expected, class... Actual>

@@ -2,8 +2,9 @@
 
 Environment variables, all optional:
 
-CUEKIT_CUDA                 auto (default): CUDA kernels where nvcc is found; 1: nvcc must be; 0: none
-CUEKIT_CUDA_ARCHITECTURES   as nvcc names them, such as "80 90"; default: all since Turing
+CUEKIT_CUDA                 auto (the default) builds CUDA kernels where nvcc is found; 1 insists, 0
+                            leaves them out
+CUEKIT_CUDA_ARCHITECTURES   as nvcc numbers them, such as "80 90"; default: each generation from 75
 CUEKIT_CXXFLAGS, CUEKIT_LDFLAGS, CUEKIT_NVCCFLAGS   further flags
 CUEKIT_BUILD_JOBS           compilers at a time; default: one per core
 """
@@ -34,18 +35,19 @@ flags += os.environ.get("CUEKIT_CXXFLAGS", "").split()
 link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
 
 
-def find_nvcc():
+def find_nvcc() -> str | None:
     """Return nvcc's path, or None: a compiler decides whether CUDA is built, never a GPU."""
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     places = [Path(home) / "bin" for home in homes if home] + [Path("/usr/local/cuda/bin")]
     return shutil.which("nvcc", path=os.pathsep.join(map(str, places))) or shutil.which("nvcc")
 
 
-def run(*command):
+def run(*command: str) -> str:
+    """Return what a program prints."""
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout
 
 
-def cuda_home(nvcc):
+def cuda_home(nvcc: str) -> Path:
     """Return the toolkit's folder as nvcc itself names it: what is on the path may be a link."""
     dry = subprocess.run(
         [nvcc, "--dryrun", "-x", "cu", os.devnull], text=True, capture_output=True, check=False
@@ -54,7 +56,7 @@ def cuda_home(nvcc):
     return Path(tops[0].strip() if tops else Path(nvcc).resolve().parent.parent)
 
 
-def architectures(nvcc):
+def architectures(nvcc: str) -> list[str]:
     """Return those asked for, or each generation that nvcc knows: 86 and 89 run what 80 does."""
     asked = os.environ.get("CUEKIT_CUDA_ARCHITECTURES", "").replace(";", " ").replace(",", " ")
     if asked.split():
@@ -66,19 +68,25 @@ def architectures(nvcc):
 class BuildCuda(build_ext):
     """Lets nvcc compile what is CUDA's, and the C++ compiler the rest."""
 
-    def build_extension(self, ext):
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        """Compile what is CUDA's first: to the C++ compiler it is objects to link."""
         if ext.name == "cuekit._cuda":
             ext.extra_objects = self.compile_cuda()
         super().build_extension(ext)
 
-    def compile_cuda(self):
+    def compile_cuda(self) -> list[str]:
+        """Return the objects of all of csrc/cuda, compiled where they are older than a source."""
         folder = Path(self.build_temp) / f"cuda-{'-'.join(archs)}"
         folder.mkdir(parents=True, exist_ok=True)
         sources = sorted(root.glob("csrc/cuda/*.cu"))
         targets = [folder / f"{source.stem}{'.obj' if windows else '.o'}" for source in sources]
-        # Kernels that asked for no FMA give the CPU's bits; the host's compiler must not add any.
+        # No contraction into FMA: the CPU's bits.
         command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Icsrc", "-Icsrc/include"]
-        command += ["-Xfatbin=-compress-all", "-Xcompiler", "/O2" if windows else "-fPIC,-fvisibility=hidden,-O3"]
+        command += [
+            "-Xfatbin=-compress-all",
+            "-Xcompiler",
+            "/O2" if windows else "-fPIC,-fvisibility=hidden,-O3",
+        ]
         for arch in archs:
             command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
         # Newer GPUs compile the last one's PTX.
@@ -91,7 +99,7 @@ class BuildCuda(build_ext):
             if not target.exists() or target.stat().st_mtime < newest or self.force
         ]
 
-        def compile_one(pair):
+        def compile_one(pair: tuple[Path, Path]) -> None:
             source, target = pair
             part = target.with_suffix(".part" + target.suffix)
             self.spawn([*command, "-c", str(source.relative_to(root)), "-o", str(part)])
@@ -109,7 +117,7 @@ if wish not in ("auto", "0", "1"):
 nvcc = None if wish == "0" else find_nvcc()
 if wish == "1" and nvcc is None:
     raise SystemExit("CUEKIT_CUDA=1, but nvcc is neither on the path nor under CUDA_HOME")
-missing = "" if nvcc else "left out by CUEKIT_CUDA=0" if wish == "0" else "no nvcc when it was built"
+missing = "left out by CUEKIT_CUDA=0" if wish == "0" else "no nvcc when it was built"
 
 cpu = Pybind11Extension(
     "cuekit._cpu",
@@ -119,7 +127,7 @@ cpu = Pybind11Extension(
     ),
     include_dirs=["csrc", "csrc/include"],
     depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.h")],
-    define_macros=[("CUEKIT_CUDA_MISSING", f'"{missing}"')],
+    define_macros=[("CUEKIT_CUDA_MISSING", f'"{"" if nvcc else missing}"')],
     extra_compile_args=flags,
     extra_link_args=link_flags,
     cxx_std=17,

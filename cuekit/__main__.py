@@ -4,6 +4,7 @@ import sys
 
 from cuekit._backend import build_config
 
+
 def main() -> None:
     """Write one line per fact."""
     config = build_config()

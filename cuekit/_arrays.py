@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,11 @@ def is_tensor(value: object) -> bool:
     # While another thread is still importing torch, the module has no Tensor yet.
     tensor = getattr(torch, "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
+
+
+def is_on_cuda(tensor: Any) -> bool:
+    """Tell whether a torch tensor lies on a CUDA device."""
+    return bool(tensor.device.type == "cuda")
 
 
 def is_cupy(value: object) -> bool:
@@ -142,7 +148,8 @@ class DeviceArray:
 AnyArray = Array | DeviceArray
 
 
-class DeviceLabels(NamedTuple):
+@dataclass(frozen=True)
+class DeviceLabels:
     """Superpixels on a device, and a number above all labels that count."""
 
     array: DeviceArray
@@ -326,7 +333,7 @@ def adopt(value: Any, name: str) -> Array:
     """
     array = adopt_anywhere(value, name)
     if isinstance(array, DeviceArray):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - the type is right, the place is not
             f"{name} must be on the CPU, got an array on {array.device}: this function has no "
             "kernel for other devices, and nothing is moved; copy it to the CPU first"
         )
@@ -352,7 +359,7 @@ def adopt_anywhere(value: Any, name: str) -> AnyArray:
 
 def _adopt_tensor(tensor: Any, name: str) -> AnyArray:
     torch = _torch()
-    if tensor.device.type not in ("cpu", "cuda"):
+    if tensor.device.type != "cpu" and not is_on_cuda(tensor):
         raise ValueError(
             f"{name} must be on the CPU or a CUDA device, got a tensor on {tensor.device}: cuekit "
             "has no kernels for other devices and moves nothing by itself; call .cpu() first"
@@ -371,7 +378,7 @@ def _adopt_tensor(tensor: Any, name: str) -> AnyArray:
     if tensor.is_neg() or tensor.is_conj():
         raise TypeError(f"{name} must not be a lazy view; call .resolve_neg().resolve_conj() first")
     try:
-        if tensor.device.type == "cuda":
+        if is_on_cuda(tensor):
             return TorchDevice(tensor.device).adopt(tensor.detach())
         array: Array = tensor.detach().numpy()
     except (TypeError, RuntimeError) as error:

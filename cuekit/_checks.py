@@ -176,9 +176,7 @@ def check_present(
     return beside.device.from_host(tags) if isinstance(beside, DeviceArray) else tags
 
 
-def check_values(
-    validate: bool, *arrays: tuple[str, AnyArray], present: AnyArray | None = None
-) -> None:
+def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = None) -> None:
     """Look for values that are not finite on a CUDA device, if the caller wants to wait for it.
 
     With `present`, among the present classes' maps only. On the CPU the kernels themselves look,

@@ -129,23 +129,20 @@ def raw_cues(
     return like(out, cams)
 
 
-def _raw_background(
-    background: AnyArray | None, out: AnyArray, threshold: float, threads: int
-) -> None:
+def _raw_background(background: Any, out: AnyArray, threshold: float, threads: int) -> None:
     """Fill channel 0 of `out` (B, C + 1, N)."""
     images, _, pixels = out.shape
-    if background is not None:
-        background = background.reshape(images, pixels)
+    flat = None if background is None else background.reshape(images, pixels)
     if isinstance(out, DeviceArray):
         kernels, device = backend(out, threads)
-        kernels.raw_background(background, out, threshold, device)
-    elif background is None:
+        kernels.raw_background(flat, out, threshold, device)
+    elif flat is None:
         out[:, 0] = False
-    elif background.dtype == np.bool_:
+    elif flat.dtype == np.bool_:
         # A bool view of bytes may hold others than 0 and 1.
-        out[:, 0] = background.view(np.uint8) != 0
+        out[:, 0] = flat.view(np.uint8) != 0
     else:
-        finite = _cpu.raw_background(background, out, threshold, threads)
+        finite = _cpu.raw_background(flat, out, threshold, threads)
         check_finite(finite, ("background", background))
 
 

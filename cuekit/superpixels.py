@@ -35,7 +35,7 @@ def check_superpixels(
     validate: bool,
 ) -> Array | DeviceLabels:
     """Adopt a label map (*batch, H, W); the CPU's kernels check the labels themselves."""
-    labels = check_any_array(
+    labels: AnyArray = check_any_array(
         superpixels, "superpixels", INTEGERS, ndim=2, layout="(..., H, W)", beside=(beside, other)
     )
     if labels.shape[:-2] != batch or (size is not None and labels.shape[-2:] != size):
@@ -72,9 +72,7 @@ def _count_superpixels(labels: DeviceArray, count: int | None, *, validate: bool
             labels = labels.device.consecutive(labels)
             largest = labels.device.largest(labels)
         if count is not None and largest >= count:
-            raise ValueError(
-                f"superpixels must be below num_superpixels, {count}, got {largest}"
-            )
+            raise ValueError(f"superpixels must be below num_superpixels, {count}, got {largest}")
         count = count or max(largest + 1, 1)
     return DeviceLabels(labels, count)
 

@@ -5,8 +5,10 @@ dimensions and front end: if all of them equal the oracle, they equal each other
 """
 
 import importlib.util
+from contextlib import nullcontext
 from typing import NamedTuple
 
+import emulated
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -36,6 +38,7 @@ class NumPy:
     """NumPy in, NumPy out."""
 
     name = "numpy"
+    active = nullcontext
 
     @staticmethod
     def wrap(array):
@@ -51,6 +54,7 @@ class Torch:
     """Torch in, torch out."""
 
     name = "torch"
+    active = nullcontext
 
     @staticmethod
     def wrap(array):
@@ -69,7 +73,49 @@ class Torch:
         return result.numpy()
 
 
+class EmulatedCuda:
+    """The CUDA kernels, run on the CPU, on arrays of a stand-in for CuPy."""
+
+    name = "cuda, emulated"
+    active = staticmethod(emulated.installed)
+
+    @staticmethod
+    def wrap(array):
+        return emulated.to_device(array)
+
+    @staticmethod
+    def unwrap(result):
+        assert type(result) is emulated.ndarray
+        return np.array(result)
+
+
+class Cuda:
+    """The CUDA kernels, on torch's tensors."""
+
+    name = "cuda"
+    active = nullcontext
+
+    @staticmethod
+    def wrap(array):
+        return Torch.wrap(array).cuda()
+
+    @staticmethod
+    def unwrap(result):
+        assert result.device.type == "cuda"
+        return result.cpu().numpy()
+
+
+def has_gpu():
+    if not importlib.util.find_spec("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 FRONT_ENDS = [NumPy, Torch] if importlib.util.find_spec("torch") else [NumPy]
+DEVICES = [EmulatedCuda] if emulated.compiler() else []
+DEVICES += [Cuda] if has_gpu() else []
 
 
 # ---------------------------------------------------------------------------------------- arrays
@@ -189,17 +235,33 @@ class Run(NamedTuple):
         """Call, and check that the inputs are as before and that the framework is kept."""
         before = [None if array is None else array.copy() for array in arrays]
         _cpu.set_instruction_set(self.instruction_set)
-        wrapped = [None if array is None else self.front_end.wrap(array) for array in arrays]
-        result = self.front_end.unwrap(function(*wrapped, threads=self.threads, **options))
+        with self.front_end.active():
+            wrapped = [None if array is None else self.front_end.wrap(array) for array in arrays]
+            result = self.front_end.unwrap(function(*wrapped, threads=self.threads, **options))
+            if self.on_device:  # threads come in another order
+                again = function(*wrapped, threads=self.threads, **options)
+                assert same_bits(self.front_end.unwrap(again), result)
         for array, was in zip(arrays, before, strict=True):
             assert array is None or same_bits(array, was)
         assert result.flags.c_contiguous
         return result
 
+    @property
+    def on_device(self):
+        return self.front_end in DEVICES
 
-runs = st.builds(
-    Run, st.sampled_from(FRONT_ENDS), st.sampled_from(THREADS), st.sampled_from(INSTRUCTION_SETS)
-)
+
+def runs_of(front_ends):
+    return st.builds(
+        Run,
+        st.sampled_from(front_ends),
+        st.sampled_from(THREADS),
+        st.sampled_from(INSTRUCTION_SETS),
+    )
+
+
+cpu_runs = runs_of(FRONT_ENDS)  # of what has no CUDA kernel
+runs = runs_of([*FRONT_ENDS, *DEVICES])
 
 
 def same_bits(a, b):

@@ -215,7 +215,7 @@ def test_tensors_of_other_kinds(op, index):
     torch = pytest.importorskip("torch")
     name = op.names[index]
     tensor = torch.from_numpy(op.arrays[index])
-    with raises(ValueError, f"{name} must be on the CPU, got a tensor on meta"):
+    with raises(ValueError, f"{name} must be on the CPU or a CUDA device, got a tensor on meta"):
         op(*replaced(op.arrays, index, tensor.to("meta")))
     with raises(TypeError, f"{name} must be a dense tensor, got layout torch.sparse_coo"):
         op(*replaced(op.arrays, index, tensor.to_sparse()))

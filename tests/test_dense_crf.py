@@ -28,10 +28,10 @@ from strategies import (
     INTEGERS,
     THREADS,
     batches,
+    cpu_runs,
     label_maps,
     memory_orders,
     reordered,
-    runs,
     same_bits,
     tags,
 )
@@ -141,7 +141,7 @@ def smooth_probabilities(size, channels=21, seed=0):
 
 
 @settings(max_examples=200)
-@given(inputs(), params, st.integers(1, 10), runs)
+@given(inputs(), params, st.integers(1, 10), cpu_runs)
 def test_equals_oracle(arrays, setting, iterations, run):
     maps, photo, _ = arrays
     results = [
@@ -170,7 +170,7 @@ def test_equals_oracle_on_a_photo(name):
             assert_iteration(before, after, energies_of(maps), messages, setting)
 
 
-@given(inputs(), st.sampled_from([1e-37, 1e-5, 0.3, 1.0]), runs)
+@given(inputs(), st.sampled_from([1e-37, 1e-5, 0.3, 1.0]), cpu_runs)
 def test_no_iteration_is_the_softmax_of_the_unaries(arrays, epsilon, run):
     maps, photo, _ = arrays
     result = run(crf_of, maps, photo, None, iterations=0, epsilon=epsilon)
@@ -180,7 +180,7 @@ def test_no_iteration_is_the_softmax_of_the_unaries(arrays, epsilon, run):
     np.testing.assert_allclose(result, expected, rtol=3e-5, atol=1e-7)
 
 
-@given(inputs(), runs)
+@given(inputs(), cpu_runs)
 def test_defaults(arrays, run):
     maps, photo, _ = arrays
     expected = run(
@@ -189,7 +189,7 @@ def test_defaults(arrays, run):
     assert same_bits(run(crf_of, maps, photo, None), expected)
 
 
-@given(inputs(), st.sampled_from(FLOATS), params, runs)
+@given(inputs(), st.sampled_from(FLOATS), params, cpu_runs)
 def test_every_dtype_is_computed_in_float32(arrays, dtype, setting, run):
     maps, photo, present = arrays
     maps = maps.astype(np.float16)
@@ -199,7 +199,7 @@ def test_every_dtype_is_computed_in_float32(arrays, dtype, setting, run):
 
 
 @settings(max_examples=100)
-@given(inputs(), params, runs)
+@given(inputs(), params, cpu_runs)
 def test_energies(arrays, setting, run):
     """An iteration from equal energies, not from equal bits: a logarithm lies between them."""
     maps, photo, present = arrays
@@ -229,7 +229,7 @@ def test_energies_of_any_size(size):
         np.testing.assert_allclose(result, energies < 0, rtol=0, atol=1e-30)
 
 
-@given(inputs(), st.integers(0, 10), runs)
+@given(inputs(), st.integers(0, 10), cpu_runs)
 def test_hard_probabilities_stay_finite(arrays, iterations, run):
     maps, photo, _ = arrays
     hard = (maps == maps.max(-3, keepdims=True)).astype(np.float32)
@@ -331,7 +331,7 @@ def test_the_largest_weights_survive():
 # --------------------------------------------------------------------------------------- present
 
 
-@given(inputs(), params, st.integers(0, 10), runs)
+@given(inputs(), params, st.integers(0, 10), cpu_runs)
 def test_present_is_the_crf_of_these_channels(arrays, setting, iterations, run):
     maps, photo, present = arrays
     options = {"params": setting, "iterations": iterations}
@@ -361,7 +361,7 @@ def test_after_suppression():
     assert same_bits(result, cuekit.dense_crf(scores, photo, present=present))
 
 
-@given(inputs(), st.sampled_from([1e-4, 0.5, 1e3]), runs)
+@given(inputs(), st.sampled_from([1e-4, 0.5, 1e3]), cpu_runs)
 def test_after_suppression_with_ceilings_below_the_margin(arrays, margin, run):
     """Absent classes are negative then, and clipped as everything else."""
     maps, photo, present = arrays

@@ -22,10 +22,10 @@ from strategies import (
     THREADS,
     assert_equal,
     by_image,
+    cpu_runs,
     memory_orders,
     photos,
     reordered,
-    runs,
 )
 
 import cuekit
@@ -60,7 +60,9 @@ def sample_photos():
 
 
 @settings(max_examples=300)
-@given(st.data(), st.sampled_from([(), (1,), (3,), (2, 2), (0,)]), scales, sigmas, min_sizes, runs)
+@given(
+    st.data(), st.sampled_from([(), (1,), (3,), (2, 2), (0,)]), scales, sigmas, min_sizes, cpu_runs
+)
 def test_equals_oracle(data, batch, scale, sigma, min_size, run):
     # NumPy sums eight channels and more in another order, and more than 128 in yet another.
     photo = data.draw(photos(batch, (1, 2, 3, 4, 7, 8, 9, 17, 129, 300), largest=11))

@@ -24,19 +24,20 @@ FUNCTIONS = [
 
 # The contract with callers.
 SIGNATURES = {
-    "subtract_classes": "(cams, present=None, *, mode='pairwise', threads=1)",
-    "background_map": "(*features, size=None, threads=1)",
+    "subtract_classes": "(cams, present=None, *, mode='pairwise', validate=False, threads=1)",
+    "background_map": "(*features, size=None, validate=False, threads=1)",
     "raw_cues": "(cams, background=None, present=None, *, foreground_threshold=0.3, "
-    "background_threshold=0.2, threads=1)",
+    "background_threshold=0.2, validate=False, threads=1)",
     "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1, threads=1)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
-    "superpixel_mean": "(values, superpixels, *, threads=1)",
-    "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', threads=1)",
+    "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
+    "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
+    "validate=False, threads=1)",
     "fuse_cues": "(*cue_sets, threads=1)",
     "resize_cues": "(cues, size, *, rule='nearest', threads=1)",
     "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "
     "background_overlap='foreground', unknown=255, threads=1)",
-    "suppress_absent": "(scores, present, *, margin=0.0001, threads=1)",
+    "suppress_absent": "(scores, present, *, margin=0.0001, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
     "epsilon=1e-05, unary='probabilities', threads=1)",

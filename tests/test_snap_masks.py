@@ -11,10 +11,10 @@ from strategies import (
     batches,
     by_image,
     channel_counts,
+    cpu_runs,
     cue_maps,
     label_maps,
     masks,
-    runs,
     sizes,
 )
 
@@ -44,7 +44,7 @@ def inputs(draw):
     return batch, cues, draw(masks(shape) | rectangles(shape))
 
 
-@given(inputs(), runs, thresholds, rules)
+@given(inputs(), cpu_runs, thresholds, rules)
 def test_equals_oracle(arrays, run, threshold, accept):
     batch, cues, regions = arrays
     result = run(cuekit.snap_cues, cues, regions, threshold=threshold, accept=accept)
@@ -61,7 +61,7 @@ def inputs_with_labels(draw):
     return batch, cues, draw(label_maps((*batch, *size)))
 
 
-@given(inputs_with_labels(), runs)
+@given(inputs_with_labels(), cpu_runs)
 def test_superpixels_as_masks_give_the_same(arrays, run):
     """Masks that cover every pixel once are superpixels."""
     batch, cues, superpixels = arrays
@@ -72,7 +72,7 @@ def test_superpixels_as_masks_give_the_same(arrays, run):
     assert stack.shape == (*batch, 50, *superpixels.shape[-2:])
 
 
-@given(inputs(), runs, rules)
+@given(inputs(), cpu_runs, rules)
 def test_neither_channels_nor_masks_have_an_order(arrays, run, accept):
     _, cues, regions = arrays
     result = run(cuekit.snap_cues, cues, regions, accept=accept)

@@ -3,8 +3,8 @@
 //
 // The threads of a block are fibers of one system thread, which change where CUDA's threads would
 // wait for each other. So results do not depend on time, a barrier that some threads never reach
-// is found out, and sanitizers see every access. From launch to launch the order of threads and
-// blocks turns round: what depends on it shows.
+// is found out, and sanitizers see every access. The order of threads and blocks differs from
+// launch to launch: what depends on it shows.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
 #include <cuda_runtime.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -22,8 +23,12 @@ constexpr unsigned warp_size = 32;
 
 enum class State { ready, waits_for_warp, waits_for_block, ended };
 
+// Contexts also hold signal masks, and changing them is a system call each time: so a context only
+// starts a fiber, and the rest is jumps between stacks.
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf here;
+  bool started = false;
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
   dim3 thread_index;
   State state = State::ended;
@@ -36,12 +41,13 @@ struct Warp {
 
 std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<Warp> warps;
-ucontext_t scheduler;
+jmp_buf scheduler;
 Fiber* current = nullptr;
 const std::function<void()>* body = nullptr;
 std::exception_ptr failure;
 std::mutex one_launch_at_a_time;
 bool backwards = false;
+unsigned launches = 0;
 
 #if defined(__SANITIZE_ADDRESS__)
 const void* scheduler_stack = nullptr;
@@ -75,13 +81,23 @@ void run_fiber() {
   }
   current->state = State::ended;
   leave_to_scheduler(true);
-  swapcontext(&current->context, &scheduler);
+  _longjmp(scheduler, 1);
 }
 
 void yield() {
   leave_to_scheduler(false);
-  swapcontext(&current->context, &scheduler);
+  if (_setjmp(current->here) == 0) _longjmp(scheduler, 1);
   back_in_fiber(false);
+}
+
+void go_on(Fiber& fiber) {
+  leave_to_fiber(fiber);
+  if (_setjmp(scheduler) == 0) {
+    if (fiber.started) _longjmp(fiber.here, 1);
+    fiber.started = true;
+    setcontext(&fiber.start);
+  }
+  back_in_scheduler();
 }
 
 // Makes those ready whose last one has arrived.
@@ -100,11 +116,12 @@ bool release(std::size_t begin, std::size_t end, State waiting) {
 void run_block(std::size_t threads) {
   for (std::size_t t = 0; t < threads; ++t) {
     Fiber& fiber = *fibers[t];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, run_fiber, 0);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = stack_bytes;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, run_fiber, 0);
+    fiber.started = false;
     fiber.state = State::ready;
     fiber.exchanges = 0;
   }
@@ -116,9 +133,7 @@ void run_block(std::size_t threads) {
       if (fiber.state == State::ready) {
         current = &fiber;
         threadIdx = fiber.thread_index;
-        leave_to_fiber(fiber);
-        swapcontext(&scheduler, &fiber.context);
-        back_in_scheduler();
+        go_on(fiber);
         ran = true;
       }
       all_ended = all_ended && fiber.state == State::ended;
@@ -146,7 +161,8 @@ void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
     fibers[t]->thread_index =
         dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
   }
-  backwards = !backwards;
+  // By the parity of ones: so that no period of launches always has the same order.
+  backwards = __builtin_parity(launches++);
   body = &kernel;
   failure = nullptr;
   blockDim = block;

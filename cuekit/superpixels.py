@@ -65,9 +65,11 @@ def _count_superpixels(labels: DeviceArray, count: int | None, *, validate: bool
         index = labels.device.find_negative(labels)
         if index is not None:
             value = labels.device.item(labels, index)
-            raise ValueError(f"superpixels must be >= 0, got {value} at index {index}")
+            raise ValueError(f"superpixels must be at least 0, got {value} at index {index}")
     if count is None or validate:
         largest = labels.device.largest(labels)
+        if validate and largest >= 2**31:
+            raise ValueError(f"superpixels must be less than 2147483648, got {largest}")
         if count is None and largest >= pixels:
             labels = labels.device.consecutive(labels)
             largest = labels.device.largest(labels)

@@ -16,10 +16,11 @@ tar -C "$root" --exclude=.git --exclude=build --exclude='*.so' --exclude=__pycac
 cd "$copy/tree"
 
 sanitize=-fsanitize=address,undefined
-CC=gcc CXX=g++ \
-  CUEKIT_CXXFLAGS="-O1 -g $sanitize -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
-  CUEKIT_LDFLAGS="$sanitize" \
-  python setup.py --quiet build_ext --inplace
+# Exported: the tests build the emulated CUDA kernels with them.
+export CC=gcc CXX=g++ CUEKIT_CUDA=0
+export CUEKIT_CXXFLAGS="-O1 -g $sanitize -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+export CUEKIT_LDFLAGS="$sanitize"
+python setup.py --quiet build_ext --inplace
 
 # The interpreter is not instrumented, so the runtime must be there before it; libstdc++ with it,
 # or the runtime finds no __cxa_throw to watch and aborts at the first C++ exception.

@@ -459,9 +459,9 @@ def test_nothing_is_moved_between_devices():
         losses.expansion_loss(p.to("meta"), present.to("meta", torch.uint8))
     with raises(ValueError, "present must have shape (2, 3) to match probabilities, got (2, 4)"):
         losses.expansion_loss(p.to("meta"), torch.ones(2, 4, dtype=torch.bool, device="meta"))
-    with pytest.raises(ValueError, match="must be on the CPU or .*, got a tensor on meta"):
+    with pytest.raises(ValueError, match=r"must be on the CPU or .*, got a tensor on meta"):
         losses.constrain_to_boundary_loss(p.to("meta"), photos(2, 5, 5))
-    with pytest.raises(ValueError, match="must be on the CPU or .*, got a tensor on meta"):
+    with pytest.raises(ValueError, match=r"must be on the CPU or .*, got a tensor on meta"):
         losses.constrain_to_boundary_loss(p, torch.from_numpy(photos(2, 5, 5)).to("meta"))
 
 

@@ -71,14 +71,14 @@ template <class T>
 __global__ void means_in_raster_order(Bilinear<T> sampler, Grouped g, std::int64_t first_channel,
                                       std::int64_t channels, double* __restrict__ means) {
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
-  const std::int64_t key = i / table_width, channel = i % table_width;
-  if (key >= g.groups() || channel >= channels) return;
+  const std::int64_t key = i / channels, channel = i % channels;
+  if (key >= g.groups()) return;
   const std::int64_t begin = g.starts[key], end = g.starts[key + 1];
   const std::int64_t map = key / g.num_superpixels * sampler.channels + first_channel + channel;
   double sum = 0.0;
 #pragma unroll 4
   for (std::int64_t at = begin; at < end; ++at) sum += sampler.value(map, g.pixel[at]);
-  means[i] = begin < end ? sum / static_cast<double>(end - begin) : 0.0;
+  means[key * table_width + channel] = begin < end ? sum / static_cast<double>(end - begin) : 0.0;
 }
 
 // One block of 32 warps per image, a lane per channel: bits (groups), bit k = channel k is on.
@@ -167,8 +167,8 @@ void find_means(const T* maps, const Workspace& at, const SnapParams& p, std::in
                             static_cast<std::int32_t>(p.width),
                             at.taps,
                             at.taps + p.height};
-  launch(means_in_raster_order<T>, ceil_div(at.grouped.groups() * table_width, block_size),
-         block_size, stream, sampler, at.grouped, k, channels, at.means);
+  launch(means_in_raster_order<T>, ceil_div(at.grouped.groups() * channels, block_size), block_size,
+         stream, sampler, at.grouped, k, channels, at.means);
 }
 
 }  // namespace

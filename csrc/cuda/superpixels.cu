@@ -50,11 +50,11 @@ void launch_make_keys(const LabelsView& labels, std::int64_t first, const Groupe
 
 }  // namespace
 
-Grouped::Grouped(std::int64_t images, std::int64_t pixels, std::int64_t num_superpixels,
+Grouped::Grouped(std::int64_t num_images, std::int64_t image_pixels, std::int64_t superpixels,
                  Arena& arena)
-    : images(images),
-      pixels(pixels),
-      num_superpixels(num_superpixels),
+    : images(num_images),
+      pixels(image_pixels),
+      num_superpixels(superpixels),
       key_of(arena.take<std::uint32_t>(size())),
       keys(arena.take<std::uint32_t>(size())),
       raster(arena.take<std::int32_t>(size())),

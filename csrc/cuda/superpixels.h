@@ -45,7 +45,8 @@ struct Grouped {
   void* temporary;        // of the sort
   std::size_t temporary_bytes;
 
-  Grouped(std::int64_t images, std::int64_t pixels, std::int64_t num_superpixels, Arena& arena);
+  Grouped(std::int64_t num_images, std::int64_t image_pixels, std::int64_t superpixels,
+          Arena& arena);
 
   CUEKIT_HD std::int64_t size() const { return images * pixels; }
   CUEKIT_HD std::int64_t groups() const { return images * num_superpixels; }
@@ -113,8 +114,8 @@ template <class Sum, class Mean>
 __global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t channels,
                            Mean* __restrict__ means) {
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
-  const std::int64_t key = i / table_width, channel = i % table_width;
-  if (key >= g.groups() || channel >= channels) return;
+  const std::int64_t key = i / channels, channel = i % channels;
+  if (key >= g.groups()) return;
   const std::int64_t begin = g.starts[key], end = g.starts[key + 1];
   double mean = 0.0;
   if (begin < end) {
@@ -123,7 +124,7 @@ __global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t
       sum += sums[(which + key) * table_width + channel];
     mean = static_cast<double>(sum) / static_cast<double>(end - begin);
   }
-  means[i] = store<Mean>(mean);
+  means[key * table_width + channel] = store<Mean>(mean);
 }
 
 template <class Sampler, class Mean>
@@ -133,7 +134,7 @@ void means_of_pieces(const Sampler& sampler, const Grouped& g, std::int64_t firs
   const std::int64_t warps = ceil_div(g.size(), cut) * ceil_div(channels, channels_per_warp);
   launch(sum_pieces<Sampler>, ceil_div(warps * warp_size, block_size), block_size, stream, sampler,
          g, first_channel, channels, sums);
-  launch(add_pieces<typename Sampler::Sum, Mean>, ceil_div(g.groups() * table_width, block_size),
+  launch(add_pieces<typename Sampler::Sum, Mean>, ceil_div(g.groups() * channels, block_size),
          block_size, stream, sums, g, channels, means);
 }
 

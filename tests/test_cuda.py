@@ -1,0 +1,370 @@
+"""What is particular to CUDA: where arrays lie, labels that are not checked, the build.
+
+The kernels themselves are held against the oracle in each op's own file. Without a GPU they run
+emulated (`emulated.py`); what only a GPU can show is skipped there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import emulated
+import numpy as np
+import pytest
+from strategies import DEVICES, Cuda, has_gpu, same_bits
+
+import cuekit
+from cuekit import _arrays, _backend, reference
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(not DEVICES, reason="no compiler for the emulated kernels")
+needs_gpu = pytest.mark.skipif(not has_gpu(), reason="no GPU")
+
+RNG = np.random.default_rng(0)
+CAMS = RNG.normal(size=(2, 9, 23, 31)).astype(np.float32)
+PRESENT = RNG.random((2, 9)) > 0.5
+CUES = CAMS > 0.5
+SUPERPIXELS = RNG.integers(0, 40, (2, 46, 63))
+FINE = np.ascontiguousarray(SUPERPIXELS[:, :23, :31])
+OPS = {
+    "subtract_classes": (cuekit.subtract_classes, (CAMS, PRESENT), {}),
+    "strongest": (cuekit.subtract_classes, (CAMS, PRESENT), {"mode": "strongest"}),
+    "background_map": (cuekit.background_map, (CAMS, np.ascontiguousarray(CAMS[..., :9, :7])), {}),
+    "raw_cues": (cuekit.raw_cues, (CAMS, np.abs(CAMS[:, 0]), PRESENT), {}),
+    "raw_cues, bool": (cuekit.raw_cues, (CAMS, CUES[:, 0], PRESENT), {}),
+    "superpixel_mean": (cuekit.superpixel_mean, (CUES, FINE), {}),
+    "snap_cues": (cuekit.snap_cues, (CUES, SUPERPIXELS), {}),
+    "snap_cues, maps": (cuekit.snap_cues, (CAMS, SUPERPIXELS), {}),
+    "fuse_cues": (cuekit.fuse_cues, (CUES, ~CUES), {}),
+    "resize_cues": (cuekit.resize_cues, (CUES,), {"size": (7, 50)}),
+    "cues_to_labels": (cuekit.cues_to_labels, (CUES,), {}),
+    "suppress_absent": (
+        cuekit.suppress_absent,
+        (CAMS, np.ascontiguousarray(PRESENT[:, 1:])),
+        {},
+    ),
+}
+every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
+
+
+@pytest.fixture(params=DEVICES, ids=lambda front_end: front_end.name)
+def device(request):
+    with request.param.active():
+        yield request.param
+
+
+def raises(error, message):
+    return pytest.raises(error, match=f"^{re.escape(message)}")
+
+
+# ------------------------------------------------------------------------------ memory and places
+
+
+@every_op
+def test_equals_the_cpu_in_any_memory_order(device, op):
+    function, arrays, options = op
+    expected = function(*arrays, **options)
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        wrapped = [device.wrap(order(array)) for array in arrays]
+        result = device.unwrap(function(*wrapped, **options))
+        assert same_bits(result, expected)
+
+
+@every_op
+def test_torch_tensors_go_the_same_way(op, monkeypatch):
+    """On the CPU torch can play the device's part, but for streams and pinned memory."""
+    torch = pytest.importorskip("torch")
+    function, arrays, options = op
+    expected = function(*arrays, **options)
+    monkeypatch.setattr(_arrays, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(_arrays.TorchDevice, "stream", lambda _: 0)
+    with emulated.installed():
+        result = function(*map(torch.from_numpy, arrays), **options)
+        assert type(result) is torch.Tensor
+        assert same_bits(result.numpy(), expected)
+        transposed = [torch.from_numpy(a.T.copy()).permute(*range(a.ndim)[::-1]) for a in arrays]
+        assert same_bits(function(*transposed, **options).numpy(), expected)
+
+
+def test_torch_device_looks_at_values(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_arrays, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(_arrays.TorchDevice, "stream", lambda _: 0)
+    cams, labels = torch.from_numpy(CAMS.copy()), torch.from_numpy(FINE.copy())
+    labels[0, 0, 0] = 2**31 - 1
+    with emulated.installed():
+        means = cuekit.superpixel_mean(cams, labels, validate=True)
+        assert means[0, 3, 0, 0] == cams[0, 3, 0, 0]
+        labels[0, 0, 0] = 2**31
+        with raises(ValueError, "superpixels must be less than 2147483648, got 2147483648"):
+            cuekit.superpixel_mean(cams, labels, validate=True)
+        cams[1, 2, 3, 4] = torch.nan
+        with raises(ValueError, "values must be finite, got nan at index (1, 2, 3, 4)"):
+            cuekit.superpixel_mean(cams, labels, validate=True)
+        labels[1, 2, 3] = -7
+        with raises(ValueError, "superpixels must be at least 0, got -7 at index (1, 2, 3)"):
+            cuekit.superpixel_mean(torch.zeros(2, 9, 23, 31), labels, validate=True)
+
+
+@every_op
+def test_arguments_on_different_devices(device, op):
+    function, arrays, options = op
+    if len(arrays) < 2:
+        pytest.skip("has one array")
+    with pytest.raises(ValueError, match=r"must be on the CPU, as .* is, got it on .*(cuda|CUDA)"):
+        function(arrays[0], *map(device.wrap, arrays[1:]), **options)
+    with pytest.raises(
+        ValueError, match=r"must be on .*(cuda|CUDA).*, as .* is, got it on the CPU"
+    ):
+        function(device.wrap(arrays[0]), *arrays[1:], **options)
+
+
+def test_lists_of_tags_are_welcome(device):
+    cams, tags = CAMS[0], PRESENT[0]
+    expected = cuekit.subtract_classes(cams, tags)
+    result = cuekit.subtract_classes(device.wrap(cams), tags.tolist())
+    assert same_bits(device.unwrap(result), expected)
+
+
+def test_what_stays_on_the_cpu_says_so(device):
+    photo = device.wrap(np.zeros((4, 4, 3), np.uint8))
+    with raises(ValueError, "image must be on the CPU, got an array on"):
+        cuekit.felzenszwalb(photo)
+    with raises(ValueError, "image must be on the CPU, got an array on"):
+        cuekit.slic(photo)
+    masks = device.wrap(np.ones((2, 3, 46, 63), dtype=bool))
+    with raises(ValueError, "superpixels must be labels where cues are on a CUDA device"):
+        cuekit.snap_cues(device.wrap(CUES), masks)
+
+
+def test_without_kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", emulated.stand_in_for_cupy())
+    monkeypatch.setattr(_backend, "_import_cuda", lambda: (None, "no nvcc when it was built"))
+    message = "arrays on a CUDA device need cuekit's CUDA kernels, which are missing (no nvcc"
+    with raises(ValueError, message):
+        cuekit.fuse_cues(emulated.to_device(CUES))
+
+
+# ------------------------------------------------------------------------------ values and labels
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_validate_finds_what_is_not_finite(device, value):
+    cams = CAMS.copy()
+    c = int(np.flatnonzero(PRESENT[1])[0])
+    cams[1, c, 5, 6] = value
+    wrapped, tags = device.wrap(cams), device.wrap(PRESENT)
+    message = f"cams must be finite, got {value} at index (1, {c}, 5, 6)"
+    for function in (cuekit.subtract_classes, lambda c, p, **o: cuekit.raw_cues(c, None, p, **o)):
+        with raises(ValueError, message):
+            function(wrapped, tags, validate=True)
+        function(wrapped, tags)  # without it nobody looks, and nothing breaks
+    with raises(ValueError, message.replace("cams", "scores")):
+        cuekit.suppress_absent(wrapped, None, validate=True)
+    with raises(ValueError, message.replace("cams", "features[0]")):
+        cuekit.background_map(wrapped, validate=True)
+    with raises(ValueError, message.replace("cams", "cues")):
+        cuekit.snap_cues(wrapped, device.wrap(SUPERPIXELS), validate=True)
+
+
+def test_absent_maps_are_not_looked_at(device):
+    cams = CAMS.copy()
+    cams[~PRESENT] = np.nan
+    result = cuekit.subtract_classes(device.wrap(cams), device.wrap(PRESENT), validate=True)
+    assert same_bits(device.unwrap(result), cuekit.subtract_classes(CAMS, PRESENT))
+
+
+def test_validate_is_a_bool(device):
+    with raises(TypeError, "validate must be True or False, got 'yes'"):
+        cuekit.suppress_absent(device.wrap(CAMS), None, validate="yes")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_labels_out_of_range_are_no_superpixels(device, dtype):
+    """Whatever they hold: nothing is read or written out of bounds."""
+    labels = FINE.astype(dtype)
+    wrong = np.zeros(labels.shape, dtype=bool)
+    for place, label in (((0, 0, 0), -1), ((0, 22, 30), np.iinfo(dtype).max), ((1, 5, 5), 40)):
+        labels[place], wrong[place] = label, True
+    labels[1, 6] = np.iinfo(dtype).min
+    wrong[1, 6] = True
+    values, superpixels = device.wrap(CAMS), device.wrap(labels)
+    means = device.unwrap(cuekit.superpixel_mean(values, superpixels, num_superpixels=40))
+    masks = device.unwrap(cuekit.snap_cues(values, superpixels, num_superpixels=40))
+    for b in range(2):
+        assert not means[b][:, wrong[b]].any()
+        assert not masks[b][:, wrong[b]].any()
+        right = ~wrong[b]
+        expected = reference.superpixel_mean(CAMS[b][:, right][:, None], labels[b][right][None])
+        np.testing.assert_allclose(means[b][:, right], expected[:, 0], rtol=1e-6, atol=1e-12)
+    with raises(ValueError, "superpixels must be at least 0, got -1 at index (0, 0, 0)"):
+        cuekit.snap_cues(values, superpixels, validate=True)
+    with raises(ValueError, "superpixels must be below num_superpixels, 30, got 39"):
+        cuekit.snap_cues(values, device.wrap(FINE), num_superpixels=30, validate=True)
+
+
+def test_sparse_labels_are_renumbered(device):
+    labels = FINE.astype(np.int64) * 10**9
+    result = cuekit.snap_cues(device.wrap(CUES), device.wrap(labels))
+    assert same_bits(device.unwrap(result), cuekit.snap_cues(CUES, FINE))
+    with raises(ValueError, "num_superpixels must be at most 713, the number of pixels, got 714"):
+        cuekit.snap_cues(device.wrap(CUES), device.wrap(labels), num_superpixels=714)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True])
+def test_wrong_number_of_superpixels(count):
+    with pytest.raises((TypeError, ValueError), match=r"^num_superpixels must be"):
+        cuekit.snap_cues(CUES, SUPERPIXELS, num_superpixels=count)
+
+
+def test_more_images_than_are_worked_on_at_a_time(device):
+    """Tables of many possible superpixels bound how many."""
+    labels = np.broadcast_to(
+        np.arange(300)[:, None] // 50 * 6 + np.arange(300) // 50, (13, 300, 300)
+    )
+    cues = RNG.random((13, 1, 9, 9)) > 0.7
+    result = cuekit.snap_cues(device.wrap(cues), device.wrap(labels), num_superpixels=90_000)
+    assert same_bits(device.unwrap(result), cuekit.snap_cues(cues, labels))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float64])
+def test_more_channels_than_a_table_has(device, dtype):
+    cues = (RNG.random((2, 70, 9, 9)) > 0.7).astype(dtype)
+    result = cuekit.snap_cues(device.wrap(cues), device.wrap(SUPERPIXELS))
+    assert same_bits(device.unwrap(result), cuekit.snap_cues(cues, SUPERPIXELS))
+    means = cuekit.superpixel_mean(result, device.wrap(SUPERPIXELS))
+    np.testing.assert_array_equal(device.unwrap(means), device.unwrap(result))  # they are flat
+
+
+def test_many_sets(device):
+    sets = [RNG.random((3, 20, 21)) > 0.95 for _ in range(35)]
+    result = cuekit.fuse_cues(*map(device.wrap, sets))
+    assert same_bits(device.unwrap(result), cuekit.fuse_cues(*sets))
+
+
+def test_many_channels(device):
+    """Channels are added in parts: float64's rounding shows, divided by the range of the sums."""
+    features = RNG.random((2, 700, 5, 7))
+    result = device.unwrap(cuekit.background_map(device.wrap(features)))
+    expected = cuekit.background_map(features)
+    sums = features.sum(1)
+    span = sums.max((1, 2)) - sums.min((1, 2))
+    tolerance = 700 * np.finfo(float).eps * sums.max() / span.min()
+    np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance)
+
+
+def test_too_many_channels_for_labels(device):
+    cues = device.wrap(np.ones((961, 2, 2), dtype=bool))
+    with raises(ValueError, "cues must have at most 960 channels on a CUDA device, got 961"):
+        cuekit.cues_to_labels(cues, classes=range(256, 1217))
+    labels = cuekit.cues_to_labels(cues[:960], classes=range(256, 1216))
+    assert (device.unwrap(labels) == 257).all()
+
+
+# --------------------------------------------------------------------------------------- the build
+
+
+@pytest.mark.skipif(_backend._cpu.cuda_missing != "", reason=f"CUDA: {_backend._cpu.cuda_missing}")
+def test_the_module_loads_without_a_gpu():
+    """And has what the emulated one has; what it cannot do without a GPU, it says."""
+    from cuekit import _cuda
+
+    assert {*dir(emulated.load())} - {*dir(_cuda)} == set()
+    config = cuekit.build_config()["cuda"]
+    assert config == f"{_cuda.version}: {_cuda.architectures}"
+    if has_gpu():
+        return
+    with emulated.installed():
+        cues = _arrays.adopt_anywhere(emulated.to_device(CUES), "cues").view(np.uint8)
+    with pytest.raises(RuntimeError, match=r"^CUDA: "):
+        _cuda.fuse([cues], cues, cues.device)
+
+
+def setup(*arguments, **environment):
+    return subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "setup.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not in a clone")
+def test_the_wish_for_cuda_is_checked(tmp_path):
+    pytest.importorskip("setuptools")
+    assert (
+        "CUEKIT_CUDA must be auto, 0 or 1, got 'yes'" in setup("--name", CUEKIT_CUDA="yes").stderr
+    )
+    if shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists():
+        return
+    stderr = setup("--name", CUEKIT_CUDA="1", PATH=str(tmp_path), CUDA_HOME="").stderr
+    assert "CUEKIT_CUDA=1, but nvcc is neither on the path nor under CUDA_HOME" in stderr
+
+
+# ------------------------------------------------------------------------------ what needs a GPU
+
+
+@needs_gpu
+@every_op
+def test_nothing_waits_for_the_device(op):
+    import torch
+
+    function, arrays, options = op
+    if "superpixels" in function.__code__.co_varnames:
+        options = {**options, "num_superpixels": 40}
+    wrapped = [*map(Cuda.wrap, arrays)]
+    function(*wrapped, **options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        function(*wrapped, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@every_op
+def test_on_a_second_stream(op):
+    import torch
+
+    function, arrays, options = op
+    expected = function(*arrays, **options)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # the inputs come late, on this stream
+        wrapped = [*map(Cuda.wrap, arrays)]
+        result = function(*wrapped, **options)
+    stream.synchronize()
+    assert same_bits(Cuda.unwrap(result), expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("order", ["import torch, cuekit", "import cuekit, torch"])
+def test_either_import_order(order):
+    program = f"""
+{order}
+cues = torch.ones(1, 2, 2, dtype=torch.bool, device="cuda")
+assert bool(cuekit.fuse_cues(cues).all())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603
+
+
+@needs_gpu
+def test_more_than_two_to_the_31_elements():
+    import torch
+
+    if torch.cuda.mem_get_info()[0] < 12 * 2**30:
+        pytest.skip("needs 12 GiB of the GPU's memory")
+    cues = torch.zeros(3, 1024, 1024, 1024, dtype=torch.bool, device="cuda")
+    cues[-1, -1, -1, -1] = True
+    fused = cuekit.fuse_cues(cues, cues)
+    assert bool(fused[-1, -1, -1, -1])
+    assert int(fused.sum()) == 1
+    scores = torch.zeros(3, 1024, 1024, 1024, dtype=torch.float16, device="cuda")
+    scores[-1, -1, -1, -1] = 1
+    result = cuekit.suppress_absent(scores, [[False] * 1023] * 3)
+    assert float(result[-1, -1, -1, -1]) < 0

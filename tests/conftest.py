@@ -9,7 +9,8 @@ from cuekit import _cpu
 
 # No deadline: a first call starts threads, and shared machines stall. CI draws the same examples
 # every time, so that a failure there is a failure of the change.
-settings.register_profile("default", deadline=None, max_examples=500)
+EXAMPLES = int(os.environ.get("CUEKIT_TEST_EXAMPLES", "500"))
+settings.register_profile("default", deadline=None, max_examples=EXAMPLES)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI", "").lower() == "true" else "default")
 

@@ -114,7 +114,7 @@ def has_gpu():
 
 
 FRONT_ENDS = [NumPy, Torch] if importlib.util.find_spec("torch") else [NumPy]
-DEVICES = [EmulatedCuda] if emulated.compiler() else []
+DEVICES = [EmulatedCuda] if emulated.wanted() else []
 DEVICES += [Cuda] if has_gpu() else []
 
 

@@ -100,14 +100,16 @@ template <class T, int width>
 __global__ void normalize(const double* __restrict__ total, const double* __restrict__ ranges,
                           T* __restrict__ out, std::int64_t pixels) {
   const Position at = position(pixels, width);
-  if (at.pixel >= pixels) return;
   const std::int64_t parts = parts_of(pixels);
   const double* range = ranges + 2 * at.image * parts;
   double low = range[0], high = range[1];
-  for (std::int64_t i = 1; i < parts; ++i) {
+  for (std::int64_t i = threadIdx.x; i < parts; i += block_size) {
     low = Smaller()(low, range[2 * i]);
     high = Larger()(high, range[2 * i + 1]);
   }
+  low = reduce_block(low, Smaller());
+  high = reduce_block(high, Larger());
+  if (at.pixel >= pixels) return;
   const double span = high - low;
   const std::int64_t first = at.image * pixels + at.pixel;
   Pack<T, width> result;
@@ -146,7 +148,7 @@ void background_normalize(const double* total, T* out, std::int64_t batch, std::
                           void* workspace, cudaStream_t stream) {
   auto* ranges = static_cast<double*>(workspace);
   launch(part_ranges, batch * parts_of(pixels), block_size, stream, total, ranges, pixels);
-  with_width(pixels, sizeof(T), {out}, [&](auto width) {
+  with_width<T>(pixels, {out}, [&](auto width) {
     launch(normalize<T, width>, batch * blocks_per_image(pixels, width), block_size, stream, total,
            ranges, out, pixels);
   });

@@ -83,7 +83,7 @@ void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const
   check(cudaMemsetAsync(counts, 0, static_cast<std::size_t>(labels_workspace(p)), stream));
   launch(count_pixels, p.batch * p.channels * ceil_div(p.pixels, pixels_per_part), block_size,
          stream, cues, counts, p.pixels);
-  with_width(p.pixels, sizeof(L), {cues, out}, [&](auto width) {
+  with_width<L>(p.pixels, {cues, out}, [&](auto width) {
     launch(choose_label<L, width>, p.batch * blocks_per_image(p.pixels, width), block_size, stream,
            cues, counts, names, out, p);
   });

@@ -68,21 +68,37 @@ __device__ void store_pack(const Pack<T, width>& pack, T* target) {
   *reinterpret_cast<Pack<T, width>*>(target) = pack;
 }
 
+// Calls body(k, values) for those of `channels` rows of maps, `pixels` apart, whose tag is set or,
+// if `set` is false, is not. Four loads are under way at a time: one would not fill the memory's
+// pipeline.
+template <int width, class T, class Body>
+__device__ void for_tagged(const T* maps, std::int64_t channels, std::int64_t pixels,
+                           const std::uint8_t* tags, bool set, Body body) {
+  constexpr int at_a_time = 4;
+  for (std::int64_t k = 0; k < channels; k += at_a_time) {
+    Pack<T, width> values[at_a_time];
+    bool chosen[at_a_time];
+#pragma unroll
+    for (int i = 0; i < at_a_time; ++i) {
+      chosen[i] = k + i < channels && (tags[k + i] != 0) == set;
+      if (chosen[i]) values[i] = load_pack<width>(maps + (k + i) * pixels);
+    }
+#pragma unroll
+    for (int i = 0; i < at_a_time; ++i)
+      if (chosen[i]) body(k + i, values[i]);
+  }
+}
+
 // Calls body(integral_constant<width>): four pixels a thread (two of eight bytes) where rows of
-// `pixels` and every pointer allow it, else one.
-template <class Body>
-void with_width(std::int64_t pixels, std::size_t itemsize,
-                std::initializer_list<const void*> pointers, Body body) {
-  const auto fits = [&](int width) {
-    bool all = pixels % width == 0;
-    for (const void* pointer : pointers)
-      all = all && reinterpret_cast<std::uintptr_t>(pointer) % (itemsize * width) == 0;
-    return all;
-  };
-  if (itemsize <= 4 && fits(4)) {
-    body(std::integral_constant<int, 4>{});
-  } else if (itemsize == 8 && fits(2)) {
-    body(std::integral_constant<int, 2>{});
+// `pixels` and every pointer allow it, else one. T: the largest type that is read or written.
+template <class T, class Body>
+void with_width(std::int64_t pixels, std::initializer_list<const void*> pointers, Body body) {
+  constexpr int wide = sizeof(T) == 8 ? 2 : 4;
+  bool fits = pixels % wide == 0;
+  for (const void* pointer : pointers)
+    fits = fits && reinterpret_cast<std::uintptr_t>(pointer) % (sizeof(T) * wide) == 0;
+  if (fits) {
+    body(std::integral_constant<int, wide>{});
   } else {
     body(std::integral_constant<int, 1>{});
   }

@@ -35,19 +35,23 @@ __global__ void above_level(const T* __restrict__ maps, const std::uint8_t* __re
                             const double* __restrict__ maxima, bool* __restrict__ out,
                             RawCuesParams p) {
   const Position at = position(p.pixels, width);
-  if (at.pixel >= p.pixels) return;
   const std::int64_t map = at.image;  // b * C + c, and channel c + 1 of C + 1 in the result
-  bool* target = out + (map + map / p.classes + 1) * p.pixels + at.pixel;
-  Pack<bool, width> on{};
-  if (present[map] != 0) {
-    double maximum = 0.0;
+  const bool tagged = present[map] != 0;
+  double maximum = 0.0;
+  if (tagged) {
     const std::int64_t parts = parts_of(p);
-    for (std::int64_t i = 0; i < parts; ++i) maximum = Larger()(maximum, maxima[map * parts + i]);
+    for (std::int64_t i = threadIdx.x; i < parts; i += block_size)
+      maximum = Larger()(maximum, maxima[map * parts + i]);
+    maximum = reduce_block(maximum, Larger());
+  }
+  if (at.pixel >= p.pixels) return;
+  Pack<bool, width> on{};
+  if (tagged) {
     const double level = p.foreground_threshold * maximum;
     const Pack<T, width> values = load_pack<width>(maps + map * p.pixels + at.pixel);
     for (int j = 0; j < width; ++j) on.values[j] = maximum > 0.0 && load(values.values[j]) > level;
   }
-  store_pack(on, target);
+  store_pack(on, out + (map + map / p.classes + 1) * p.pixels + at.pixel);
 }
 
 __device__ bool is_background(flag value, double) { return value.byte != 0; }
@@ -82,7 +86,7 @@ void raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const
   auto* maxima = static_cast<double*>(workspace);
   launch(part_maxima<T>, p.batch * p.classes * parts_of(p), block_size, stream, maps, present,
          maxima, p);
-  with_width(p.pixels, sizeof(T), {maps, out}, [&](auto width) {
+  with_width<T>(p.pixels, {maps, out}, [&](auto width) {
     launch(above_level<T, width>, p.batch * p.classes * blocks_per_image(p.pixels, width),
            block_size, stream, maps, present, maxima, out, p);
   });
@@ -90,7 +94,7 @@ void raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const
 
 template <class T>
 void raw_background(const T* background, bool* out, const RawCuesParams& p, cudaStream_t stream) {
-  with_width(p.pixels, sizeof(T), {background, out}, [&](auto width) {
+  with_width<T>(p.pixels, {background, out}, [&](auto width) {
     launch(background_cue<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
            stream, background, out, p);
   });

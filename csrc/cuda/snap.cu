@@ -197,7 +197,7 @@ void snap(const T* cues, const LabelsView& superpixels, std::int64_t num_superpi
       find_means(maps, at, p, k, channels, stream);
       launch(decide, images, decide_threads, stream, at.means, at.grouped, channels, p.threshold,
              at.bits);
-      with_width(pixels, sizeof(bool), {target}, [&](auto width) {
+      with_width<bool>(pixels, {target}, [&](auto width) {
         launch(paint_bits<width>, images * blocks_per_image(pixels, width), block_size, stream,
                at.bits, at.grouped, k, channels, p.channels, target);
       });

@@ -102,18 +102,16 @@ __device__ void strongest(const T* maps, const std::uint8_t* present, std::int64
     first[j] = second[j] = -HUGE_VAL;
     winner[j] = -1;
   }
-#pragma unroll 4
-  for (std::int64_t c = 0; c < classes; ++c) {
-    if (present[c] == 0) continue;
-    const Pack<T, width> values = load_pack<width>(maps + c * pixels);
-    for (int j = 0; j < width; ++j) {
-      const double value = load(values.values[j]);
-      const bool ahead = winner[j] < 0 || value > first[j];
-      second[j] = ahead ? first[j] : value > second[j] ? value : second[j];
-      first[j] = ahead ? value : first[j];
-      winner[j] = ahead ? c : winner[j];
-    }
-  }
+  for_tagged<width>(maps, classes, pixels, present, true,
+                    [&](std::int64_t c, const Pack<T, width>& values) {
+                      for (int j = 0; j < width; ++j) {
+                        const double value = load(values.values[j]);
+                        const bool ahead = winner[j] < 0 || value > first[j];
+                        second[j] = ahead ? first[j] : value > second[j] ? value : second[j];
+                        first[j] = ahead ? value : first[j];
+                        winner[j] = ahead ? c : winner[j];
+                      }
+                    });
   for (std::int64_t c = 0; c < classes; ++c) {
     Pack<T, width> result;
     for (int j = 0; j < width; ++j)
@@ -263,7 +261,7 @@ void subtract(const T* maps, const std::uint8_t* present, T* out, const Subtract
     dcsm(maps, present, out, p, static_cast<double*>(workspace), stream);
     return;
   }
-  with_width(p.pixels, sizeof(T), {maps, out}, [&](auto width) {
+  with_width<T>(p.pixels, {maps, out}, [&](auto width) {
     launch(subtract_kernel<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
            stream, maps, present, out, p);
   });

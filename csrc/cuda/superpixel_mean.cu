@@ -30,6 +30,7 @@ __global__ void paint_means(const Mean* __restrict__ means, Grouped g, std::int6
   std::int64_t row[width];
   for (int j = 0; j < width; ++j) row[j] = keys[j] * std::int64_t{table_width};
   const std::int64_t rows = g.groups() * table_width;
+#pragma unroll 4
   for (std::int64_t k = 0; k < channels; ++k) {
     Pack<Mean, width> pack;
     for (int j = 0; j < width; ++j)
@@ -79,7 +80,7 @@ void superpixel_mean(const T* values, const LabelsView& superpixels, std::int64_
       const std::int64_t channels =
           p.channels - k < table_width ? p.channels - k : std::int64_t{table_width};
       means_of_pieces(sampler, at.grouped, k, channels, at.sums, at.means, stream);
-      with_width(pixels, sizeof(Mean), {out}, [&](auto width) {
+      with_width<Mean>(pixels, {out}, [&](auto width) {
         launch(paint_means<Mean, width>, images * blocks_per_image(pixels, width), block_size,
                stream, at.means, at.grouped, k, channels, p.channels, out + offset);
       });

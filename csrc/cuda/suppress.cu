@@ -13,27 +13,27 @@ __global__ void suppress_kernel(const T* __restrict__ scores,
                                 SuppressParams p, T margin) {
   const Position at = position(p.pixels, width);
   if (at.pixel >= p.pixels) return;
-  const std::uint8_t* kept = present + at.image * (p.channels - 1) - 1;
+  const std::uint8_t* tags = present + at.image * (p.channels - 1);
   const std::int64_t first = at.image * p.channels * p.pixels + at.pixel;
   Pack<T, width> ceiling = load_pack<width>(scores + first);
   store_pack(ceiling, out + first);
-#pragma unroll 4
-  for (std::int64_t k = 1; k < p.channels; ++k) {
-    if (kept[k] == 0) continue;
-    const Pack<T, width> values = load_pack<width>(scores + first + k * p.pixels);
-    store_pack(values, out + first + k * p.pixels);
-    for (int j = 0; j < width; ++j)
-      if (less(ceiling.values[j], values.values[j])) ceiling.values[j] = values.values[j];
-  }
+  const T* foreground = scores + first + p.pixels;
+  T* target = out + first + p.pixels;
+  for_tagged<width>(foreground, p.channels - 1, p.pixels, tags, true,
+                    [&](std::int64_t k, const Pack<T, width>& values) {
+                      store_pack(values, target + k * p.pixels);
+                      for (int j = 0; j < width; ++j)
+                        if (less(ceiling.values[j], values.values[j]))
+                          ceiling.values[j] = values.values[j];
+                    });
   for (int j = 0; j < width; ++j) ceiling.values[j] = ceiling_below(ceiling.values[j], margin);
-#pragma unroll 4
-  for (std::int64_t k = 1; k < p.channels; ++k) {
-    if (kept[k] != 0) continue;
-    Pack<T, width> values = load_pack<width>(scores + first + k * p.pixels);
-    for (int j = 0; j < width; ++j)
-      if (less(ceiling.values[j], values.values[j])) values.values[j] = ceiling.values[j];
-    store_pack(values, out + first + k * p.pixels);
-  }
+  for_tagged<width>(foreground, p.channels - 1, p.pixels, tags, false,
+                    [&](std::int64_t k, Pack<T, width>& values) {
+                      for (int j = 0; j < width; ++j)
+                        if (less(ceiling.values[j], values.values[j]))
+                          values.values[j] = ceiling.values[j];
+                      store_pack(values, target + k * p.pixels);
+                    });
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ __global__ void suppress_kernel(const T* __restrict__ scores,
 template <class T>
 void suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
               cudaStream_t stream) {
-  with_width(p.pixels, sizeof(T), {scores, out}, [&](auto width) {
+  with_width<T>(p.pixels, {scores, out}, [&](auto width) {
     launch(suppress_kernel<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
            stream, scores, present, out, p, store<T>(p.margin));
   });

@@ -1,0 +1,433 @@
+"""``python benchmarks/gpu.py``: build, test and time everything CUDA on a machine with a GPU.
+
+One call of less than ten minutes. It needs nvcc, a C++ compiler, torch with CUDA, pybind11,
+setuptools and pytest with hypothesis, and no network. Prints a table as it goes; ``--json FILE``
+keeps all figures. Parts that are not wanted are left out by ``--skip``.
+
+Times are CUDA events around one call each, medians; the GPU is kept busy before, so that the host
+is ahead of it and launches cost nothing but what they cost the GPU. Arrays together are far larger
+than the L2 cache, small ones take turns. Every answer is held against the CPU's before it is timed.
+A kernel's bytes are what must be read and written at least once (where a maximum is needed before
+the second pass over the same maps, both passes); bandwidths are shares of a device-to-device copy
+of 1 GiB, read and written, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402 - the package of this clone, not an installed one
+import torch  # noqa: E402
+
+BATCH, CHANNELS, SIZE, GRID = 32, 21, (375, 500), (41, 41)
+PIXELS = SIZE[0] * SIZE[1]
+PRESENT = 3  # classes of 20 in every photo
+ROUNDS = 21
+DEVICE = "cuda"
+L2_BYTES = 256 * 2**20  # more than any GPU has
+SECONDS = {"build": 240, "test": 200, "sanitize": 100}
+SANITIZED = "tests/test_cuda.py -k any_memory_order or out_of_range"
+
+
+def say(text: str) -> None:
+    """Print at once: a run that is cut short leaves what it had."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+# ------------------------------------------------------------------------------ build and test
+
+
+def step(name: str, command: Sequence[str], **environment: str) -> bool:
+    """Run a command within its time and tell how it ended, with the last lines if it failed."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed command
+            list(command),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS[name.split()[0]],
+        )
+    except subprocess.TimeoutExpired:
+        say(f"{name}: **not finished** in {SECONDS[name.split()[0]]} s")
+        return False
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    say(f"{name}: {'**failed**' if done.returncode else 'ok'}, {lines[-1] if lines else ''}")
+    if done.returncode:
+        say("\n".join(lines[-30:]))
+    return done.returncode == 0
+
+
+def build() -> bool:
+    """Compile in place for this GPU only."""
+    major, minor = torch.cuda.get_device_capability()
+    return step(
+        "build",
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        CUEKIT_CUDA="1",
+        CUEKIT_CUDA_ARCHITECTURES=f"{major}{minor}",
+    )
+
+
+def test() -> bool:
+    """Run the tests that take a device, without the emulated one, and NVIDIA's sanitizer."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    ops = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress dense_crf"
+    files = [f"tests/test_{op}.py" for op in ops.split()]
+    quick = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
+    passed = step("test", [*pytest, "tests/test_cuda.py", *files], **quick)
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        say("sanitize: no compute-sanitizer on the path")
+        return passed
+    # Torch's allocator hands out parts of larger blocks, between which accesses go unnoticed.
+    quick["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    file, *selected = SANITIZED.split(" ", 2)
+    for tool in ("memcheck", "racecheck", "initcheck"):
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "1", *pytest, file, *selected]
+        passed = step(f"sanitize {tool}", command, **quick) and passed
+    return passed
+
+
+# --------------------------------------------------------------------------------------- timing
+
+
+@dataclass
+class Row:
+    """One comparison."""
+
+    title: str
+    ms: float
+    bytes: int = 0
+    share: float | None = None  # of the copy's bandwidth
+    at_least: float | None = None
+    peers: dict[str, float] = field(default_factory=dict)  # milliseconds
+    times: float | None = None  # as fast as the fastest peer, at least
+    at_most_ms: float | None = None
+
+    def holds(self) -> bool:
+        """Tell whether every limit is kept."""
+        return not (
+            (self.at_least is not None and (self.share or 0) < self.at_least)
+            or (self.times is not None and min(self.peers.values()) / self.ms < self.times)
+            or (self.at_most_ms is not None and self.ms > self.at_most_ms)
+        )
+
+    def line(self) -> str:
+        """Return it as a line of the table."""
+        limits = []
+        share = ""
+        if self.share is not None:
+            share = f"{self.bytes / self.ms / 1e6:.0f} GB/s, {100 * self.share:.0f} %"
+        if self.at_least is not None:
+            limits.append(f"≥ {100 * self.at_least:.0f} %")
+        if self.times is not None:
+            limits.append(f"≥ {self.times:g}× its peer")
+        if self.at_most_ms is not None:
+            limits.append(f"≤ {self.at_most_ms:g} ms")
+        peers = ", ".join(f"{name} {ms / self.ms:.1f}×" for name, ms in self.peers.items())
+        verdict = ("yes" if self.holds() else "**no**") if limits else ""
+        cells = (self.title, f"{self.ms:.3f}", share, peers, ", ".join(limits), verdict)
+        return f"| {' | '.join(cells)} |"
+
+
+def milliseconds(calls: Sequence[Callable[[], Any]], rounds: int = ROUNDS) -> float:
+    """Return the median time of calls that take turns."""
+    for call in calls:
+        call()
+    turns = list(itertools.islice(itertools.cycle(calls), rounds))
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in turns]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(40_000_000)  # some 20 ms, in which the host goes ahead
+    for call, (start, end) in zip(turns, events, strict=True):
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return median(start.elapsed_time(end) for start, end in events)
+
+
+def copy_bandwidth() -> float:
+    """Return bytes per millisecond of a copy, read and written."""
+    source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE).random_(0, 255)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / milliseconds([lambda: target.copy_(source)])
+
+
+def nbytes(*tensors: torch.Tensor) -> int:
+    """Sum of sizes."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def in_turns(
+    function: Callable[..., Any], *tensors: torch.Tensor, **options: Any
+) -> list[Callable[[], Any]]:
+    """Return calls on copies of the tensors, so many that no cache holds all."""
+    count = max(1, min(64, -(-L2_BYTES // max(nbytes(*tensors), 1))))
+    sets = [tensors, *(tuple(t.clone() for t in tensors) for _ in range(count - 1))]
+    return [lambda each=each: function(*each, **options) for each in sets]
+
+
+def check(result: torch.Tensor, expected: np.ndarray, tolerance: float, name: str) -> None:
+    """Refuse to time a wrong answer."""
+    got = result[: len(expected)].cpu().numpy()
+    if tolerance:
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    else:
+        np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+# ---------------------------------------------------------------------------------------- inputs
+
+
+def photos(count: int) -> np.ndarray:
+    """Patches of colour with soft borders, and noise."""
+    rng = np.random.default_rng(0)
+    result = []
+    for _ in range(count):
+        coarse = torch.from_numpy(rng.random((1, 3, 12, 16)))
+        smooth = torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic")[0]
+        noisy = 255 * smooth.permute(1, 2, 0).numpy() + rng.normal(0, 4, (*SIZE, 3))
+        result.append(noisy.clip(0, 255).astype(np.uint8))
+    return np.stack(result)
+
+
+def superpixels() -> np.ndarray:
+    """Label maps of a batch, of four photos."""
+    import cuekit
+
+    labels = np.stack([cuekit.felzenszwalb(photo) for photo in photos(4)])
+    return np.tile(labels, (BATCH // 4, 1, 1))
+
+
+def noise(*shape: int) -> torch.Tensor:
+    """Draw normal float32 values on the GPU."""
+    return torch.randn(shape, generator=torch.Generator(DEVICE).manual_seed(0), device=DEVICE)
+
+
+def tags(count: int = PRESENT) -> torch.Tensor:
+    """(BATCH, 20) bool with `count` present classes, other ones in every photo."""
+    rows = np.zeros((BATCH, CHANNELS - 1), dtype=bool)
+    for b in range(BATCH):
+        rows[b, np.random.default_rng(b).permutation(CHANNELS - 1)[:count]] = True
+    return torch.from_numpy(rows).to(DEVICE)
+
+
+# ----------------------------------------------------------------------------------------- cases
+
+
+def on_cpu(function: Callable[..., Any], *tensors: torch.Tensor, **options: Any) -> np.ndarray:
+    """Compute the first two images' answer on the CPU."""
+    return function(*(t[:2].cpu().numpy() for t in tensors), **options)
+
+
+def elementwise_cases(bandwidth: float) -> Iterator[Row]:
+    """Kernels that the bandwidth bounds: a share of a copy's."""
+    import cuekit
+
+    def row(
+        title: str,
+        function: Callable[..., Any],
+        tensors: Sequence[torch.Tensor],
+        moved: int,
+        at_least: float | None,
+        tolerance: float = 0,
+        **options: Any,
+    ) -> Row:
+        check(
+            function(*tensors, **options), on_cpu(function, *tensors, **options), tolerance, title
+        )
+        ms = milliseconds(in_turns(function, *tensors, **options))
+        return Row(title, ms, moved, moved / ms / bandwidth, at_least)
+
+    def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return cuekit.fuse_cues(first, second)
+
+    def raw(cams: torch.Tensor, background: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        return cuekit.raw_cues(cams, background, present)
+
+    scores, present = noise(BATCH, CHANNELS, *SIZE), tags()
+    yield row(
+        "suppress, 3 of 20 present",
+        cuekit.suppress_absent,
+        (scores, present),
+        2 * nbytes(scores),
+        0.8,
+    )
+    cues = scores > 1
+    yield row("fuse two sets", fuse, (cues, ~cues), 3 * nbytes(cues), 0.8)
+    cams = scores[:, 1:].contiguous()
+    image = 4 * PIXELS
+    for mode in ("pairwise", "strongest"):
+        yield row(
+            f"subtract {mode}, 3 of 20 present",
+            cuekit.subtract_classes,
+            (cams, present),
+            BATCH * (PRESENT + CHANNELS - 1) * image,
+            0.8,
+            mode=mode,
+        )
+    every = tags(CHANNELS - 1)
+    yield row(
+        "subtract pairwise, 20 of 20 present",
+        cuekit.subtract_classes,
+        (cams, every),
+        2 * nbytes(cams),
+        None,  # arithmetic bounds it: 380 differences in float64 at every pixel
+    )
+    ground = scores[:, 0].abs().contiguous()
+    for count, chosen in ((PRESENT, present), (CHANNELS - 1, every)):
+        yield row(
+            f"raw cues, {count} of 20 present",
+            raw,
+            (cams, ground, chosen),
+            BATCH * (2 * count * image + image + CHANNELS * PIXELS),
+            0.7,
+        )
+    features = [noise(BATCH, depth, *GRID).relu() for depth in (1024, 2048)]
+    yield row(
+        "background map of 1024 and 2048 channels, 41×41",
+        cuekit.background_map,
+        features,
+        nbytes(*features),
+        0.7,
+        1e-6,
+    )
+
+
+def superpixel_cases(bandwidth: float) -> Iterator[Row]:
+    """Means and snapping, against what torch offers."""
+    import cuekit
+
+    labels = torch.from_numpy(superpixels()).to(DEVICE)
+    count = int(labels.max()) + 1
+    values = noise(BATCH, CHANNELS, *SIZE)
+    options = {"num_superpixels": count}
+    flat = (labels.reshape(BATCH, 1, PIXELS) + 0).long()
+
+    def index_add(values: torch.Tensor) -> torch.Tensor:
+        base = torch.arange(BATCH, device=DEVICE)[:, None] * count
+        index = (flat[:, 0] + base).reshape(-1)
+        by_pixel = values.permute(0, 2, 3, 1).reshape(-1, CHANNELS)
+        sums = torch.zeros(BATCH * count, CHANNELS, device=DEVICE).index_add_(0, index, by_pixel)
+        sizes = torch.bincount(index, minlength=BATCH * count).clamp_min(1)
+        means = (sums / sizes[:, None])[index]
+        return means.reshape(BATCH, *SIZE, CHANNELS).permute(0, 3, 1, 2).contiguous()
+
+    def scatter_reduce(values: torch.Tensor) -> torch.Tensor:
+        index = flat.expand(-1, CHANNELS, -1)
+        means = torch.zeros(BATCH, CHANNELS, count, device=DEVICE)
+        means.scatter_reduce_(2, index, values.flatten(2), "mean", include_self=False)
+        return means.gather(2, index).reshape(values.shape)
+
+    expected = on_cpu(cuekit.superpixel_mean, values, labels)
+    check(cuekit.superpixel_mean(values, labels, **options), expected, 1e-6, "superpixel_mean")
+    for peer in (index_add, scatter_reduce):
+        check(peer(values), expected, 1e-4, peer.__name__)  # float32 sums
+    ms = milliseconds([lambda: cuekit.superpixel_mean(values, labels, **options)])
+    moved = 2 * nbytes(values) + nbytes(labels)
+    yield Row(
+        "superpixel mean",
+        ms,
+        moved,
+        moved / ms / bandwidth,
+        0.6,
+        {
+            peer.__name__: milliseconds([lambda peer=peer: peer(values)], 7)
+            for peer in (index_add, scatter_reduce)
+        },
+        times=5,
+    )
+
+    cues = noise(BATCH, CHANNELS, *GRID) > 1
+
+    def snap_in_torch(cues: torch.Tensor) -> torch.Tensor:
+        full = torch.nn.functional.interpolate(cues.float(), SIZE, mode="nearest-exact")
+        index = flat.expand(-1, CHANNELS, -1)
+        means = torch.zeros(BATCH, CHANNELS, count, device=DEVICE)
+        means.scatter_reduce_(2, index, full.flatten(2), "mean", include_self=False)
+        on = (means > 0.3 * means.amax(2, keepdim=True)) & (means > 0)
+        return on.gather(2, index).reshape(full.shape)
+
+    expected = on_cpu(cuekit.snap_cues, cues, labels)
+    check(cuekit.snap_cues(cues, labels, **options), expected, 0, "snap_cues")
+    different = (snap_in_torch(cues)[:2].cpu().numpy() != expected).mean()
+    if different > 1e-3:  # float32 means decide otherwise now and then
+        raise AssertionError(f"the torch route differs at {different:.2%} of the pixels")
+    moved = BATCH * CHANNELS * PIXELS + nbytes(labels, cues)
+    ms = milliseconds(in_turns(lambda c: cuekit.snap_cues(c, labels, **options), cues))
+    torch_ms = milliseconds(in_turns(snap_in_torch, cues), 7)
+    yield Row(
+        "snap from 41×41 to full size",
+        ms,
+        moved,
+        moved / ms / bandwidth,
+        peers={"torch": torch_ms},
+        times=10,
+    )
+
+
+def measure(file: Path | None) -> bool:
+    """Time everything and say what holds."""
+    import cuekit
+
+    bandwidth = copy_bandwidth()
+    config = cuekit.build_config()
+    properties = torch.cuda.get_device_properties(0)
+    say(
+        f"\n{properties.name}, {properties.multi_processor_count} multiprocessors, CUDA "
+        f"{config['cuda']}, torch {torch.__version__}; device copy {bandwidth / 1e6:.0f} GB/s; "
+        f"{BATCH}×{CHANNELS}×{SIZE[0]}×{SIZE[1]} float32 where nothing else is said\n"
+    )
+    say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
+    say("|---|---|---|---|---|---|")
+    rows = []
+    for cases in (elementwise_cases, superpixel_cases):
+        for row in cases(bandwidth):
+            rows.append(row)
+            say(row.line())
+            if file is not None:
+                content = {"gpu": properties.name, **config, "copy_GB_s": bandwidth / 1e6}
+                content["rows"] = [asdict(each) for each in rows]
+                file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return all(row.holds() for row in rows)
+
+
+def main() -> None:
+    """Build, test, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures go")
+    parser.add_argument("--skip", nargs="*", choices=("build", "test", "measure"), default=())
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU that torch can use")
+    good = True
+    if "build" not in arguments.skip and not build():
+        raise SystemExit(1)
+    if "test" not in arguments.skip:
+        good = test()
+    if "measure" not in arguments.skip:
+        good = measure(arguments.json) and good
+    raise SystemExit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

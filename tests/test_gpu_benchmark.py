@@ -1,0 +1,73 @@
+"""The benchmark for GPUs: its cases run, and check answers, on the CPU in small."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "gpu_benchmark", module)
+    spec.loader.exec_module(module)
+    small = {"BATCH": 4, "SIZE": (45, 60), "PIXELS": 45 * 60, "GRID": (5, 6), "DEVICE": "cpu"}
+    for name, value in small.items():
+        monkeypatch.setattr(module, name, value)
+    # What is timed must work; what time it takes is nobody's question here.
+    monkeypatch.setattr(module, "milliseconds", lambda calls, _rounds=0: len([c() for c in calls]))
+    monkeypatch.setattr(module, "in_turns", lambda f, *t, **o: [lambda: f(*t, **o)])
+    return module
+
+
+@pytest.mark.parametrize("cases", ["elementwise_cases", "superpixel_cases"])
+def test_cases(gpu, cases):
+    rows = list(getattr(gpu, cases)(1e6))
+    assert rows
+    for row in rows:
+        assert row.line().count("|") == 7
+        assert row.bytes > 0
+
+
+def test_a_wrong_answer_is_not_timed(gpu, monkeypatch):
+    import cuekit
+
+    right = cuekit.suppress_absent
+    monkeypatch.setattr(
+        cuekit, "suppress_absent", lambda *a, **o: right(*a, **o) + torch.is_tensor(a[0])
+    )
+    with pytest.raises(AssertionError, match="suppress"):
+        next(gpu.elementwise_cases(1e6))
+
+
+def test_limits(gpu):
+    assert gpu.Row("fast", 1.0, 8, share=0.8, at_least=0.8).holds()
+    assert not gpu.Row("slow", 1.0, 8, share=0.79, at_least=0.8).holds()
+    assert gpu.Row("fast", 1.0, peers={"a": 9.0, "b": 5.0}, times=5).holds()
+    assert not gpu.Row("slow", 1.0, peers={"a": 9.0, "b": 4.9}, times=5).holds()
+    assert not gpu.Row("slow", 1.01, at_most_ms=1).holds()
+
+
+def test_needs_a_gpu(gpu, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU that torch can use"):
+        gpu.main()
+
+
+def test_figures_are_kept_as_they_come(gpu, monkeypatch, tmp_path):
+    class Properties:
+        name, multi_processor_count = "a GPU", 1
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    monkeypatch.setattr(gpu, "copy_bandwidth", lambda: 1e6)
+    monkeypatch.setattr(gpu, "superpixel_cases", lambda _: iter(()))
+    gpu.measure(tmp_path / "figures.json")
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert content["gpu"] == "a GPU"
+    assert len(content["rows"]) == 8

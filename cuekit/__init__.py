@@ -1,7 +1,8 @@
 """Sharp segmentation cues from classifier activation maps.
 
-The functions take NumPy arrays or torch tensors and return the same kind. Maps are channel-first,
-photos channel-last, and leading dimensions mean "independently per image".
+The functions take NumPy arrays, torch tensors or CuPy arrays, on the CPU or a CUDA device, and
+return the same kind in the same place. Maps are channel-first, photos channel-last, and leading
+dimensions mean "independently per image".
 """
 
 from __future__ import annotations

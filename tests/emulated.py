@@ -24,11 +24,9 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 
 
 def compiler():
-    """The C++ compiler and further flags, as setup.py takes them; None where there is none."""
+    """The C++ compiler and its first flags, on Linux; None where there is none."""
     command = shlex.split(os.environ.get("CXX", "g++"))
-    if sys.platform == "win32" or shutil.which(command[0]) is None:
-        return None
-    return command
+    return command if sys.platform == "linux" and shutil.which(command[0]) else None
 
 
 def wanted():

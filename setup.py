@@ -72,11 +72,12 @@ class BuildCuda(build_ext):
         """Compile what is CUDA's first: to the C++ compiler it is objects to link."""
         if ext.name == "cuekit._cuda":
             ext.extra_objects = self.compile_cuda()
+            ext.depends = [*ext.depends, *ext.extra_objects]
         super().build_extension(ext)
 
     def compile_cuda(self) -> list[str]:
         """Return the objects of all of csrc/cuda, compiled where they are older than a source."""
-        folder = Path(self.build_temp) / f"cuda-{'-'.join(archs)}"
+        folder = Path(self.build_temp) / "cuda"
         folder.mkdir(parents=True, exist_ok=True)
         sources = sorted(root.glob("csrc/cuda/*.cu"))
         targets = [folder / f"{source.stem}{'.obj' if windows else '.o'}" for source in sources]
@@ -92,7 +93,11 @@ class BuildCuda(build_ext):
         # Newer GPUs compile the last one's PTX.
         command += ["-gencode", f"arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
         command += shlex.split(os.environ.get("CUEKIT_NVCCFLAGS", ""))
-        newest = max(path.stat().st_mtime for path in root.glob("csrc/**/*.[hc]*"))
+        written = folder / "command"  # another one makes all objects stale
+        if not written.exists() or written.read_text() != " ".join(command):
+            written.write_text(" ".join(command))
+        inputs = [*root.glob("csrc/**/*.[hc]*"), written]
+        newest = max(path.stat().st_mtime for path in inputs)
         stale = [
             (source, target)
             for source, target in zip(sources, targets, strict=True)

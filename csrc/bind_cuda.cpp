@@ -47,14 +47,19 @@ struct View {
 // The caller's stream on the arrays' device, which is current while this lives.
 class Call {
  public:
-  explicit Call(py::object device) : device_(std::move(device)) {
+  explicit Call(py::object device)
+      : device_(std::move(device)),
+        index_(device_.attr("index").cast<int>()),
+        stream_(reinterpret_cast<cudaStream_t>(device_.attr("stream")().cast<std::uintptr_t>())) {
     cuda::check(cudaGetDevice(&before_));
-    cuda::check(cudaSetDevice(device_.attr("index").cast<int>()));
-    stream_ = reinterpret_cast<cudaStream_t>(device_.attr("stream")().cast<std::uintptr_t>());
+    // Setting a device, even back, would make a context on one that is not used.
+    if (before_ != index_) cuda::check(cudaSetDevice(index_));
   }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
-  ~Call() { static_cast<void>(cudaSetDevice(before_)); }
+  ~Call() {
+    if (before_ != index_) static_cast<void>(cudaSetDevice(before_));
+  }
 
   cudaStream_t stream() const { return stream_; }
 
@@ -68,8 +73,9 @@ class Call {
  private:
   py::object device_;
   py::object workspace_;
+  int index_;
   int before_ = 0;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_;
 };
 
 template <class Body>

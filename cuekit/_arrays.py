@@ -58,6 +58,9 @@ class Device(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """Return zeros."""
 
+    def true(self, shape: tuple[int, ...]) -> DeviceArray:
+        """Return bools that are all set."""
+
     def allocate(self, nbytes: int) -> DeviceArray:
         """Return workspace, which goes back to the library's allocator when it is dropped."""
 
@@ -195,6 +198,9 @@ class TorchDevice:
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         return self.adopt(self.torch.zeros(shape, dtype=self._dtype(dtype), device=self.device))
 
+    def true(self, shape: tuple[int, ...]) -> DeviceArray:
+        return self.adopt(self.torch.ones(shape, dtype=self.torch.bool, device=self.device))
+
     def allocate(self, nbytes: int) -> DeviceArray:
         return self.empty((nbytes,), np.uint8)
 
@@ -203,8 +209,9 @@ class TorchDevice:
 
     def from_host(self, array: Array) -> DeviceArray:
         # From pinned memory, or the copy would wait for the device.
-        pinned = self.torch.from_numpy(np.array(array)).pin_memory()
-        return self.adopt(pinned.to(self.device, non_blocking=True))
+        with self.torch.cuda.device(self.device):
+            pinned = self.torch.from_numpy(np.array(array)).pin_memory()
+            return self.adopt(pinned.to(self.device, non_blocking=True))
 
     def largest(self, array: DeviceArray) -> int:
         return int(array.owner.long().max())  # torch has few operations for wide unsigned integers
@@ -267,17 +274,26 @@ class CupyDevice:
             keep=capsule,
         )
 
+    def _current(self) -> Any:
+        """CuPy computes on the current device, whichever its arrays are on."""
+        return self.cupy.cuda.Device(self.index)
+
     def stream(self) -> int:
-        handle: int = self.cupy.cuda.get_current_stream().ptr
-        return handle
+        with self._current():
+            handle: int = self.cupy.cuda.get_current_stream().ptr
+            return handle
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
-        with self.cupy.cuda.Device(self.index):
+        with self._current():
             return self.adopt(self.cupy.empty(shape, dtype))
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
-        with self.cupy.cuda.Device(self.index):
+        with self._current():
             return self.adopt(self.cupy.zeros(shape, dtype))
+
+    def true(self, shape: tuple[int, ...]) -> DeviceArray:
+        with self._current():
+            return self.adopt(self.cupy.ones(shape, np.bool_))
 
     def allocate(self, nbytes: int) -> DeviceArray:
         return self.empty((nbytes,), np.uint8)
@@ -285,30 +301,35 @@ class CupyDevice:
     def contiguous(self, array: DeviceArray) -> DeviceArray:
         if array.is_contiguous:
             return array
-        return self.adopt(self.cupy.ascontiguousarray(array.owner))
+        with self._current():
+            return self.adopt(self.cupy.ascontiguousarray(array.owner))
 
     def from_host(self, array: Array) -> DeviceArray:
-        with self.cupy.cuda.Device(self.index):
+        with self._current():
             return self.adopt(self.cupy.asarray(array))
 
     def largest(self, array: DeviceArray) -> int:
-        return int(array.owner.max())
+        with self._current():
+            return int(array.owner.max())
 
     def consecutive(self, array: DeviceArray) -> DeviceArray:
-        images = array.owner.reshape(-1, *array.shape[-2:])
-        labels = [self.cupy.unique(image, return_inverse=True)[1] for image in images]
-        stacked = self.cupy.stack([each.reshape(array.shape[-2:]) for each in labels])
-        stacked = self.cupy.where(images >= 0, stacked, -1).astype(np.int32)
-        return self.adopt(stacked.reshape(array.shape))
+        with self._current():
+            images = array.owner.reshape(-1, *array.shape[-2:])
+            labels = [self.cupy.unique(image, return_inverse=True)[1] for image in images]
+            stacked = self.cupy.stack([each.reshape(array.shape[-2:]) for each in labels])
+            stacked = self.cupy.where(images >= 0, stacked, -1).astype(np.int32)
+            return self.adopt(stacked.reshape(array.shape))
 
     def find_nonfinite(
         self, array: DeviceArray, present: DeviceArray | None
     ) -> tuple[int, ...] | None:
-        bad = ~self.cupy.isfinite(array.owner)
-        return self._first(bad if present is None else bad & present.owner[..., None, None])
+        with self._current():
+            bad = ~self.cupy.isfinite(array.owner)
+            return self._first(bad if present is None else bad & present.owner[..., None, None])
 
     def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
-        return self._first(array.owner < 0)
+        with self._current():
+            return self._first(array.owner < 0)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         places = self.cupy.argwhere(bad)

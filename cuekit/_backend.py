@@ -14,12 +14,10 @@ from cuekit._arrays import AnyArray, DeviceArray
 @lru_cache(maxsize=1)
 def _import_cuda() -> tuple[Any, str]:
     """Return the CUDA kernels, or None and why there are none."""
-    if _cpu.cuda_missing:
-        return None, _cpu.cuda_missing
     try:
         from cuekit import _cuda
     except ImportError as error:
-        return None, f"built, but does not load: {error}"
+        return None, _cpu.cuda_missing or f"built, but does not load: {error}"
     return _cuda, ""
 
 
@@ -57,26 +55,27 @@ def build_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        Versions of cuekit, Python, NumPy and Pillow, the machine, the compiler, the instruction
+        Versions of cuekit, Python and NumPy, the machine, the compiler, the instruction
         set in use, CUDA (nvcc's version and the architectures, or "missing" and why), and each
-        optional package (None: not installed).
+        package used where it is needed (None: not installed).
     """
     # Half of cuekit's import time, if they stood above.
     import platform
     from importlib import metadata
 
+    from cuekit import __version__
+
     optional: dict[str, str | None] = {}
-    for package in ("torch", "scikit-image", "matplotlib", "numba"):
+    for package in ("pillow", "torch", "scikit-image", "matplotlib", "numba"):
         try:
             optional[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             optional[package] = None
     cuda, reason = _import_cuda()
     return {
-        "cuekit": metadata.version("cuekit"),
+        "cuekit": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "pillow": metadata.version("pillow"),
         "machine": platform.machine(),
         "compiler": _cpu.compiler,
         "instruction_set": _cpu.instruction_set(),

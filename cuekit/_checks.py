@@ -148,8 +148,10 @@ def check_present(
     They lie where `beside` does, or on the CPU. Lists are copied, arrays elsewhere are refused.
     """
     if present is None:
-        tags = np.ones((*batch, classes), dtype=bool)
-        return beside.device.from_host(tags) if isinstance(beside, DeviceArray) else tags
+        shape = (*batch, classes)
+        return (
+            beside.device.true(shape) if isinstance(beside, DeviceArray) else np.ones(shape, bool)
+        )
     from_list = isinstance(present, list | tuple)
     if from_list:  # tags are few: a list is welcome
         try:

@@ -125,6 +125,7 @@ def stand_in_for_cupy():
         ndarray=ndarray,
         empty=poisoned,
         zeros=lambda shape, dtype: np.zeros(shape, dtype).view(ndarray),
+        ones=lambda shape, dtype: np.ones(shape, dtype).view(ndarray),
         asarray=to_device,
         ascontiguousarray=lambda array: np.ascontiguousarray(array).view(ndarray),
         isfinite=np.isfinite,

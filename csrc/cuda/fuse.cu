@@ -20,7 +20,7 @@ __device__ std::uint32_t ones(std::uint32_t bytes) {
   return ((((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu) | bytes) >> 7) & 0x01010101u;
 }
 
-__global__ void fuse_words(Sets sets, std::uint32_t* __restrict__ out, std::int64_t quads) {
+__global__ void fuse_words(Sets sets, std::uint32_t* out, std::int64_t quads) {
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   if (i >= quads) return;
   Pack<std::uint32_t, 4> any{};
@@ -33,8 +33,7 @@ __global__ void fuse_words(Sets sets, std::uint32_t* __restrict__ out, std::int6
   store_pack(any, out + 4 * i);
 }
 
-__global__ void fuse_bytes(Sets sets, bool* __restrict__ out, std::int64_t begin,
-                           std::int64_t end) {
+__global__ void fuse_bytes(Sets sets, bool* out, std::int64_t begin, std::int64_t end) {
   const std::int64_t i = begin + std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   if (i >= end) return;
   bool any = false;

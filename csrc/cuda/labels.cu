@@ -77,6 +77,7 @@ std::int64_t labels_workspace(const LabelsParams& p) {
 template <class L>
 void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const LabelsParams& p,
             void* workspace, cudaStream_t stream) {
+  if (p.batch == 0) return;
   auto* counts = static_cast<unsigned long long*>(workspace);
   Names names{};
   for (std::int64_t k = 0; k < p.channels; ++k) names.of[k] = static_cast<std::int32_t>(classes[k]);

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 #include <stdexcept>
@@ -63,9 +64,37 @@ __device__ Pack<T, width> load_pack(const T* source) {
   return *reinterpret_cast<const Pack<T, width>*>(source);
 }
 
+template <std::size_t bytes>
+struct Word;
+template <>
+struct Word<1> {
+  using type = unsigned char;
+};
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using type = unsigned int;
+};
+template <>
+struct Word<8> {
+  using type = uint2;
+};
+template <>
+struct Word<16> {
+  using type = uint4;
+};
+
+// As one word, past the first cache, which has no use for it: assigned as a struct, the compiler
+// stores every item by itself.
 template <int width, class T>
 __device__ void store_pack(const Pack<T, width>& pack, T* target) {
-  *reinterpret_cast<Pack<T, width>*>(target) = pack;
+  using Whole = typename Word<sizeof pack>::type;
+  Whole word;
+  memcpy(&word, &pack, sizeof word);
+  __stcg(reinterpret_cast<Whole*>(target), word);
 }
 
 // Calls body(k, values) for those of `channels` rows of maps, `pixels` apart, whose tag is set or,

@@ -1,5 +1,7 @@
 // Two launches: the maxima of parts of every present map, then each map held against the maximum
 // of its parts.
+#include <cmath>
+
 #include "kernels.h"
 #include "launch.h"
 #include "reduce.h"
@@ -30,28 +32,38 @@ __global__ void part_maxima(const T* __restrict__ maps, const std::uint8_t* __re
   if (threadIdx.x == 0) maxima[blockIdx.x] = best;
 }
 
+// A block has `packs` times its threads' pixels: finding the maximum is worth that many.
+constexpr int packs = 8;
+
 template <class T, int width>
 __global__ void above_level(const T* __restrict__ maps, const std::uint8_t* __restrict__ present,
                             const double* __restrict__ maxima, bool* __restrict__ out,
                             RawCuesParams p) {
-  const Position at = position(p.pixels, width);
+  const Position at = position(p.pixels, width * packs);
   const std::int64_t map = at.image;  // b * C + c, and channel c + 1 of C + 1 in the result
-  const bool tagged = present[map] != 0;
-  double maximum = 0.0;
-  if (tagged) {
+  const std::int64_t begin = at.pixel - std::int64_t{threadIdx.x} * width * packs;
+  bool* target = out + (map + map / p.classes + 1) * p.pixels;
+  double level = HUGE_VAL;  // nothing is above it
+  if (present[map] != 0) {
     const std::int64_t parts = parts_of(p);
+    double maximum = 0.0;
     for (std::int64_t i = threadIdx.x; i < parts; i += block_size)
       maximum = Larger()(maximum, maxima[map * parts + i]);
     maximum = reduce_block(maximum, Larger());
+    if (maximum > 0.0) level = p.foreground_threshold * maximum;
   }
-  if (at.pixel >= p.pixels) return;
-  Pack<bool, width> on{};
-  if (tagged) {
-    const double level = p.foreground_threshold * maximum;
-    const Pack<T, width> values = load_pack<width>(maps + map * p.pixels + at.pixel);
-    for (int j = 0; j < width; ++j) on.values[j] = maximum > 0.0 && load(values.values[j]) > level;
+  const bool any = level < HUGE_VAL;
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+    const std::int64_t pixel = begin + (i * block_size + std::int64_t{threadIdx.x}) * width;
+    if (pixel >= p.pixels) return;
+    Pack<bool, width> on{};
+    if (any) {
+      const Pack<T, width> values = load_pack<width>(maps + map * p.pixels + pixel);
+      for (int j = 0; j < width; ++j) on.values[j] = load(values.values[j]) > level;
+    }
+    store_pack(on, target + pixel);
   }
-  store_pack(on, out + (map + map / p.classes + 1) * p.pixels + at.pixel);
 }
 
 __device__ bool is_background(flag value, double) { return value.byte != 0; }
@@ -87,7 +99,7 @@ void raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const
   launch(part_maxima<T>, p.batch * p.classes * parts_of(p), block_size, stream, maps, present,
          maxima, p);
   with_width<T>(p.pixels, {maps, out}, [&](auto width) {
-    launch(above_level<T, width>, p.batch * p.classes * blocks_per_image(p.pixels, width),
+    launch(above_level<T, width>, p.batch * p.classes * blocks_per_image(p.pixels, width * packs),
            block_size, stream, maps, present, maxima, out, p);
   });
 }

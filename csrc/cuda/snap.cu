@@ -31,21 +31,56 @@ __global__ void bilinear_taps(BilinearTap* taps, SnapParams p) {
   }
 }
 
-struct Nearest {
-  using Sum = std::uint32_t;
-  const std::uint8_t* cues;
-  std::int64_t channels, in_pixels;
-  std::int32_t in_width, height, width;
-  const std::int32_t* rows;
-  const std::int32_t* columns;
+// words (images, h * w): bit k of a cell is on where channel first_channel + k is.
+__global__ void pack_channels(const std::uint8_t* __restrict__ cues, std::int64_t first_channel,
+                              std::int64_t channels, SnapParams p,
+                              std::uint32_t* __restrict__ words) {
+  const std::int64_t cells = p.in_height * p.in_width;
+  const Position at = position(cells, 1);
+  if (at.pixel >= cells) return;
+  const std::uint8_t* cell = cues + (at.image * p.channels + first_channel) * cells + at.pixel;
+  std::uint32_t word = 0;
+#pragma unroll 8
+  for (int k = 0; k < channels; ++k) word |= (cell[k * cells] != 0 ? 1u : 0u) << k;
+  words[at.image * cells + at.pixel] = word;
+}
 
-  __device__ std::int32_t place(std::int32_t pixel) const {
-    return rows[pixel / width] * in_width + columns[pixel % width];
+// counts (piece_rows, table_width). A warp has one cut's pixels: of 32 pixels' words a ballot makes
+// one word per channel, whose ones that channel's lane counts.
+__global__ void count_pieces(const std::uint32_t* __restrict__ words,
+                             const std::int32_t* __restrict__ rows,
+                             const std::int32_t* __restrict__ columns, Grouped g,
+                             std::int64_t channels, SnapParams p,
+                             std::uint32_t* __restrict__ counts) {
+  const std::int64_t which = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const auto width = static_cast<std::int32_t>(p.width);
+  const std::int64_t cells = p.in_height * p.in_width;
+  std::int64_t at = which * cut;
+  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
+  while (at < end) {
+    const std::int64_t key = g.keys[at];
+    if (key >= g.groups()) return;  // pixels in no superpixel are the last
+    const std::int64_t next = g.starts[key + 1];
+    const std::int64_t stop = next < end ? next : end;
+    const std::uint32_t* image = words + key / g.num_superpixels * cells;
+    std::uint32_t count = 0;
+    for (std::int64_t base = at; base < stop; base += warp_size) {
+      std::uint32_t word = 0;
+      if (base + lane < stop) {
+        const std::int32_t pixel = g.pixel[base + lane];
+        const std::int32_t y = pixel / width;
+        word = image[rows[y] * p.in_width + columns[pixel - y * width]];
+      }
+      for (int k = 0; k < channels; ++k) {
+        const unsigned on = __ballot_sync(all_lanes, (word >> k & 1u) != 0);
+        if (lane == k) count += static_cast<std::uint32_t>(__popc(on));
+      }
+    }
+    if (lane < channels) counts[(which + key) * table_width + lane] = count;
+    at = stop;
   }
-  __device__ std::uint32_t value(std::int64_t map, std::int32_t place) const {
-    return cues[map * in_pixels + place] != 0 ? 1 : 0;
-  }
-};
+}
 
 template <class T>
 struct Bilinear {
@@ -126,14 +161,16 @@ __global__ void paint_bits(const std::uint32_t* __restrict__ bits, Grouped g,
 struct Workspace {
   Workspace(const SnapParams& p, std::int64_t num_superpixels, std::int64_t images, Arena& arena)
       : grouped(images, p.height * p.width, num_superpixels, arena),
-        sums(arena.take<std::uint32_t>(piece_rows(grouped) * table_width)),
+        words(arena.take<std::uint32_t>(images * p.in_height * p.in_width)),
+        counts(arena.take<std::uint32_t>(piece_rows(grouped) * table_width)),
         means(arena.take<double>(grouped.groups() * table_width)),
         bits(arena.take<std::uint32_t>(grouped.groups())),
         sources(arena.take<std::int32_t>(p.height + p.width)),
         taps(arena.take<BilinearTap>(p.height + p.width)) {}
 
   Grouped grouped;
-  std::uint32_t* sums;
+  std::uint32_t* words;
+  std::uint32_t* counts;
   double* means;
   std::uint32_t* bits;
   std::int32_t* sources;
@@ -142,17 +179,15 @@ struct Workspace {
 
 void find_means(const std::uint8_t* cues, const Workspace& at, const SnapParams& p, std::int64_t k,
                 std::int64_t channels, cudaStream_t stream) {
+  const Grouped& g = at.grouped;
   launch(nearest_sources, ceil_div(p.height + p.width, block_size), block_size, stream, at.sources,
          p);
-  const Nearest sampler{cues,
-                        p.channels,
-                        p.in_height * p.in_width,
-                        static_cast<std::int32_t>(p.in_width),
-                        static_cast<std::int32_t>(p.height),
-                        static_cast<std::int32_t>(p.width),
-                        at.sources,
-                        at.sources + p.height};
-  means_of_pieces(sampler, at.grouped, k, channels, at.sums, at.means, stream);
+  launch(pack_channels, g.images * blocks_per_image(p.in_height * p.in_width, 1), block_size,
+         stream, cues, k, channels, p, at.words);
+  launch(count_pieces, ceil_div(ceil_div(g.size(), cut) * warp_size, block_size), block_size,
+         stream, at.words, at.sources, at.sources + p.height, g, channels, p, at.counts);
+  launch(add_pieces<std::uint32_t, double>, ceil_div(g.groups() * channels, block_size), block_size,
+         stream, at.counts, g, channels, at.means);
 }
 
 template <class T>

@@ -19,44 +19,30 @@ constexpr int pixels_per_part = 16 * block_size;
 
 __device__ double positive(double value) { return value > 0.0 ? value : 0.0; }
 
-// The first present class from c on: tags are few and in the cache.
-__device__ std::int64_t next_present(const std::uint8_t* present, std::int64_t c,
-                                     std::int64_t classes) {
-  while (c < classes && present[c] == 0) ++c;
-  return c;
-}
-
 __device__ std::int64_t count_present(const std::uint8_t* present, std::int64_t classes) {
   std::int64_t count = 0;
   for (std::int64_t c = 0; c < classes; ++c) count += present[c] != 0 ? 1 : 0;
   return count;
 }
 
+// The classes of `present`, a bit each.
 template <class T, int width>
-__device__ void clear_absent(const std::uint8_t* present, std::int64_t classes, std::int64_t pixels,
-                             T* out) {
-  for (std::int64_t c = 0; c < classes; ++c)
-    if (present[c] == 0) store_pack(Pack<T, width>{}, out + c * pixels);
-}
-
-template <class T, int width>
-__device__ void pairwise_in_registers(const T* maps, const std::uint8_t* present,
-                                      std::int64_t count, std::int64_t classes, std::int64_t pixels,
-                                      T* out) {
+__device__ void pairwise_in_registers(const T* maps, std::uint64_t present, int count,
+                                      std::int64_t pixels, T* out) {
+  std::int64_t place[in_registers];
   Pack<T, width> own[in_registers];
-  std::int64_t c = -1;
+  // All loads before the first use, and no branch between them: past the last class that one is
+  // read again, from the cache.
 #pragma unroll
   for (int i = 0; i < in_registers; ++i) {
-    if (i >= count) continue;
-    c = next_present(present, c + 1, classes);
-    own[i] = load_pack<width>(maps + c * pixels);
+    place[i] = (__ffsll(static_cast<long long>(present)) - 1) * pixels;
+    if (i + 1 < count) present &= present - 1;
+    own[i] = load_pack<width>(maps + place[i]);
   }
   const double share = 1.0 / static_cast<double>(count - 1);
-  c = -1;
 #pragma unroll
   for (int i = 0; i < in_registers; ++i) {
-    if (i >= count) continue;
-    c = next_present(present, c + 1, classes);
+    if (i >= count) return;
     Pack<T, width> result;
 #pragma unroll
     for (int j = 0; j < width; ++j) {
@@ -67,7 +53,7 @@ __device__ void pairwise_in_registers(const T* maps, const std::uint8_t* present
         if (other != i && other < count) sum += positive(value - load(own[other].values[j]));
       result.values[j] = store<T>(sum * share);
     }
-    store_pack(result, out + c * pixels);
+    store_pack(result, out + place[i]);
   }
 }
 
@@ -121,7 +107,18 @@ __device__ void strongest(const T* maps, const std::uint8_t* present, std::int64
 }
 
 template <class T, int width>
-__global__ void subtract_kernel(const T* __restrict__ maps,
+__device__ void alone(const T* maps, const std::uint8_t* present, std::int64_t classes,
+                      std::int64_t pixels, T* out) {
+  for (std::int64_t c = 0; c < classes; ++c) {
+    Pack<T, width> values{};
+    if (present[c] != 0) values = load_pack<width>(maps + c * pixels);
+    for (T& value : values.values) value = store<T>(positive(load(value)));
+    store_pack(values, out + c * pixels);
+  }
+}
+
+template <class T, int width>
+__global__ void pairwise_kernel(const T* __restrict__ maps,
                                 const std::uint8_t* __restrict__ present, T* __restrict__ out,
                                 SubtractParams p) {
   const Position at = position(p.pixels, width);
@@ -130,22 +127,38 @@ __global__ void subtract_kernel(const T* __restrict__ maps,
   const std::int64_t first = at.image * p.classes * p.pixels + at.pixel;
   const std::int64_t count = count_present(tags, p.classes);
   if (count == 1) {
-    for (std::int64_t c = 0; c < p.classes; ++c) {
-      Pack<T, width> values{};
-      if (tags[c] != 0) values = load_pack<width>(maps + first + c * p.pixels);
-      for (T& value : values.values) value = store<T>(positive(load(value)));
-      store_pack(values, out + first + c * p.pixels);
+    alone<T, width>(maps + first, tags, p.classes, p.pixels, out + first);
+    return;
+  }
+  std::uint64_t bits = 0;
+  for (std::int64_t c = 0; c < p.classes; ++c) {
+    if (tags[c] == 0) {
+      store_pack(Pack<T, width>{}, out + first + c * p.pixels);
+    } else if (c < 64) {
+      bits |= std::uint64_t{1} << c;
     }
-  } else if (p.mode == SubtractMode::strongest) {
-    strongest<T, width>(maps + first, tags, p.classes, p.pixels, out + first);
+  }
+  if (count == 0) return;
+  if (count <= in_registers && count == __popcll(bits)) {
+    pairwise_in_registers<T, width>(maps + first, bits, static_cast<int>(count), p.pixels,
+                                    out + first);
   } else {
-    clear_absent<T, width>(tags, p.classes, p.pixels, out + first);
-    if (count == 0) return;
-    if (count <= in_registers) {
-      pairwise_in_registers<T, width>(maps + first, tags, count, p.classes, p.pixels, out + first);
-    } else {
-      pairwise_of_many<T, width>(maps + first, tags, count, p.classes, p.pixels, out + first);
-    }
+    pairwise_of_many<T, width>(maps + first, tags, count, p.classes, p.pixels, out + first);
+  }
+}
+
+template <class T, int width>
+__global__ void strongest_kernel(const T* __restrict__ maps,
+                                 const std::uint8_t* __restrict__ present, T* __restrict__ out,
+                                 SubtractParams p) {
+  const Position at = position(p.pixels, width);
+  if (at.pixel >= p.pixels) return;
+  const std::uint8_t* tags = present + at.image * p.classes;
+  const std::int64_t first = at.image * p.classes * p.pixels + at.pixel;
+  if (count_present(tags, p.classes) == 1) {
+    alone<T, width>(maps + first, tags, p.classes, p.pixels, out + first);
+  } else {
+    strongest<T, width>(maps + first, tags, p.classes, p.pixels, out + first);
   }
 }
 
@@ -262,8 +275,10 @@ void subtract(const T* maps, const std::uint8_t* present, T* out, const Subtract
     return;
   }
   with_width<T>(p.pixels, {maps, out}, [&](auto width) {
-    launch(subtract_kernel<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
-           stream, maps, present, out, p);
+    const auto kernel =
+        p.mode == SubtractMode::pairwise ? pairwise_kernel<T, width> : strongest_kernel<T, width>;
+    launch(kernel, p.batch * blocks_per_image(p.pixels, width), block_size, stream, maps, present,
+           out, p);
   });
 }
 

@@ -6,18 +6,49 @@
 namespace cuekit::cuda {
 namespace {
 
-// Values as they lie, one per pixel.
-template <class T>
-struct AsTheyLie {
-  using Sum = double;
-  const T* values;  // of the first of the grouped images
-  std::int64_t channels, pixels;
+// sums (piece_rows, table_width): of channels first_channel.. of every piece. A warp has one cut's
+// pixels and up to eight channels.
+constexpr int channels_per_warp = 8;
 
-  __device__ std::int32_t place(std::int32_t pixel) const { return pixel; }
-  __device__ double value(std::int64_t map, std::int32_t pixel) const {
-    return load(values[map * pixels + pixel]);
+template <class T>
+__global__ void __launch_bounds__(block_size, 3)
+    sum_pieces(const T* __restrict__ values, Grouped g, std::int64_t first_channel,
+               std::int64_t channels, std::int64_t all_channels, double* __restrict__ sums) {
+  const std::int64_t warp = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const std::int64_t warps_per_cut = (channels + channels_per_warp - 1) / channels_per_warp;
+  const std::int64_t which = warp / warps_per_cut;
+  const std::int64_t offset = warp % warps_per_cut * channels_per_warp;
+  const int last = static_cast<int>(channels - 1 - offset);
+  std::int64_t at = which * cut;
+  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
+  while (at < end) {
+    const std::int64_t key = g.keys[at];
+    if (key >= g.groups()) return;  // pixels in no superpixel are the last
+    const std::int64_t next = g.starts[key + 1];
+    const std::int64_t stop = next < end ? next : end;
+    const std::int64_t map = key / g.num_superpixels * all_channels + first_channel + offset;
+    double sum[channels_per_warp] = {};
+#pragma unroll 1
+    for (std::int64_t i = at + lane; i < stop; i += warp_size) {
+      // All loads before the first sum, and no branch between them: where there are fewer channels
+      // the last is read again, from the cache, and goes nowhere.
+      const T* source = values + map * g.pixels + g.pixel[i];
+      T read[channels_per_warp];
+#pragma unroll
+      for (int j = 0; j < channels_per_warp; ++j)
+        read[j] = source[(j < last ? j : last) * g.pixels];
+#pragma unroll
+      for (int j = 0; j < channels_per_warp; ++j) sum[j] += load(read[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < channels_per_warp; ++j) {
+      sum[j] = reduce_warp(sum[j], Plus());
+      if (lane == j && j <= last) sums[(which + key) * table_width + offset + j] = sum[j];
+    }
+    at = stop;
   }
-};
+}
 
 template <class Mean, int width>
 __global__ void paint_means(const Mean* __restrict__ means, Grouped g, std::int64_t first_channel,
@@ -27,14 +58,27 @@ __global__ void paint_means(const Mean* __restrict__ means, Grouped g, std::int6
   if (at.pixel >= g.pixels) return;
   const std::uint32_t* keys = g.key_of + at.image * g.pixels + at.pixel;
   Mean* target = out + (at.image * all_channels + first_channel) * g.pixels + at.pixel;
-  std::int64_t row[width];
-  for (int j = 0; j < width; ++j) row[j] = keys[j] * std::int64_t{table_width};
-  const std::int64_t rows = g.groups() * table_width;
-#pragma unroll 4
-  for (std::int64_t k = 0; k < channels; ++k) {
-    Pack<Mean, width> pack;
+  const Mean* row[width];  // null: in no superpixel
+  for (int j = 0; j < width; ++j)
+    row[j] = keys[j] < g.groups() ? means + keys[j] * std::int64_t{table_width} : nullptr;
+  // Four channels of a row are one load, as four pixels of a channel are one store.
+  constexpr int together = sizeof(Mean) == 8 ? 2 : 4;
+  std::int64_t k = 0;
+#pragma unroll 2
+  for (; k + together <= channels; k += together) {
+    Pack<Mean, together> of_pixel[width];
     for (int j = 0; j < width; ++j)
-      pack.values[j] = row[j] < rows ? means[row[j] + k] : store<Mean>(0.0);
+      of_pixel[j] = row[j] ? load_pack<together>(row[j] + k) : Pack<Mean, together>{};
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      Pack<Mean, width> pack;
+      for (int j = 0; j < width; ++j) pack.values[j] = of_pixel[j].values[i];
+      store_pack(pack, target + (k + i) * g.pixels);
+    }
+  }
+  for (; k < channels; ++k) {
+    Pack<Mean, width> pack;
+    for (int j = 0; j < width; ++j) pack.values[j] = row[j] ? row[j][k] : store<Mean>(0.0);
     store_pack(pack, target + k * g.pixels);
   }
 }
@@ -75,11 +119,15 @@ void superpixel_mean(const T* values, const LabelsView& superpixels, std::int64_
     const Workspace<Mean> at(p, num_superpixels, images, arena);
     at.grouped.group(superpixels, first, stream);
     const std::int64_t offset = first * p.channels * pixels;
-    const AsTheyLie<T> sampler{values + offset, p.channels, pixels};
     for (std::int64_t k = 0; k < p.channels; k += table_width) {
       const std::int64_t channels =
           p.channels - k < table_width ? p.channels - k : std::int64_t{table_width};
-      means_of_pieces(sampler, at.grouped, k, channels, at.sums, at.means, stream);
+      const std::int64_t warps =
+          ceil_div(at.grouped.size(), cut) * ceil_div(channels, channels_per_warp);
+      launch(sum_pieces<T>, ceil_div(warps * warp_size, block_size), block_size, stream,
+             values + offset, at.grouped, k, channels, p.channels, at.sums);
+      launch(add_pieces<double, Mean>, ceil_div(at.grouped.groups() * channels, block_size),
+             block_size, stream, at.sums, at.grouped, channels, at.means);
       with_width<Mean>(pixels, {out}, [&](auto width) {
         launch(paint_means<Mean, width>, images * blocks_per_image(pixels, width), block_size,
                stream, at.means, at.grouped, k, channels, p.channels, out + offset);

@@ -62,8 +62,9 @@ Grouped::Grouped(std::int64_t num_images, std::int64_t image_pixels, std::int64_
       starts(arena.take<std::uint32_t>(groups() + 1)),
       temporary(nullptr),
       temporary_bytes(0) {
+  // 32 bits for the number of items: CUB is faster then.
   check(cub::DeviceRadixSort::SortPairs(nullptr, temporary_bytes, key_of, keys, raster, pixel,
-                                        size(), 0, bits_of(groups())));
+                                        static_cast<std::uint32_t>(size()), 0, bits_of(groups())));
   temporary = arena.take<char>(static_cast<std::int64_t>(temporary_bytes));
 }
 
@@ -86,8 +87,9 @@ void Grouped::group(const LabelsView& labels, std::int64_t first, cudaStream_t s
                        : launch_make_keys<std::uint64_t>(labels, first, *this, stream);
   }
   std::size_t bytes = temporary_bytes;
-  check(cub::DeviceRadixSort::SortPairs(temporary, bytes, key_of, keys, raster, pixel, size(), 0,
-                                        bits_of(groups()), stream));
+  check(cub::DeviceRadixSort::SortPairs(temporary, bytes, key_of, keys, raster, pixel,
+                                        static_cast<std::uint32_t>(size()), 0, bits_of(groups()),
+                                        stream));
   launch(find_starts, ceil_div(groups() + 1, block_size), block_size, stream, *this);
 }
 

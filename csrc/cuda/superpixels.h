@@ -71,44 +71,6 @@ __host__ __device__ inline std::int64_t piece_rows(const Grouped& g) {
   return (g.size() + cut - 1) / cut + g.groups();
 }
 
-// sums (piece_rows, table_width): of channels first_channel.. of every piece. A warp has one cut's
-// pixels and up to eight channels. Sampler: what a channel's value at a pixel is.
-constexpr int channels_per_warp = 8;
-
-template <class Sampler>
-__global__ void sum_pieces(Sampler sampler, Grouped g, std::int64_t first_channel,
-                           std::int64_t channels, typename Sampler::Sum* __restrict__ sums) {
-  using Sum = typename Sampler::Sum;
-  const std::int64_t warp = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  const std::int64_t warps_per_cut = (channels + channels_per_warp - 1) / channels_per_warp;
-  const std::int64_t which = warp / warps_per_cut;
-  const std::int64_t offset = warp % warps_per_cut * channels_per_warp;
-  std::int64_t at = which * cut;
-  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
-  while (at < end) {
-    const std::int64_t key = g.keys[at];
-    if (key >= g.groups()) return;  // pixels in no superpixel are the last
-    const std::int64_t next = g.starts[key + 1];
-    const std::int64_t stop = next < end ? next : end;
-    const std::int64_t map = key / g.num_superpixels * sampler.channels + first_channel + offset;
-    Sum sum[channels_per_warp] = {};
-    for (std::int64_t i = at + lane; i < stop; i += warp_size) {
-      const auto place = sampler.place(g.pixel[i]);
-#pragma unroll
-      for (int j = 0; j < channels_per_warp; ++j)
-        if (offset + j < channels) sum[j] += sampler.value(map + j, place);
-    }
-#pragma unroll
-    for (int j = 0; j < channels_per_warp; ++j) {
-      sum[j] = reduce_warp(sum[j], Plus());
-      if (lane == j && offset + j < channels)
-        sums[(which + key) * table_width + offset + j] = sum[j];
-    }
-    at = stop;
-  }
-}
-
 // means (groups, table_width): of the pieces' sums. Keys without pixels get 0.
 template <class Sum, class Mean>
 __global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t channels,
@@ -125,17 +87,6 @@ __global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t
     mean = static_cast<double>(sum) / static_cast<double>(end - begin);
   }
   means[key * table_width + channel] = store<Mean>(mean);
-}
-
-template <class Sampler, class Mean>
-void means_of_pieces(const Sampler& sampler, const Grouped& g, std::int64_t first_channel,
-                     std::int64_t channels, typename Sampler::Sum* sums, Mean* means,
-                     cudaStream_t stream) {
-  const std::int64_t warps = ceil_div(g.size(), cut) * ceil_div(channels, channels_per_warp);
-  launch(sum_pieces<Sampler>, ceil_div(warps * warp_size, block_size), block_size, stream, sampler,
-         g, first_channel, channels, sums);
-  launch(add_pieces<typename Sampler::Sum, Mean>, ceil_div(g.groups() * channels, block_size),
-         block_size, stream, sums, g, channels, means);
 }
 
 }  // namespace cuekit::cuda

@@ -144,6 +144,31 @@ def test_hundreds_of_thousands_of_nearly_equal_costs(noise):
         assert_equal(result, stable_peer(photo, scale, 0, 30))
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_photos_that_are_merged_patch_by_patch(flat):
+    """From two million pixels on: noise over larger shapes, and equal costs everywhere."""
+    rng = np.random.default_rng(8)
+    shapes = rng.integers(0, 4, (53, 67, 3)).repeat(40, 0).repeat(40, 1) * 60
+    noise = rng.integers(0, 3, (2100, 1100, 3)) * (20 if flat else 5)
+    photo = (shapes[: len(noise), : noise.shape[1]] + noise + 10).astype(np.uint8)
+    options = {"scale": 60, "sigma": 0 if flat else 0.6, "min_size": 12}
+    result = cuekit.felzenszwalb(photo, **options)
+    assert 100 < result.max() < photo[..., 0].size / 12
+    assert_equal(result, stable_peer(photo, **options))
+
+
+def test_pairs_of_pixels_at_every_border():
+    """Pixels united before the sort, in photos of one and two rows or columns, too."""
+    rng = np.random.default_rng(9)
+    for shape in ((1, 40), (40, 1), (2, 40), (40, 2), (3, 3), (17, 5), (6, 33)):
+        for channels in (1, 3):
+            photo = rng.random((*shape, channels))
+            for scale in (0.02, 0.3, 3.0, 100.0):
+                options = {"scale": scale, "sigma": 0.0, "min_size": 2}
+                expected = reference.felzenszwalb(photo, **options)
+                assert_equal(cuekit.felzenszwalb(photo, **options), expected)
+
+
 # ------------------------------------------------------------------------------------ properties
 
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuekit/background.h"
+#include "cuekit/dense_crf.h"
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
 #include "cuekit/labels.h"
@@ -74,5 +75,16 @@ void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const
 template <class T>
 void suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
               cudaStream_t stream);
+
+// The kernel that compares positions only, which has no lattice of its own here.
+struct GaussianParams {
+  float weight, sxy;
+};
+// Both throw where widths are too small for a photo's size.
+std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian);
+template <class T>
+void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+               const DenseCrfParams& p, const GaussianParams& gaussian, void* workspace,
+               cudaStream_t stream);
 
 }  // namespace cuekit::cuda

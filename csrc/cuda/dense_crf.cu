@@ -1,0 +1,442 @@
+// Mean field of include/cuekit/dense_crf.h on the lattices of permutohedral.h.
+//
+// An iteration is five launches, whatever the batch and the number of labels:
+//
+//   mean_field   of every pixel: read its 9 vertices, add the unary, softmax; of every tile: add up
+//                its copies. Q stays in shared memory, and is only stored at the end
+//   join         every vertex adds up its copies
+//   blur, three  over the vertices that there are
+//
+// Labels of a pixel, a vertex or a copy stand side by side in rows of floats, padded to a multiple
+// of 4 with labels of probability 0; so do absent classes. Weights and normalisation are part of
+// the entries' weights.
+//
+// What moves in an iteration, in bytes, for N pixels, M vertices, C copies and rows of r bytes
+// (96 for 21 classes): unary, rows, weights and order N (r + 90); vertices sliced N 9 r, most of
+// them from the cache close to the processor, for neighbours share them; copies 2 C r; blur and
+// join M r (1 + 3 + what is there of 8 + 8 + 8 neighbours). For a textured photo of 375 x 500 at
+// 80/13, M = 0.25 N and C = 1.7 N: 35 + 162 + 61 + some 50 MB, of which little leaves a second
+// level cache of 50 MB. At its 5 TB/s that is 0.03 to 0.06 ms; five launches in a row cost 0.01.
+//
+// Workspace per pixel, K padded to r = 4 ceil(K / 4) labels, for both filters: 76 r + 830 bytes,
+// and 4 r more for more than 32 labels. A batch is worked on in parts of at most 4 GB of it.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+#include "launch.h"
+#include "permutohedral.h"
+#include "reduce.h"
+
+namespace cuekit::cuda {
+namespace {
+
+// Below this, a label's probability is 0 whatever else; a sum with it stays finite.
+constexpr float impossible = -1e30f;
+
+// How threads share labels: `lanes` of them have one pixel, each `parts` times 4 labels;
+// `row_lanes` of them add up one copy.
+template <int lanes_, int parts_, int row_lanes_>
+struct Shape {
+  static constexpr int lanes = lanes_, parts = parts_, row_lanes = row_lanes_;
+  static constexpr int labels = 4 * lanes * parts;
+  static constexpr int threads =
+      tile_pixels * lanes < block_size ? tile_pixels * lanes : block_size;
+  static constexpr int pixels_at_once = threads / lanes;
+  static constexpr int copies_at_once = threads / row_lanes;
+};
+
+struct MeanField {
+  Lattice lattice;
+  float* unary;   // (tiles, tile_pixels, stride), and Q in the end
+  float* logits;  // the same, where there are more labels than a shape has
+  int stride;
+  const float* values;  // (entries, stride): filtered
+  float* copies;        // (entries, stride): to splat into
+  bool slice, splat;
+};
+
+__device__ float max_of(float4 v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
+
+__device__ float sum_of(float4 v) { return (v.x + v.y) + (v.z + v.w); }
+
+__device__ float4 times(float4 v, float factor) {
+  return {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+}
+
+__device__ float4 exp2_of(float4 v, float shift) {
+  return {exp2f(v.x - shift), exp2f(v.y - shift), exp2f(v.z - shift), exp2f(v.w - shift)};
+}
+
+// Over the lanes that have one pixel.
+template <int lanes, class Combine>
+__device__ float over_lanes(float value, Combine combine) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2)
+    value = combine(value, __shfl_xor_sync(all_lanes, value, offset));
+  return value;
+}
+
+// A thread's share of up to S::labels labels of one pixel. Of rows, `left` labels are there.
+template <class S>
+struct Labels {
+  float4 part[S::parts];
+  int lane;
+
+  __device__ explicit Labels(int lane) : lane(lane) {
+#pragma unroll
+    for (float4& p : part) p = all_of(impossible);
+  }
+  __device__ int place(int j) const { return 4 * (lane + j * S::lanes); }
+  __device__ void load(const float* from, int left) {
+#pragma unroll
+    for (int j = 0; j < S::parts; ++j)
+      if (place(j) < left) part[j] = load4(from + place(j));
+  }
+  __device__ void store(float* to, int left) const {
+#pragma unroll
+    for (int j = 0; j < S::parts; ++j)
+      if (place(j) < left) store4(to + place(j), part[j]);
+  }
+  __device__ void add(const float* from, int left, float factor) {
+#pragma unroll
+    for (int j = 0; j < S::parts; ++j)
+      if (place(j) < left) part[j] = add4(part[j], factor, load4(from + place(j)));
+  }
+  __device__ float largest() const {
+    float result = max_of(part[0]);
+    for (int j = 1; j < S::parts; ++j) result = fmaxf(result, max_of(part[j]));
+    return result;
+  }
+  __device__ float sum() const {
+    float result = sum_of(part[0]);
+    for (int j = 1; j < S::parts; ++j) result += sum_of(part[j]);
+    return result;
+  }
+  __device__ void become_powers_of_2(float shift) {
+    for (float4& p : part) p = exp2_of(p, shift);
+  }
+  __device__ void multiply(float factor) {
+    for (float4& p : part) p = times(p, factor);
+  }
+};
+
+// Labels from `first` on: unary and messages, in units of ln 2. weights (corners, tile_pixels).
+template <class S>
+__device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first,
+                             const float* weights, Labels<S>& x) {
+  const int left = m.stride - first;
+  x.load(m.unary + (tile * tile_pixels + i) * m.stride + first, left);
+  if (!m.slice) return;
+  const int corners = m.lattice.corners();
+  Row rows[max_corners];
+#pragma unroll
+  for (int k = 0; k < max_corners; ++k)
+    if (k < corners) rows[k] = m.lattice.rows[m.lattice.entry(tile, k) + i];
+#pragma unroll
+  for (int k = 0; k < max_corners; ++k)
+    if (k < corners)
+      x.add(m.values + std::int64_t{rows[k]} * m.stride + first, left,
+            weights[k * tile_pixels + i]);
+}
+
+// q (tile_pixels, S::labels): of labels from `first` on.
+template <class S>
+__device__ void splat(const MeanField& m, std::int64_t tile, int first, const float* weights,
+                      const float* q) {
+  const Lattice& at = m.lattice;
+  const std::int64_t first_copy = at.first_copy(tile);
+  const int lane = static_cast<int>(threadIdx.x) % S::row_lanes;
+  if (4 * lane >= S::labels || first + 4 * lane >= m.stride) return;
+  const std::uint16_t* const order = at.order + first_copy;
+  const auto copies = static_cast<int>(at.copies[tile]);
+  for (int c = static_cast<int>(threadIdx.x) / S::row_lanes; c < copies; c += S::copies_at_once) {
+    const std::uint32_t span = at.spans[first_copy + c];
+    float4 sum = all_of(0.0f);
+#pragma unroll 4
+    for (std::uint32_t j = span & 0xffff; j < span >> 16; ++j) {
+      const int entry = order[j];
+      sum = add4(sum, weights[entry], load4(q + entry % tile_pixels * S::labels + 4 * lane));
+    }
+    store4(m.copies + (first_copy + c) * m.stride + first + 4 * lane, sum);
+  }
+}
+
+// A block has one tile. Where a shape has all labels, they stay in registers until the softmax is
+// done; else logits go through memory, and Q is splatted group by group of labels.
+template <class S, bool many>
+__global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
+  __shared__ float4 q_of_tile[tile_pixels * S::labels / 4];
+  __shared__ float weights[max_entries];
+  __shared__ float factors[many ? tile_pixels : 1];
+  float* const q = &q_of_tile[0].x;
+  const std::int64_t tile = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x) % S::lanes;
+  const int begin = static_cast<int>(threadIdx.x) / S::lanes;
+  const int count = m.lattice.pixels_in(tile);
+  const auto row = [&](float* rows, int i, int first) {
+    return rows + (tile * tile_pixels + i) * m.stride + first;
+  };
+  if (m.slice || m.splat) {
+    for (int l = static_cast<int>(threadIdx.x); l < m.lattice.corners() * tile_pixels;
+         l += S::threads)
+      weights[l] = m.lattice.weights[m.lattice.entry(tile, l / tile_pixels) + l % tile_pixels];
+    __syncthreads();
+  }
+
+  // Every thread of a warp takes part in what goes over lanes, with a pixel or without.
+  for (int i = begin; i < tile_pixels; i += S::pixels_at_once) {
+    const bool inside = i < count;
+    if constexpr (!many) {
+      Labels<S> x(lane);
+      if (inside) add_messages(m, tile, i, 0, weights, x);
+      x.become_powers_of_2(over_lanes<S::lanes>(x.largest(), Larger()));
+      x.multiply(1.0f / over_lanes<S::lanes>(x.sum(), Plus()));
+      if (m.splat) {
+        x.store(q + i * S::labels, S::labels);
+      } else if (inside) {
+        x.store(row(m.unary, i, 0), m.stride);
+      }
+    } else {
+      float largest = impossible, sum = 0.0f;
+      for (int first = 0; first < m.stride; first += S::labels) {
+        Labels<S> x(lane);
+        if (inside) add_messages(m, tile, i, first, weights, x);
+        if (inside) x.store(row(m.logits, i, first), m.stride - first);
+        largest = fmaxf(largest, x.largest());
+      }
+      largest = over_lanes<S::lanes>(largest, Larger());
+      for (int first = 0; first < m.stride; first += S::labels) {
+        Labels<S> x(lane);
+        if (inside) x.load(row(m.logits, i, first), m.stride - first);
+        x.become_powers_of_2(largest);
+        if (inside) x.store(row(m.logits, i, first), m.stride - first);
+        sum += x.sum();
+      }
+      sum = over_lanes<S::lanes>(sum, Plus());
+      if (lane == 0) factors[i] = 1.0f / sum;
+    }
+  }
+  if constexpr (!many) {
+    if (!m.splat) return;
+    __syncthreads();
+    splat<S>(m, tile, 0, weights, q);
+  } else {
+    for (int first = 0; first < m.stride; first += S::labels) {
+      __syncthreads();
+      for (int i = begin; i < count; i += S::pixels_at_once) {
+        Labels<S> x(lane);
+        x.load(row(m.logits, i, first), m.stride - first);
+        x.multiply(factors[i]);
+        if (m.splat) {
+          x.store(q + i * S::labels, S::labels);
+        } else {
+          x.store(row(m.unary, i, first), m.stride - first);
+        }
+      }
+      __syncthreads();
+      if (m.splat) splat<S>(m, tile, first, weights, q);
+    }
+  }
+}
+
+void launch_mean_field(const MeanField& m, cudaStream_t stream) {
+  const auto run = [&](auto shape, auto many) {
+    using S = decltype(shape);
+    launch(mean_field<S, many>, m.lattice.tiles(), S::threads, stream, m);
+  };
+  constexpr std::false_type few{};
+  if (m.stride <= 4) {
+    run(Shape<1, 1, 1>{}, few);
+  } else if (m.stride <= 8) {
+    run(Shape<2, 1, 2>{}, few);
+  } else if (m.stride <= 16) {
+    run(Shape<4, 1, 4>{}, few);
+  } else if (m.stride <= 24) {
+    run(Shape<2, 3, 8>{}, few);
+  } else if (m.stride <= 32) {
+    run(Shape<8, 1, 8>{}, few);
+  } else {
+    run(Shape<8, 1, 8>{}, std::true_type{});
+  }
+}
+
+constexpr std::int64_t most_in_a_row = 32;  // labels that need no `logits`
+
+// ---- between maps and rows ----
+
+struct Maps {
+  std::int64_t channels;
+  bool energies;
+  float epsilon;
+};
+
+template <class T>
+__device__ float log_of(T value, float epsilon) {
+  const auto p = static_cast<float>(load(value));
+  return log2f(p < epsilon ? epsilon : p > 1.0f ? 1.0f : p);
+}
+
+// The logits of a pixel's labels: the largest becomes 0. A block has one tile.
+template <class T>
+__global__ void read_scores(Lattice at, Maps maps, const T* __restrict__ scores,
+                            const std::uint8_t* __restrict__ present, float* __restrict__ unary,
+                            std::int64_t stride) {
+  const std::int64_t tile = blockIdx.x, image = tile / at.tiles_per_image;
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= at.pixels_in(tile)) return;
+  const Lattice::Position p = at.position(tile, i);
+  const std::int64_t pixels = at.pixels();
+  const T* const from =
+      scores + image * maps.channels * pixels + std::int64_t{p.y} * at.width + p.x;
+  const std::uint8_t* const tags = present + image * (maps.channels - 1);
+  const auto has = [&](std::int64_t c) { return c == 0 || tags[c - 1] != 0; };
+  // The energy that is lowest, or the logarithm that is largest.
+  double lowest = 0.0;
+  float largest = 0.0f;
+  if (maps.energies) {
+    lowest = load(from[0]);
+#pragma unroll 4
+    for (std::int64_t c = 1; c < maps.channels; ++c)
+      if (has(c)) lowest = Smaller()(lowest, load(from[c * pixels]));
+  } else {
+    T highest = from[0];
+#pragma unroll 4
+    for (std::int64_t c = 1; c < maps.channels; ++c)
+      if (has(c) && load(highest) < load(from[c * pixels])) highest = from[c * pixels];
+    largest = log_of(highest, maps.epsilon);
+  }
+  float* const row = unary + (tile * tile_pixels + i) * stride;
+  for (std::int64_t first = 0; first < stride; first += 4) {
+    float logits[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const std::int64_t c = first + j;
+      logits[j] = impossible;
+      if (c >= maps.channels || !has(c)) continue;
+      const T value = from[c * pixels];
+      if (maps.energies) {
+        const double energy = (load(value) - lowest) * log2_of_e;
+        logits[j] =
+            energy > -static_cast<double>(impossible) ? impossible : static_cast<float>(-energy);
+      } else {
+        logits[j] = log_of(value, maps.epsilon) - largest;
+      }
+    }
+    store4(row + first, {logits[0], logits[1], logits[2], logits[3]});
+  }
+}
+
+template <class T>
+__global__ void write_probabilities(Lattice at, Maps maps, const float* __restrict__ rows,
+                                    T* __restrict__ out, std::int64_t stride) {
+  const std::int64_t tile = blockIdx.x, image = tile / at.tiles_per_image;
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= at.pixels_in(tile)) return;
+  const Lattice::Position p = at.position(tile, i);
+  const float* const row = rows + (tile * tile_pixels + i) * stride;
+  T* const to = out + image * maps.channels * at.pixels() + std::int64_t{p.y} * at.width + p.x;
+#pragma unroll 2
+  for (std::int64_t first = 0; first < stride; first += 4) {
+    const float4 four = load4(row + first);
+    const float values[] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (first + j < maps.channels)
+        to[(first + j) * at.pixels()] = store<T>(static_cast<double>(values[j]));
+  }
+}
+
+// ---- the call ----
+
+// Without iterations there is nothing to filter.
+FilterParams filters_of(const DenseCrfParams& p, const GaussianParams& gaussian) {
+  const float unit = static_cast<float>(log2_of_e) * (p.iterations > 0 ? 1.0f : 0.0f);
+  return {gaussian.weight * unit, gaussian.sxy, p.bilateral_weight * unit, p.bilateral_sxy,
+          p.bilateral_srgb};
+}
+
+struct Workspace {
+  Workspace(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images, Arena& arena)
+      : stride(ceil_div(p.channels, 4) * 4),
+        lattice(images, p.height, p.width, filters, arena),
+        unary(arena.take<float>(lattice.tiles() * tile_pixels * stride)),
+        logits(stride <= most_in_a_row ? nullptr
+                                       : arena.take<float>(lattice.tiles() * tile_pixels * stride)),
+        values(arena.take<float>(std::max(2 * lattice.entries() * stride,
+                                          ceil_div(lattice.table_bytes(), sizeof(float))))) {}
+
+  std::int64_t stride;
+  Lattice lattice;
+  float* unary;
+  float* logits;
+  float* values;
+};
+
+std::int64_t bytes_for(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images) {
+  Arena arena(nullptr);
+  const Workspace workspace(p, filters, images, arena);
+  return arena.used();
+}
+
+// How many to work on at a time: some photos fill any GPU.
+std::int64_t images_at_a_time(const DenseCrfParams& p, const FilterParams& filters) {
+  constexpr std::int64_t enough = std::int64_t{1} << 32;
+  return std::clamp<std::int64_t>(enough / bytes_for(p, filters, 1), 1, p.batch);
+}
+
+}  // namespace
+
+std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian) {
+  const FilterParams filters = filters_of(p, gaussian);
+  return bytes_for(p, filters, images_at_a_time(p, filters));
+}
+
+template <class T>
+void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+               const DenseCrfParams& p, const GaussianParams& gaussian, void* workspace,
+               cudaStream_t stream) {
+  const FilterParams filters = filters_of(p, gaussian);
+  const Maps maps{p.channels, p.energies, p.epsilon};
+  const std::int64_t pixels = p.height * p.width, step = images_at_a_time(p, filters);
+  for (std::int64_t first = 0; first < p.batch; first += step) {
+    Arena arena(workspace);
+    const Workspace at(p, filters, std::min(step, p.batch - first), arena);
+    const Lattice& lattice = at.lattice;
+    const std::int64_t map = first * p.channels * pixels;
+    launch(read_scores<T>, lattice.tiles(), tile_pixels, stream, lattice, maps, scores + map,
+           present + first * (p.channels - 1), at.unary, at.stride);
+    MeanField m{lattice, at.unary, at.logits, static_cast<int>(at.stride),
+                nullptr, nullptr,  false,     false};
+    if (lattice.corners() > 0) {
+      lattice.build(photos + 3 * first * pixels, filters, at.values, at.stride, stream);
+      // Both take turns: what is filtered lies where it was splatted.
+      float* splatted = at.values;
+      float* other = at.values + lattice.entries() * at.stride;
+      for (std::int64_t i = 0; i < p.iterations; ++i) {
+        m.slice = i > 0;
+        m.splat = true;
+        m.values = other;
+        m.copies = splatted;
+        launch_mean_field(m, stream);
+        join_and_blur(lattice, splatted, other, at.stride, stream);
+        std::swap(splatted, other);
+      }
+      m.slice = true;
+      m.splat = false;
+      m.values = other;
+    }
+    launch_mean_field(m, stream);
+    launch(write_probabilities<T>, lattice.tiles(), tile_pixels, stream, lattice, maps, at.unary,
+           out + map, at.stride);
+  }
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                     \
+  template void dense_crf(const T*, const std::uint8_t*, const std::uint8_t*, T*, \
+                          const DenseCrfParams&, const GaussianParams&, void*, cudaStream_t);
+CUEKIT_INSTANTIATE(half)
+CUEKIT_INSTANTIATE(float)
+CUEKIT_INSTANTIATE(double)
+#undef CUEKIT_INSTANTIATE
+
+}  // namespace cuekit::cuda

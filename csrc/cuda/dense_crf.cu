@@ -80,9 +80,9 @@ __device__ float over_lanes(float value, Combine combine) {
 template <class S>
 struct Labels {
   float4 part[S::parts];
-  int lane;
+  int lane;  // which of S::lanes this thread is
 
-  __device__ explicit Labels(int lane) : lane(lane) {
+  __device__ explicit Labels(int which) : lane(which) {
 #pragma unroll
     for (float4& p : part) p = all_of(impossible);
   }
@@ -120,23 +120,33 @@ struct Labels {
   }
 };
 
+// One filter's message to a pixel, from its corners in a tile. All of them are asked for before the
+// first is needed.
+template <int corners, class S>
+__device__ void add_message(const Row* rows, const float* weights, const float* values, int stride,
+                            int left, Labels<S>& x) {
+  Row row[corners];
+#pragma unroll
+  for (int k = 0; k < corners; ++k) row[k] = rows[k * tile_pixels];
+#pragma unroll
+  for (int k = 0; k < corners; ++k)
+    x.add(values + std::int64_t{row[k]} * stride, left, weights[k * tile_pixels]);
+}
+
 // Labels from `first` on: unary and messages, in units of ln 2. weights (corners, tile_pixels).
 template <class S>
 __device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first,
                              const float* weights, Labels<S>& x) {
+  const Lattice& at = m.lattice;
   const int left = m.stride - first;
   x.load(m.unary + (tile * tile_pixels + i) * m.stride + first, left);
-  if (!m.slice) return;
-  const int corners = m.lattice.corners();
-  Row rows[max_corners];
-#pragma unroll
-  for (int k = 0; k < max_corners; ++k)
-    if (k < corners) rows[k] = m.lattice.rows[m.lattice.entry(tile, k) + i];
-#pragma unroll
-  for (int k = 0; k < max_corners; ++k)
-    if (k < corners)
-      x.add(m.values + std::int64_t{rows[k]} * m.stride + first, left,
-            weights[k * tile_pixels + i]);
+  if (m.slice && at.bilateral > 0)
+    add_message<bilateral_corners>(at.rows + at.entry(tile, 0) + i, weights + i, m.values + first,
+                                   m.stride, left, x);
+  if (m.slice && at.spatial > 0)
+    add_message<spatial_corners>(at.rows + at.entry(tile, at.bilateral) + i,
+                                 weights + at.bilateral * tile_pixels + i, m.values + first,
+                                 m.stride, left, x);
 }
 
 // q (tile_pixels, S::labels): of labels from `first` on.

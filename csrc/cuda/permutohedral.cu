@@ -478,12 +478,12 @@ void join_and_blur_rows(const Lattice& at, float* copies, float* to, std::int64_
 
 }  // namespace
 
-Lattice::Lattice(std::int64_t images, std::int64_t height, std::int64_t width,
+Lattice::Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t columns,
                  const FilterParams& p, Arena& arena)
-    : height(static_cast<std::int32_t>(height)),
-      width(static_cast<std::int32_t>(width)),
-      images(images),
-      tiles_per_image(ceil_div(height * width, tile_pixels)),
+    : height(static_cast<std::int32_t>(rows_of_one)),
+      width(static_cast<std::int32_t>(columns)),
+      images(photos),
+      tiles_per_image(ceil_div(rows_of_one * columns, tile_pixels)),
       bilateral(p.bilateral_weight > 0 ? bilateral_corners : 0),
       spatial(p.gaussian_weight > 0 ? spatial_corners : 0),
       rows(arena.take<Row>(entries())),

@@ -78,8 +78,8 @@ struct Lattice {
   std::size_t temporary_bytes;
 
   // Throws where keys would not fit.
-  Lattice(std::int64_t images, std::int64_t height, std::int64_t width, const FilterParams& p,
-          Arena& arena);
+  Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t columns,
+          const FilterParams& p, Arena& arena);
 
   // Finds vertices, weights, neighbours and copies. `values` is what table_bytes() says, or the
   // two buffers of values: (2, entries, stride), whichever is larger.

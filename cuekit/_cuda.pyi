@@ -39,6 +39,21 @@ def labels(
 def suppress(
     scores: DeviceArray, present: DeviceArray, out: DeviceArray, margin: float, device: Device
 ) -> None: ...
+def dense_crf(
+    scores: DeviceArray,
+    image: DeviceArray,
+    present: DeviceArray,
+    out: DeviceArray,
+    gaussian_weight: float,
+    gaussian_sxy: float,
+    bilateral_weight: float,
+    bilateral_sxy: float,
+    bilateral_srgb: float,
+    energies: bool,
+    iterations: int,
+    epsilon: float,
+    device: Device,
+) -> None: ...
 def dlpack(
     capsule: object,
 ) -> tuple[int, tuple[int, ...], tuple[int, ...] | None, int, int]: ...

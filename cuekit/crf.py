@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from cuekit import _cpu
-from cuekit._arrays import Array, like
+from cuekit._arrays import Array, DeviceArray, empty, like
+from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
+    check_any_array,
     check_array,
     check_choice,
     check_finite,
@@ -24,6 +27,7 @@ from cuekit._checks import (
     check_present,
     check_shape,
     check_threads,
+    check_values,
 )
 
 # Beyond these, weights and reciprocals of widths would leave float32, in which the kernel works.
@@ -148,6 +152,7 @@ def dense_crf(
     iterations: int = 10,
     epsilon: float = 1e-5,
     unary: str = "probabilities",
+    validate: bool = False,
     threads: int | None = 1,
 ) -> Any:
     """Refine class probabilities with a photo: mean field of the fully connected CRF.
@@ -171,6 +176,9 @@ def dense_crf(
     unary : {"probabilities", "energies"}, optional
         What the first argument holds. "energies" are -log p, up to a constant per pixel: any
         finite values of float32's range. `epsilon` has no part in them.
+    validate : bool, optional
+        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
+        is always done.
     threads : int or None, optional
         Threads to use; None means one per core. Never changes the result.
 
@@ -231,6 +239,11 @@ def dense_crf(
     time has its own. What depends on the size only is kept from call to call for the last few
     sizes of up to 2**20 pixels. Input that is not C-contiguous is copied once.
 
+    On a CUDA device nothing waits for it, so memory is taken for as many vertices as there could
+    be: 76 bytes per class and pixel, the number of classes rounded up to a multiple of 4, and some
+    830 per pixel. Of a batch as many photos are worked on at a time as 4 GB hold, at least one.
+    Results differ from the CPU's by the rounding of float32 and are the same from call to call.
+
     References
     ----------
     .. [1] T. Sun et al., arXiv:1904.01749.
@@ -259,11 +272,13 @@ def dense_crf(
         params = PRESETS[check_choice(params, "params", tuple(PRESETS))]
     elif not isinstance(params, CRFParams):
         raise TypeError(f"params must be a preset's name or CRFParams, got {params!r}")
-    scores = check_array(probabilities, "probabilities", FLOATS, ndim=3, layout="(..., K, H, W)")
+    layout = "(..., K, H, W)"
+    scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
     if channels == 0:
         raise ValueError(f"probabilities must have a background channel, got {scores.shape}")
-    photos = check_array(image, "image", ("uint8",), ndim=3, layout="(..., H, W, 3)")
+    layout, beside = "(..., H, W, 3)", (scores, "probabilities")
+    photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=beside)
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
     tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities", scores)
     iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
@@ -271,29 +286,41 @@ def dense_crf(
     if epsilon > 1:
         raise ValueError(f"epsilon must be at most 1, got {epsilon}")
     energies = check_choice(unary, "unary", ("probabilities", "energies")) == "energies"
-    if energies and scores.dtype == np.float64 and scores.size:
+    on_device = isinstance(scores, DeviceArray)
+    if energies and scores.dtype == np.float64 and scores.size and not on_device:
         largest = np.abs(scores).max()
         if np.finfo(np.float32).max < largest < np.inf:
             raise ValueError(f"probabilities must be energies in float32's range, got {largest}")
     if height * width >= 2**28:
         raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
-    # The kernel writes what takes part; fresh zeros for the others cost nothing.
-    out = (np.empty if tags.all() else np.zeros)(scores.shape, scores.dtype)
+    check_values(validate, ("probabilities", scores))
+    # On the CPU the kernel writes what takes part; fresh zeros for the others cost nothing.
+    if on_device or tags.all():
+        out = empty(scores.shape, scores.dtype, scores)
+    else:
+        out = np.zeros(scores.shape, scores.dtype)
     if out.size:
-        shape = (int(np.prod(batch)), channels, height, width)
-        finite = _cpu.dense_crf(
+        shape = (math.prod(batch), channels, height, width)
+        kernels, where = backend(scores, threads)
+        gaussian: tuple[Any, ...]
+        if on_device:
+            gaussian = (params.gaussian_weight, _width(params.gaussian_sxy))
+        else:
+            lattice = _spatial_lattice(height, width, params, threads) if iterations else None
+            gaussian = (lattice,)
+        finite = kernels.dense_crf(
             scores.reshape(shape),
             photos.reshape(shape[0], height, width, 3),
             tags.reshape(shape[0], channels - 1),
             out.reshape(shape),
-            _spatial_lattice(height, width, params, threads) if iterations else None,
+            *gaussian,
             params.bilateral_weight,
             _width(params.bilateral_sxy),
             _width(params.bilateral_srgb),
             energies,
             iterations,
             epsilon,
-            threads,
+            where,
         )
         check_finite(finite, ("probabilities", scores))
     return like(out, probabilities)

@@ -22,16 +22,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
+    DEVICES,
     FLOATS,
     FRONT_ENDS,
     INSTRUCTION_SETS,
     INTEGERS,
     THREADS,
+    Run,
     batches,
     cpu_runs,
     label_maps,
     memory_orders,
     reordered,
+    runs_of,
     same_bits,
     tags,
 )
@@ -88,7 +91,7 @@ def probabilities(draw, shape):
 
 
 @st.composite
-def inputs(draw):
+def inputs(draw, sizes=sizes):
     batch, channels, size = draw(batches), draw(channel_counts), draw(sizes)
     maps = draw(probabilities((*batch, channels, *size)))
     return maps, draw(photos((*batch, *size))), draw(tags((*batch, channels - 1)))
@@ -372,6 +375,129 @@ def test_after_suppression_with_ceilings_below_the_margin(arrays, margin, run):
     np.testing.assert_allclose(result.sum(-3, dtype=np.float64), 1, rtol=0, atol=2e-6)
     of_present = run(crf_of, suppressed, photo, present)
     assert same_bits(of_present, run(crf_of, low, photo, present))
+
+
+# --------------------------------------------------------------------------- on a CUDA device
+
+# Every run calls twice and wants the same bits. Emulated runs are slow: few examples, small ones.
+device_runs = runs_of(DEVICES)
+small = inputs(st.one_of(st.tuples(sides, sides), st.sampled_from([(1, 1), (1, 40), (9, 33)])))
+on_a_device = pytest.mark.skipif(not DEVICES, reason="no compiler for the emulated kernels")
+
+
+@pytest.fixture(params=DEVICES, ids=lambda front_end: front_end.name)
+def device(request):
+    return request.param
+
+
+def patches(height, width, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    flat = rng.integers(0, 256, (3, 4, 3))
+    photo = flat[np.arange(height)[:, None] * 3 // height, np.arange(width) * 4 // width]
+    photo = photo + rng.integers(-noise, noise + 1, (height, width, 3))
+    return photo.clip(0, 255).astype(np.uint8)
+
+
+def assert_equals_the_cpu(device, maps, photo, setting, present=None, **options):
+    """Mean field amplifies rounding where a pixel is about to change sides: few pixels only."""
+    run = Run(device, 1, INSTRUCTION_SETS[0])
+    result = run(crf_of, maps, photo, present, params=setting, **options)
+    assert result.dtype == maps.dtype
+    expected = cuekit.dense_crf(maps, photo, setting, present=present, **options)
+    difference = np.abs(result.astype(np.float64) - expected)
+    assert np.quantile(difference, 0.999) <= 1e-3
+    assert (result.argmax(-3) == expected.argmax(-3)).mean() >= 0.9999
+    assert not result[expected == 0].any()
+    return result
+
+
+@on_a_device
+@settings(max_examples=40)
+@given(small, params, st.integers(1, 4), device_runs)
+def test_equals_oracle_on_a_device(arrays, setting, iterations, run):
+    test_equals_oracle.hypothesis.inner_test(arrays, setting, iterations, run)
+
+
+@on_a_device
+@settings(max_examples=40)
+@given(small, st.sampled_from([1e-37, 1e-5, 0.3, 1.0]), device_runs)
+def test_softmax_of_the_unaries_on_a_device(arrays, epsilon, run):
+    test_no_iteration_is_the_softmax_of_the_unaries.hypothesis.inner_test(arrays, epsilon, run)
+
+
+@on_a_device
+@settings(max_examples=15)
+@given(small, st.sampled_from(FLOATS), params, device_runs)
+def test_every_dtype_on_a_device(arrays, dtype, setting, run):
+    test_every_dtype_is_computed_in_float32.hypothesis.inner_test(arrays, dtype, setting, run)
+
+
+@on_a_device
+@settings(max_examples=15)
+@given(small, params, device_runs)
+def test_energies_on_a_device(arrays, setting, run):
+    test_energies.hypothesis.inner_test(arrays, setting, run)
+
+
+@pytest.mark.parametrize("name", crf.PRESETS)
+def test_presets_on_a_device(device, name):
+    photo = patches(39, 45, noise=6)
+    assert_equals_the_cpu(device, smooth_probabilities((39, 45)), photo, name, iterations=5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 9, 17, 20, 24, 25, 33, 66])
+def test_any_number_of_classes_on_a_device(device, channels):
+    photo = patches(19, 23, noise=6)
+    maps = smooth_probabilities((19, 23), channels)
+    assert_equals_the_cpu(device, maps, photo, "irn", iterations=3)
+
+
+def test_photos_of_a_batch_differ_on_a_device(device):
+    photo = np.stack([patches(21, 33, noise, seed=noise) for noise in (0, 3, 200)])
+    maps = np.stack([smooth_probabilities((21, 33), 6, seed) for seed in range(3)])
+    present = np.arange(15).reshape(3, 5) % 4 > 0
+    present[0] = False
+    result = assert_equals_the_cpu(device, maps, photo, "sec", present, iterations=4)
+    for one in range(3):
+        alone = (array[one] for array in (maps, photo))
+        run = Run(device, 1, INSTRUCTION_SETS[0])
+        of_one = run(crf_of, *alone, present[one], params="sec", iterations=4)
+        assert same_bits(result[one], of_one)
+
+
+def test_one_colour_on_a_device(device):
+    """A vertex has pixels of more tiles than one group of threads adds up."""
+    photo = np.full((60, 130, 3), 7, np.uint8)
+    for channels in (3, 21):
+        maps = smooth_probabilities((60, 130), channels)
+        assert_equals_the_cpu(device, maps, photo, "sec", iterations=2)
+
+
+@pytest.mark.parametrize("size", [1e3, 3e38])
+def test_energies_of_any_size_on_a_device(device, size):
+    energies = np.random.default_rng(0).choice([-size, 0, size], (4, 9, 10))
+    for dtype in ("float32", "float64"):
+        photo = patches(9, 10, noise=9)
+        assert_equals_the_cpu(device, energies.astype(dtype), photo, "sec", unary="energies")
+
+
+def test_a_lattice_that_cannot_be_addressed_on_a_device(device):
+    maps, photo = np.ones((1, 1500, 1500), np.float32), np.zeros((1500, 1500, 3), np.uint8)
+    with device.active():
+        arrays = device.wrap(maps), device.wrap(photo)
+        with pytest.raises(ValueError, match=r"^image is too large for CRF widths"):
+            cuekit.dense_crf(*arrays, CRFParams(0, 1, 1, 1e-3, 1e-3))
+
+
+def test_values_are_looked_at_on_a_device_if_asked_for(device):
+    maps = np.full((3, 8, 9), 1 / 3, np.float32)
+    maps[1, 2, 3] = np.nan
+    with device.active():
+        arrays = device.wrap(maps), device.wrap(patches(8, 9, noise=9))
+        message = r"^probabilities must be finite, got nan at index \(1, 2, 3\)$"
+        with pytest.raises(ValueError, match=message):
+            cuekit.dense_crf(*arrays, validate=True)
+        cuekit.dense_crf(*arrays)  # without it nobody looks, and nothing breaks
 
 
 # ------------------------------------------------------- threads, memory, floating-point state

@@ -138,7 +138,10 @@ __global__ void embed(Lattice at, Tables all, Embeddings e,
   const std::int64_t tile = blockIdx.x, image = tile / at.tiles_per_image;
   const int i = static_cast<int>(threadIdx.x);
   if (i >= at.pixels_in(tile)) {
-    for (int k = 0; k < at.corners(); ++k) at.rows[at.entry(tile, k) + i] = no_slot;
+    for (int k = 0; k < at.corners(); ++k) {
+      at.rows[at.entry(tile, k) + i] = no_slot;
+      at.weights[at.entry(tile, k) + i] = 0.0f;
+    }
     return;
   }
   const Lattice::Position p = at.position(tile, i);

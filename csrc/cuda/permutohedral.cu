@@ -25,10 +25,15 @@ constexpr std::int64_t most_blocks = 2048;
 
 // ---- vertices by key ----
 
+// A place in a table. Zeros are a free one.
+struct alignas(16) Slot {
+  LatticeKey key;
+  std::uint32_t not_first;  // the complement of the least entry that has the vertex
+};
+
 // One table per photo and lattice, the bilateral ones first. Slots are counted through all.
 struct Tables {
-  LatticeKey* keys;                              // 0 = free
-  std::uint32_t* firsts;                         // the least entry that has the vertex
+  Slot* slots;
   std::uint32_t bilateral_slots, spatial_slots;  // of a table
 
   // Never full: there are fewer keys than slots.
@@ -36,58 +41,60 @@ struct Tables {
     return static_cast<std::uint32_t>(entries + entries / 2 + 1);
   }
   Tables(const Lattice& at, void* memory)
-      : bilateral_slots(at.bilateral > 0 ? slots_for(at.pixels() * at.bilateral) : 0),
-        spatial_slots(at.spatial > 0 ? slots_for(at.pixels() * at.spatial) : 0) {
-    Arena arena(memory);
-    keys = arena.take<LatticeKey>(size(at));
-    firsts = arena.take<std::uint32_t>(size(at));
-    bytes = arena.used();
+      : slots(static_cast<Slot*>(memory)),
+        bilateral_slots(at.bilateral > 0 ? slots_for(at.pixels() * at.bilateral) : 0),
+        spatial_slots(at.spatial > 0 ? slots_for(at.pixels() * at.spatial) : 0) {}
+  std::int64_t bytes(const Lattice& at) const {
+    return at.images * (std::int64_t{bilateral_slots} + spatial_slots) *
+           static_cast<std::int64_t>(sizeof(Slot));
   }
-  std::int64_t size(const Lattice& at) const {
-    return at.images * (std::int64_t{bilateral_slots} + spatial_slots);
-  }
-  std::int64_t bytes;
+  __device__ std::uint32_t first(std::uint32_t slot) const { return ~slots[slot].not_first; }
 };
 
 struct Table {
-  LatticeKey* keys;
-  std::uint32_t slots, first_slot;
+  Slot* slots;
+  std::uint32_t size, first_slot;
 };
 
 __device__ Table bilateral_table(const Tables& all, std::int64_t image) {
   const std::int64_t first = image * all.bilateral_slots;
-  return {all.keys + first, all.bilateral_slots, static_cast<std::uint32_t>(first)};
+  return {all.slots + first, all.bilateral_slots, static_cast<std::uint32_t>(first)};
 }
 
 __device__ Table spatial_table(const Lattice& at, const Tables& all, std::int64_t image) {
   const std::int64_t first = at.images * all.bilateral_slots + image * all.spatial_slots;
-  return {all.keys + first, all.spatial_slots, static_cast<std::uint32_t>(first)};
+  return {all.slots + first, all.spatial_slots, static_cast<std::uint32_t>(first)};
 }
 
 // Multiplication by 2^64 / the golden ratio spreads keys that differ in few bits; its highest bits
 // are the best mixed.
-__device__ std::uint32_t place_of(LatticeKey key, std::uint32_t slots) {
+__device__ std::uint32_t place_of(LatticeKey key, std::uint32_t size) {
   const LatticeKey mixed = key * 0x9e3779b97f4a7c15ull >> 32;
-  return static_cast<std::uint32_t>(mixed * slots >> 32);
+  return static_cast<std::uint32_t>(mixed * size >> 32);
 }
 
-__device__ std::uint32_t find_or_add(const Table& table, LatticeKey key) {
-  std::uint32_t at = place_of(key, table.slots);
+// Returns the slot of the key, and notes an entry that has it. Reads go past the cache that only
+// some threads share: what others have written long since would cost an atomic operation again and
+// again. A key that is there stays; a place that looks free may no longer be.
+__device__ std::uint32_t find_or_add(const Table& table, LatticeKey key, std::uint32_t entry) {
+  std::uint32_t at = place_of(key, table.size);
   for (;;) {
-    LatticeKey found = table.keys[at];  // a key that is there stays; what looks free may not be
-    if (found == 0) found = atomicCAS(table.keys + at, LatticeKey{0}, key);
-    if (found == 0 || found == key) return table.first_slot + at;
-    at = at + 1 == table.slots ? 0 : at + 1;
+    LatticeKey found = __ldcg(&table.slots[at].key);
+    if (found == 0) found = atomicCAS(&table.slots[at].key, LatticeKey{0}, key);
+    if (found == 0 || found == key) break;
+    at = at + 1 == table.size ? 0 : at + 1;
   }
+  if (__ldcg(&table.slots[at].not_first) < ~entry) atomicMax(&table.slots[at].not_first, ~entry);
+  return table.first_slot + at;
 }
 
 __device__ std::uint32_t find(const Table& table, LatticeKey key) {
-  std::uint32_t at = place_of(key, table.slots);
+  std::uint32_t at = place_of(key, table.size);
   for (;;) {
-    const LatticeKey found = table.keys[at];
+    const LatticeKey found = table.slots[at].key;
     if (found == key) return table.first_slot + at;
     if (found == 0) return no_slot;
-    at = at + 1 == table.slots ? 0 : at + 1;
+    at = at + 1 == table.size ? 0 : at + 1;
   }
 }
 
@@ -120,15 +127,12 @@ Embeddings embeddings_for(const Lattice& at, const FilterParams& p) {
 
 // A pixel's corners, from `corner` on. Until vertices are numbered, rows hold slots.
 template <int d>
-__device__ void add_simplex(const Lattice& at, const Tables& all, const Table& table,
-                            const Simplex<d>& simplex, std::int64_t tile, int corner, int i) {
+__device__ void add_simplex(const Lattice& at, const Table& table, const Simplex<d>& simplex,
+                            std::int64_t tile, int corner, int i) {
 #pragma unroll
   for (int k = 0; k <= d; ++k) {
     const std::int64_t entry = at.entry(tile, corner + k) + i;
-    const auto number = static_cast<std::uint32_t>(entry);
-    const std::uint32_t slot = find_or_add(table, simplex.keys[k]);
-    if (number < all.firsts[slot]) atomicMin(all.firsts + slot, number);
-    at.rows[entry] = slot;
+    at.rows[entry] = find_or_add(table, simplex.keys[k], static_cast<std::uint32_t>(entry));
     at.weights[entry] = simplex.weights[k];
   }
 }
@@ -153,12 +157,11 @@ __global__ void embed(Lattice at, Tables all, Embeddings e,
                               static_cast<float>(rgb[0]) / e.bilateral_srgb,
                               static_cast<float>(rgb[1]) / e.bilateral_srgb,
                               static_cast<float>(rgb[2]) / e.bilateral_srgb};
-    add_simplex(at, all, bilateral_table(all, image), simplex_of(features, e.bilateral), tile, 0,
-                i);
+    add_simplex(at, bilateral_table(all, image), simplex_of(features, e.bilateral), tile, 0, i);
   }
   if (at.spatial > 0) {
     const float features[] = {x / e.gaussian_sxy, y / e.gaussian_sxy};
-    add_simplex(at, all, spatial_table(at, all, image), simplex_of(features, e.spatial), tile,
+    add_simplex(at, spatial_table(at, all, image), simplex_of(features, e.spatial), tile,
                 at.bilateral, i);
   }
 }
@@ -171,7 +174,7 @@ __global__ void mark_firsts(Lattice at, Tables all) {
   if (entry == 0) at.firsts_in_word[at.entries() / 32] = 0;
   if (entry >= at.entries()) return;  // whole warps
   const std::uint32_t slot = at.rows[entry];
-  const bool first = slot != no_slot && all.firsts[slot] == static_cast<std::uint32_t>(entry);
+  const bool first = slot != no_slot && all.first(slot) == static_cast<std::uint32_t>(entry);
   const unsigned bits = __ballot_sync(all_lanes, first);
   if (entry % 32 != 0) return;
   at.first_bits[entry / 32] = bits;
@@ -179,7 +182,7 @@ __global__ void mark_firsts(Lattice at, Tables all) {
 }
 
 __device__ Row row_of(const Lattice& at, const Tables& all, std::uint32_t slot) {
-  const std::uint32_t first = all.firsts[slot];
+  const std::uint32_t first = all.first(slot);
   const std::uint32_t earlier = at.first_bits[first / 32] & ((1u << first % 32) - 1u);
   return at.numbering[first / 32] + static_cast<Row>(__popc(earlier));
 }
@@ -191,7 +194,7 @@ __global__ void number_vertices(Lattice at, Tables all) {
   if (slot == no_slot) return;  // which is no_row, too
   const Row row = row_of(at, all, slot);
   at.rows[entry] = row;
-  if (all.firsts[slot] == static_cast<std::uint32_t>(entry)) at.slot_of[row] = slot;
+  if (all.first(slot) == static_cast<std::uint32_t>(entry)) at.slot_of[row] = slot;
 }
 
 template <int d>
@@ -213,7 +216,7 @@ __global__ void find_neighbours(Lattice at, Tables all, Embeddings e) {
   Neighbours* const neighbours = at.neighbours + axis * at.entries();
   for (std::int64_t v = begin; v < count; v += step) {
     const std::uint32_t slot = at.slot_of[v];
-    const LatticeKey key = all.keys[slot];
+    const LatticeKey key = all.slots[slot].key;
     if (v < bilateral) {
       const Table table = bilateral_table(all, slot / all.bilateral_slots);
       neighbours[v] = find_both(at, all, table, e.bilateral, key, axis);
@@ -513,7 +516,7 @@ Lattice::Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t col
   temporary = arena.take<char>(static_cast<std::int64_t>(temporary_bytes));
 }
 
-std::int64_t Lattice::table_bytes() const { return Tables(*this, nullptr).bytes; }
+std::int64_t Lattice::table_bytes() const { return Tables(*this, nullptr).bytes(*this); }
 
 void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* values,
                     std::int64_t stride, cudaStream_t stream) const {
@@ -521,11 +524,7 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* va
   const Tables tables(*this, values);
   const std::int64_t entry_blocks = ceil_div(entries(), block_size);
   std::size_t bytes = temporary_bytes;
-  check(cudaMemsetAsync(tables.keys, 0,
-                        static_cast<std::size_t>(tables.size(*this)) * sizeof(LatticeKey), stream));
-  check(cudaMemsetAsync(tables.firsts, 0xff,
-                        static_cast<std::size_t>(tables.size(*this)) * sizeof(std::uint32_t),
-                        stream));
+  check(cudaMemsetAsync(tables.slots, 0, static_cast<std::size_t>(tables.bytes(*this)), stream));
   launch(embed, tiles(), tile_pixels, stream, *this, tables, embeddings, photos);
   launch(mark_firsts, entry_blocks, block_size, stream, *this, tables);
   check(cub::DeviceScan::ExclusiveSum(temporary, bytes, firsts_in_word, numbering,

@@ -143,6 +143,11 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 
+template <class T>
+T __ldcg(const T* source) {
+  return *source;
+}
+
 // One thread runs at a time.
 template <class T>
 T atomicAdd(T* target, T value) {

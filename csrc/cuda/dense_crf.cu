@@ -50,7 +50,7 @@ struct MeanField {
   Lattice lattice;
   float* unary;   // (tiles, tile_pixels, stride), and Q in the end
   float* logits;  // the same, where there are more labels than a shape has
-  int stride;
+  Rows rows;
   const float* values;  // (entries, stride): filtered
   float* copies;        // (entries, stride): to splat into
   bool slice, splat;
@@ -123,40 +123,39 @@ struct Labels {
 // One filter's message to a pixel, from its corners in a tile. All of them are asked for before the
 // first is needed.
 template <int corners, class S>
-__device__ void add_message(const Row* rows, const float* weights, const float* values, int stride,
-                            int left, Labels<S>& x) {
+__device__ void add_message(const Row* rows, const float* weights, const float* values,
+                            std::int64_t stride, int left, Labels<S>& x) {
   Row row[corners];
 #pragma unroll
   for (int k = 0; k < corners; ++k) row[k] = rows[k * tile_pixels];
 #pragma unroll
-  for (int k = 0; k < corners; ++k)
-    x.add(values + std::int64_t{row[k]} * stride, left, weights[k * tile_pixels]);
+  for (int k = 0; k < corners; ++k) x.add(values + row[k] * stride, left, weights[k * tile_pixels]);
 }
 
 // Labels from `first` on: unary and messages, in units of ln 2. weights (corners, tile_pixels).
 template <class S>
-__device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first,
+__device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first, int left,
                              const float* weights, Labels<S>& x) {
   const Lattice& at = m.lattice;
-  const int left = m.stride - first;
-  x.load(m.unary + (tile * tile_pixels + i) * m.stride + first, left);
+  const std::int64_t stride = m.rows.stride;
+  x.load(m.unary + (tile * tile_pixels + i) * stride + first, left);
   if (m.slice && at.bilateral > 0)
     add_message<bilateral_corners>(at.rows + at.entry(tile, 0) + i, weights + i, m.values + first,
-                                   m.stride, left, x);
+                                   stride, left, x);
   if (m.slice && at.spatial > 0)
     add_message<spatial_corners>(at.rows + at.entry(tile, at.bilateral) + i,
-                                 weights + at.bilateral * tile_pixels + i, m.values + first,
-                                 m.stride, left, x);
+                                 weights + at.bilateral * tile_pixels + i, m.values + first, stride,
+                                 left, x);
 }
 
 // q (tile_pixels, S::labels): of labels from `first` on.
 template <class S>
-__device__ void splat(const MeanField& m, std::int64_t tile, int first, const float* weights,
-                      const float* q) {
+__device__ void splat(const MeanField& m, std::int64_t tile, int first, int left,
+                      const float* weights, const float* q) {
   const Lattice& at = m.lattice;
   const std::int64_t first_copy = at.first_copy(tile);
   const int lane = static_cast<int>(threadIdx.x) % S::row_lanes;
-  if (4 * lane >= S::labels || first + 4 * lane >= m.stride) return;
+  if (4 * lane >= S::labels || 4 * lane >= left) return;
   const std::uint16_t* const order = at.order + first_copy;
   const auto copies = static_cast<int>(at.copies[tile]);
   for (int c = static_cast<int>(threadIdx.x) / S::row_lanes; c < copies; c += S::copies_at_once) {
@@ -167,7 +166,7 @@ __device__ void splat(const MeanField& m, std::int64_t tile, int first, const fl
       const int entry = order[j];
       sum = add4(sum, weights[entry], load4(q + entry % tile_pixels * S::labels + 4 * lane));
     }
-    store4(m.copies + (first_copy + c) * m.stride + first + 4 * lane, sum);
+    store4(m.copies + (first_copy + c) * m.rows.stride + first + 4 * lane, sum);
   }
 }
 
@@ -183,8 +182,9 @@ __global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
   const int lane = static_cast<int>(threadIdx.x) % S::lanes;
   const int begin = static_cast<int>(threadIdx.x) / S::lanes;
   const int count = m.lattice.pixels_in(tile);
+  const int used = m.rows.used_of(tile / m.lattice.tiles_per_image);
   const auto row = [&](float* rows, int i, int first) {
-    return rows + (tile * tile_pixels + i) * m.stride + first;
+    return rows + (tile * tile_pixels + i) * m.rows.stride + first;
   };
   if (m.slice || m.splat) {
     for (int l = static_cast<int>(threadIdx.x); l < m.lattice.corners() * tile_pixels;
@@ -198,28 +198,28 @@ __global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
     const bool inside = i < count;
     if constexpr (!many) {
       Labels<S> x(lane);
-      if (inside) add_messages(m, tile, i, 0, weights, x);
+      if (inside) add_messages(m, tile, i, 0, used, weights, x);
       x.become_powers_of_2(over_lanes<S::lanes>(x.largest(), Larger()));
       x.multiply(1.0f / over_lanes<S::lanes>(x.sum(), Plus()));
       if (m.splat) {
         x.store(q + i * S::labels, S::labels);
       } else if (inside) {
-        x.store(row(m.unary, i, 0), m.stride);
+        x.store(row(m.unary, i, 0), used);
       }
     } else {
       float largest = impossible, sum = 0.0f;
-      for (int first = 0; first < m.stride; first += S::labels) {
+      for (int first = 0; first < used; first += S::labels) {
         Labels<S> x(lane);
-        if (inside) add_messages(m, tile, i, first, weights, x);
-        if (inside) x.store(row(m.logits, i, first), m.stride - first);
+        if (inside) add_messages(m, tile, i, first, used - first, weights, x);
+        if (inside) x.store(row(m.logits, i, first), used - first);
         largest = fmaxf(largest, x.largest());
       }
       largest = over_lanes<S::lanes>(largest, Larger());
-      for (int first = 0; first < m.stride; first += S::labels) {
+      for (int first = 0; first < used; first += S::labels) {
         Labels<S> x(lane);
-        if (inside) x.load(row(m.logits, i, first), m.stride - first);
+        if (inside) x.load(row(m.logits, i, first), used - first);
         x.become_powers_of_2(largest);
-        if (inside) x.store(row(m.logits, i, first), m.stride - first);
+        if (inside) x.store(row(m.logits, i, first), used - first);
         sum += x.sum();
       }
       sum = over_lanes<S::lanes>(sum, Plus());
@@ -229,22 +229,22 @@ __global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
   if constexpr (!many) {
     if (!m.splat) return;
     __syncthreads();
-    splat<S>(m, tile, 0, weights, q);
+    splat<S>(m, tile, 0, used, weights, q);
   } else {
-    for (int first = 0; first < m.stride; first += S::labels) {
+    for (int first = 0; first < used; first += S::labels) {
       __syncthreads();
       for (int i = begin; i < count; i += S::pixels_at_once) {
         Labels<S> x(lane);
-        x.load(row(m.logits, i, first), m.stride - first);
+        x.load(row(m.logits, i, first), used - first);
         x.multiply(factors[i]);
         if (m.splat) {
           x.store(q + i * S::labels, S::labels);
         } else {
-          x.store(row(m.unary, i, first), m.stride - first);
+          x.store(row(m.unary, i, first), used - first);
         }
       }
       __syncthreads();
-      if (m.splat) splat<S>(m, tile, first, weights, q);
+      if (m.splat) splat<S>(m, tile, first, used - first, weights, q);
     }
   }
 }
@@ -255,15 +255,15 @@ void launch_mean_field(const MeanField& m, cudaStream_t stream) {
     launch(mean_field<S, many>, m.lattice.tiles(), S::threads, stream, m);
   };
   constexpr std::false_type few{};
-  if (m.stride <= 4) {
+  if (m.rows.stride <= 4) {
     run(Shape<1, 1, 1>{}, few);
-  } else if (m.stride <= 8) {
+  } else if (m.rows.stride <= 8) {
     run(Shape<2, 1, 2>{}, few);
-  } else if (m.stride <= 16) {
+  } else if (m.rows.stride <= 16) {
     run(Shape<4, 1, 4>{}, few);
-  } else if (m.stride <= 24) {
+  } else if (m.rows.stride <= 24) {
     run(Shape<2, 3, 8>{}, few);
-  } else if (m.stride <= 32) {
+  } else if (m.rows.stride <= 32) {
     run(Shape<8, 1, 8>{}, few);
   } else {
     run(Shape<8, 1, 8>{}, std::true_type{});
@@ -278,7 +278,32 @@ struct Maps {
   std::int64_t channels;
   bool energies;
   float epsilon;
+  // Background and present classes of every image.
+  std::int32_t* labels;   // (images, stride): their channels
+  std::int32_t* counts;   // (images)
+  std::int32_t* rounded;  // (images): up to a multiple of 4
 };
+
+// A warp has one image.
+__global__ void list_labels(Maps maps, const std::uint8_t* __restrict__ present,
+                            std::int64_t stride) {
+  const std::int64_t image = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x);
+  const std::uint8_t* const tags = present + image * (maps.channels - 1);
+  std::int32_t count = 0;
+  for (std::int64_t first = 0; first < maps.channels; first += warp_size) {
+    const std::int64_t c = first + lane;
+    const bool has = c < maps.channels && (c == 0 || tags[c - 1] != 0);
+    const unsigned bits = __ballot_sync(all_lanes, has);
+    if (has)
+      maps.labels[image * stride + count + __popc(bits & ((1u << lane) - 1u))] =
+          static_cast<std::int32_t>(c);
+    count += __popc(bits);
+  }
+  if (lane != 0) return;
+  maps.counts[image] = count;
+  maps.rounded[image] = (count + 3) / 4 * 4;
+}
 
 template <class T>
 __device__ float log_of(T value, float epsilon) {
@@ -289,8 +314,7 @@ __device__ float log_of(T value, float epsilon) {
 // The logits of a pixel's labels: the largest becomes 0. A block has one tile.
 template <class T>
 __global__ void read_scores(Lattice at, Maps maps, const T* __restrict__ scores,
-                            const std::uint8_t* __restrict__ present, float* __restrict__ unary,
-                            std::int64_t stride) {
+                            float* __restrict__ unary, std::int64_t stride) {
   const std::int64_t tile = blockIdx.x, image = tile / at.tiles_per_image;
   const int i = static_cast<int>(threadIdx.x);
   if (i >= at.pixels_in(tile)) return;
@@ -298,34 +322,26 @@ __global__ void read_scores(Lattice at, Maps maps, const T* __restrict__ scores,
   const std::int64_t pixels = at.pixels();
   const T* const from =
       scores + image * maps.channels * pixels + std::int64_t{p.y} * at.width + p.x;
-  const std::uint8_t* const tags = present + image * (maps.channels - 1);
-  const auto has = [&](std::int64_t c) { return c == 0 || tags[c - 1] != 0; };
-  // The energy that is lowest, or the logarithm that is largest.
-  double lowest = 0.0;
-  float largest = 0.0f;
-  if (maps.energies) {
-    lowest = load(from[0]);
+  const std::int32_t* const labels = maps.labels + image * stride;
+  const std::int32_t count = maps.counts[image];
+  // The energy that is lowest, or the probability that is largest.
+  double best = load(from[0]);
 #pragma unroll 4
-    for (std::int64_t c = 1; c < maps.channels; ++c)
-      if (has(c)) lowest = Smaller()(lowest, load(from[c * pixels]));
-  } else {
-    T highest = from[0];
-#pragma unroll 4
-    for (std::int64_t c = 1; c < maps.channels; ++c)
-      if (has(c) && load(highest) < load(from[c * pixels])) highest = from[c * pixels];
-    largest = log_of(highest, maps.epsilon);
+  for (std::int32_t k = 1; k < count; ++k) {
+    const double value = load(from[labels[k] * pixels]);
+    best = maps.energies ? Smaller()(best, value) : Larger()(best, value);
   }
+  const float largest = maps.energies ? 0.0f : log_of(best, maps.epsilon);
   float* const row = unary + (tile * tile_pixels + i) * stride;
-  for (std::int64_t first = 0; first < stride; first += 4) {
+  for (std::int32_t first = 0; first < count; first += 4) {
     float logits[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const std::int64_t c = first + j;
       logits[j] = impossible;
-      if (c >= maps.channels || !has(c)) continue;
-      const T value = from[c * pixels];
+      if (first + j >= count) continue;
+      const T value = from[labels[first + j] * pixels];
       if (maps.energies) {
-        const double energy = (load(value) - lowest) * log2_of_e;
+        const double energy = (load(value) - best) * log2_of_e;
         logits[j] =
             energy > -static_cast<double>(impossible) ? impossible : static_cast<float>(-energy);
       } else {
@@ -336,6 +352,7 @@ __global__ void read_scores(Lattice at, Maps maps, const T* __restrict__ scores,
   }
 }
 
+// Absent classes get 0.
 template <class T>
 __global__ void write_probabilities(Lattice at, Maps maps, const float* __restrict__ rows,
                                     T* __restrict__ out, std::int64_t stride) {
@@ -345,15 +362,20 @@ __global__ void write_probabilities(Lattice at, Maps maps, const float* __restri
   const Lattice::Position p = at.position(tile, i);
   const float* const row = rows + (tile * tile_pixels + i) * stride;
   T* const to = out + image * maps.channels * at.pixels() + std::int64_t{p.y} * at.width + p.x;
-#pragma unroll 2
-  for (std::int64_t first = 0; first < stride; first += 4) {
+  const std::int32_t* const labels = maps.labels + image * stride;
+  const std::int32_t count = maps.counts[image];
+  std::int64_t c = 0;
+  for (std::int32_t first = 0; first < count; first += 4) {
     const float4 four = load4(row + first);
     const float values[] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (first + j < maps.channels)
-        to[(first + j) * at.pixels()] = store<T>(static_cast<double>(values[j]));
+    for (int j = 0; j < 4; ++j) {
+      if (first + j >= count) continue;
+      for (; c < labels[first + j]; ++c) to[c * at.pixels()] = store<T>(0.0);
+      to[c++ * at.pixels()] = store<T>(static_cast<double>(values[j]));
+    }
   }
+  for (; c < maps.channels; ++c) to[c * at.pixels()] = store<T>(0.0);
 }
 
 // ---- the call ----
@@ -369,6 +391,12 @@ struct Workspace {
   Workspace(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images, Arena& arena)
       : stride(ceil_div(p.channels, 4) * 4),
         lattice(images, p.height, p.width, filters, arena),
+        maps{p.channels,
+             p.energies,
+             p.epsilon,
+             arena.take<std::int32_t>(images * stride),
+             arena.take<std::int32_t>(images),
+             arena.take<std::int32_t>(images)},
         unary(arena.take<float>(lattice.tiles() * tile_pixels * stride)),
         logits(stride <= most_in_a_row ? nullptr
                                        : arena.take<float>(lattice.tiles() * tile_pixels * stride)),
@@ -377,6 +405,7 @@ struct Workspace {
 
   std::int64_t stride;
   Lattice lattice;
+  Maps maps;
   float* unary;
   float* logits;
   float* values;
@@ -406,17 +435,18 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
                const DenseCrfParams& p, const GaussianParams& gaussian, void* workspace,
                cudaStream_t stream) {
   const FilterParams filters = filters_of(p, gaussian);
-  const Maps maps{p.channels, p.energies, p.epsilon};
   const std::int64_t pixels = p.height * p.width, step = images_at_a_time(p, filters);
   for (std::int64_t first = 0; first < p.batch; first += step) {
     Arena arena(workspace);
     const Workspace at(p, filters, std::min(step, p.batch - first), arena);
     const Lattice& lattice = at.lattice;
     const std::int64_t map = first * p.channels * pixels;
-    launch(read_scores<T>, lattice.tiles(), tile_pixels, stream, lattice, maps, scores + map,
-           present + first * (p.channels - 1), at.unary, at.stride);
-    MeanField m{lattice, at.unary, at.logits, static_cast<int>(at.stride),
-                nullptr, nullptr,  false,     false};
+    const Rows rows{at.stride, at.maps.rounded};
+    launch(list_labels, lattice.images, warp_size, stream, at.maps,
+           present + first * (p.channels - 1), at.stride);
+    launch(read_scores<T>, lattice.tiles(), tile_pixels, stream, lattice, at.maps, scores + map,
+           at.unary, at.stride);
+    MeanField m{lattice, at.unary, at.logits, rows, nullptr, nullptr, false, false};
     if (lattice.corners() > 0) {
       lattice.build(photos + 3 * first * pixels, filters, at.values, at.stride, stream);
       // Both take turns: what is filtered lies where it was splatted.
@@ -428,7 +458,7 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
         m.values = other;
         m.copies = splatted;
         launch_mean_field(m, stream);
-        join_and_blur(lattice, splatted, other, at.stride, stream);
+        join_and_blur(lattice, splatted, other, rows, stream);
         std::swap(splatted, other);
       }
       m.slice = true;
@@ -436,7 +466,7 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
       m.values = other;
     }
     launch_mean_field(m, stream);
-    launch(write_probabilities<T>, lattice.tiles(), tile_pixels, stream, lattice, maps, at.unary,
+    launch(write_probabilities<T>, lattice.tiles(), tile_pixels, stream, lattice, at.maps, at.unary,
            out + map, at.stride);
   }
 }

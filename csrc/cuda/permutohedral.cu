@@ -194,7 +194,9 @@ __global__ void number_vertices(Lattice at, Tables all) {
   if (slot == no_slot) return;  // which is no_row, too
   const Row row = row_of(at, all, slot);
   at.rows[entry] = row;
-  if (all.first(slot) == static_cast<std::uint32_t>(entry)) at.slot_of[row] = slot;
+  if (all.first(slot) != static_cast<std::uint32_t>(entry)) return;
+  at.slot_of[row] = slot;
+  at.image_of[row] = static_cast<std::uint32_t>(at.image_of_entry(entry));
 }
 
 template <int d>
@@ -218,11 +220,10 @@ __global__ void find_neighbours(Lattice at, Tables all, Embeddings e) {
     const std::uint32_t slot = at.slot_of[v];
     const LatticeKey key = all.slots[slot].key;
     if (v < bilateral) {
-      const Table table = bilateral_table(all, slot / all.bilateral_slots);
+      const Table table = bilateral_table(all, at.image_of[v]);
       neighbours[v] = find_both(at, all, table, e.bilateral, key, axis);
     } else {
-      const std::int64_t spatial_slot = slot - at.images * all.bilateral_slots;
-      const Table table = spatial_table(at, all, spatial_slot / all.spatial_slots);
+      const Table table = spatial_table(at, all, at.image_of[v]);
       neighbours[v] = find_both(at, all, table, e.spatial, key, axis);
     }
   }
@@ -390,7 +391,7 @@ constexpr std::uint32_t added_alone = 16;
 
 template <int lanes>
 __global__ void join(Lattice at, const float* __restrict__ copies, float* __restrict__ values,
-                     std::int64_t stride) {
+                     Rows rows) {
   constexpr int groups = warp_size / lanes;
   const std::int64_t warp = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
   const std::int64_t warps = std::int64_t{gridDim.x} * (block_size / warp_size);
@@ -401,27 +402,27 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
     const std::uint32_t begin = v < count ? at.starts[v] : 0;
     const std::uint32_t end = v < count ? at.starts[v + 1] : 0;
     const std::uint32_t alone = end - begin < added_alone ? end : begin + added_alone;
+    const std::int32_t used = v < count ? rows.used_of(at.image_of[v]) : 0;
     const unsigned with_more = __ballot_sync(all_lanes, alone < end);
-    for (std::int64_t label = lane % lanes * 4; label - lane % lanes * 4 < stride;
-         label += lanes * 4) {
-      const bool used = label < stride;
+    for (int label = lane % lanes * 4; label - lane % lanes * 4 < rows.stride; label += lanes * 4) {
       const float* const from = copies + label;
       float4 sum = all_of(0.0f);
-      if (used) {
+      if (label < used) {
 #pragma unroll 4
         for (std::uint32_t j = begin; j < alone; ++j)
-          sum = add4(sum, 1.0f, load4(from + std::int64_t{at.list[j]} * stride));
+          sum = add4(sum, 1.0f, load4(from + std::int64_t{at.list[j]} * rows.stride));
       }
       for (unsigned bits = with_more; bits != 0;) {
         const int theirs = (__ffs(static_cast<int>(bits)) - 1) / lanes;
         bits &= ~(((1u << (lanes - 1)) * 2u - 1u) << theirs * lanes);
         const std::uint32_t until = __shfl_sync(all_lanes, end, theirs * lanes);
         std::uint32_t j = __shfl_sync(all_lanes, alone, theirs * lanes);
+        const std::int32_t used_there = __shfl_sync(all_lanes, used, theirs * lanes);
         float4 more = all_of(0.0f);
-        if (used) {
+        if (label < used_there) {
 #pragma unroll 4
           for (j += static_cast<std::uint32_t>(group); j < until; j += groups)
-            more = add4(more, 1.0f, load4(from + std::int64_t{at.list[j]} * stride));
+            more = add4(more, 1.0f, load4(from + std::int64_t{at.list[j]} * rows.stride));
         }
         for (int offset = lanes; offset < warp_size; offset *= 2) {
           const float4 other{__shfl_xor_sync(all_lanes, more.x, offset),
@@ -432,7 +433,7 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
         }
         if (group == theirs) sum = add4(sum, 1.0f, more);
       }
-      if (used && v < count) store4(values + v * stride + label, sum);
+      if (label < used) store4(values + v * rows.stride + label, sum);
     }
   }
 }
@@ -440,8 +441,8 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
 // Two axes of the bilateral lattice at a time, which reads what is there of a vertex's 8 neighbours
 // and of itself, and one of the spatial lattice: so both take three steps.
 template <int lanes>
-__global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict__ out,
-                     std::int64_t stride, int step) {
+__global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict__ out, Rows rows,
+                     int step) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   const std::int64_t groups = std::int64_t{gridDim.x} * (block_size / lanes);
   const std::int64_t bilateral = at.bilateral_vertices(), count = at.vertices();
@@ -454,9 +455,10 @@ __global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict
     const Neighbours near[3] = {first[v], far.before == no_row ? none : first[far.before],
                                 far.after == no_row ? none : first[far.after]};
     const Row centre[3] = {static_cast<Row>(v), far.before, far.after};
-    for (std::int64_t label = thread % lanes * 4; label < stride; label += lanes * 4) {
+    const std::int32_t used = rows.used_of(at.image_of[v]);
+    for (int label = static_cast<int>(thread % lanes) * 4; label < used; label += lanes * 4) {
       const auto value = [&](Row row) {
-        return row == no_row ? all_of(0.0f) : load4(in + std::int64_t{row} * stride + label);
+        return row == no_row ? all_of(0.0f) : load4(in + std::int64_t{row} * rows.stride + label);
       };
       float4 own[3], before[3], after[3];
 #pragma unroll
@@ -467,19 +469,19 @@ __global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict
       }
 #pragma unroll
       for (int j = 0; j < 3; ++j) own[j] = add4(add4(own[j], 0.5f, before[j]), 0.5f, after[j]);
-      store4(out + v * stride + label, add4(add4(own[0], 0.5f, own[1]), 0.5f, own[2]));
+      store4(out + v * rows.stride + label, add4(add4(own[0], 0.5f, own[1]), 0.5f, own[2]));
     }
   }
 }
 
 template <int lanes>
-void join_and_blur_rows(const Lattice& at, float* copies, float* to, std::int64_t stride,
+void join_and_blur_rows(const Lattice& at, float* copies, float* to, const Rows& rows,
                         cudaStream_t stream) {
   const std::int64_t blocks = std::min(ceil_div(at.entries() * lanes, block_size), most_blocks);
-  launch(join<lanes>, blocks, block_size, stream, at, copies, to, stride);
-  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, stride, 0);
-  launch(blur<lanes>, blocks, block_size, stream, at, copies, to, stride, 1);
-  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, stride, 2);
+  launch(join<lanes>, blocks, block_size, stream, at, copies, to, rows);
+  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, rows, 0);
+  launch(blur<lanes>, blocks, block_size, stream, at, copies, to, rows, 1);
+  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, rows, 2);
 }
 
 }  // namespace
@@ -497,6 +499,7 @@ Lattice::Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t col
       copies(arena.take<std::uint32_t>(tiles())),
       spans(arena.take<std::uint32_t>(entries())),
       order(arena.take<std::uint16_t>(entries())),
+      image_of(arena.take<std::uint32_t>(entries())),
       neighbours(arena.take<Neighbours>(axes() * entries())),
       starts(arena.take<std::uint32_t>(entries() + 1)),
       list(arena.take<Row>(entries())),
@@ -542,7 +545,7 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* va
   check(cub::DeviceScan::ExclusiveSum(temporary, bytes, copy_count, starts, entries() + 1, stream));
   launch(list_copies, tiles(), tile_pixels, stream, *this);
   launch(order_copies, tiles(), tile_pixels, stream, *this);
-  join_and_blur_rows<1>(*this, splatted, blurred, 4, stream);
+  join_and_blur_rows<1>(*this, splatted, blurred, {4, nullptr}, stream);
   const auto scale = [](float weight, float alpha) {
     return std::sqrt(static_cast<double>(weight) * static_cast<double>(alpha));
   };
@@ -550,12 +553,12 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* va
          scale(p.bilateral_weight, bilateral_alpha), scale(p.gaussian_weight, spatial_alpha));
 }
 
-void join_and_blur(const Lattice& at, float* copies, float* to, std::int64_t stride,
+void join_and_blur(const Lattice& at, float* copies, float* to, const Rows& rows,
                    cudaStream_t stream) {
-  if (stride <= 4) return join_and_blur_rows<1>(at, copies, to, stride, stream);
-  if (stride <= 8) return join_and_blur_rows<2>(at, copies, to, stride, stream);
-  if (stride <= 16) return join_and_blur_rows<4>(at, copies, to, stride, stream);
-  return join_and_blur_rows<8>(at, copies, to, stride, stream);
+  if (rows.stride <= 4) return join_and_blur_rows<1>(at, copies, to, rows, stream);
+  if (rows.stride <= 8) return join_and_blur_rows<2>(at, copies, to, rows, stream);
+  if (rows.stride <= 16) return join_and_blur_rows<4>(at, copies, to, rows, stream);
+  return join_and_blur_rows<8>(at, copies, to, rows, stream);
 }
 
 }  // namespace cuekit::cuda

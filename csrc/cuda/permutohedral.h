@@ -59,8 +59,9 @@ struct Lattice {
   std::uint32_t* copies;  // (tiles)
   std::uint32_t* spans;   // (entries)
   std::uint16_t* order;   // (entries)
-  // Of a vertex: its neighbours along each axis (axes, entries), and where its copies begin in
-  // `list`, which has them in the order of their tiles.
+  // Of a vertex: its photo, its neighbours along each axis (axes, entries), and where its copies
+  // begin in `list`, which has them in the order of their tiles.
+  std::uint32_t* image_of;  // (entries)
   Neighbours* neighbours;
   std::uint32_t* starts;     // (entries + 1)
   Row* list;                 // (entries)
@@ -101,6 +102,12 @@ struct Lattice {
                                : tiles() * bilateral + tile * spatial + (corner - bilateral)) *
            tile_pixels;
   }
+  CUEKIT_HD std::int64_t image_of_entry(std::int64_t entry) const {
+    const std::int64_t of_one = tiles_per_image * tile_pixels;
+    const std::int64_t first_spatial = images * of_one * bilateral;
+    return entry < first_spatial ? entry / (of_one * bilateral)
+                                 : (entry - first_spatial) / (of_one * spatial);
+  }
   __device__ std::int64_t bilateral_vertices() const {
     return numbering[tiles() * bilateral * (tile_pixels / 32)];
   }
@@ -129,6 +136,15 @@ struct Lattice {
 // ---- rows of values: `stride` floats, a multiple of 4, of which a thread works on 4 at a time
 // ----
 
+struct Rows {
+  std::int64_t stride;
+  const std::int32_t* used;  // (images): how many of them count, a multiple of 4; null: all
+
+  __device__ std::int32_t used_of(std::int64_t image) const {
+    return used == nullptr ? static_cast<std::int32_t>(stride) : used[image];
+  }
+};
+
 CUEKIT_HD inline float4 all_of(float value) { return {value, value, value, value}; }
 
 CUEKIT_HD inline float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
@@ -143,7 +159,7 @@ __device__ inline float4 add4(float4 sum, float factor, float4 value) {
 
 // Splatted copies (entries, stride) -> vertices' values (entries, stride) in `to`, blurred along
 // all axes, with `copies` as the place in between: results lie in `copies`, which is overwritten.
-void join_and_blur(const Lattice& at, float* copies, float* to, std::int64_t stride,
+void join_and_blur(const Lattice& at, float* copies, float* to, const Rows& rows,
                    cudaStream_t stream);
 
 }  // namespace cuekit::cuda

@@ -241,7 +241,7 @@ def dense_crf(
 
     On a CUDA device nothing waits for it, so memory is taken for as many vertices as there could
     be: 76 bytes per class and pixel, the number of classes rounded up to a multiple of 4, and some
-    830 per pixel. Of a batch as many photos are worked on at a time as 4 GB hold, at least one.
+    860 per pixel. Of a batch as many photos are worked on at a time as 4 GB hold, at least one.
     Results differ from the CPU's by the rounding of float32 and are the same from call to call.
 
     References

@@ -7,19 +7,26 @@
 //   join         every vertex adds up its copies
 //   blur, three  over the vertices that there are
 //
-// Labels of a pixel, a vertex or a copy stand side by side in rows of floats, padded to a multiple
-// of 4 with labels of probability 0; so do absent classes. Weights and normalisation are part of
-// the entries' weights.
+// An image's labels are the background and its present classes. Labels of a pixel, a vertex or a
+// copy stand side by side in a row of floats. Their number is rounded up to a multiple of 4 by
+// labels of probability 0; what rows have beyond is neither read nor written. Weights and
+// normalisation are part of the entries' weights.
 //
-// What moves in an iteration, in bytes, for N pixels, M vertices, C copies and rows of r bytes
-// (96 for 21 classes): unary, rows, weights and order N (r + 90); vertices sliced N 9 r, most of
-// them from the cache close to the processor, for neighbours share them; copies 2 C r; blur and
-// join M r (1 + 3 + what is there of 8 + 8 + 8 neighbours). For a textured photo of 375 x 500 at
-// 80/13, M = 0.25 N and C = 1.7 N: 35 + 162 + 61 + some 50 MB, of which little leaves a second
-// level cache of 50 MB. At its 5 TB/s that is 0.03 to 0.06 ms; five launches in a row cost 0.01.
+// What moves in an iteration, for N pixels, M vertices, C copies and L labels, rounded:
 //
-// Workspace per pixel, K padded to r = 4 ceil(K / 4) labels, for both filters: 76 r + 830 bytes,
-// and 4 r more for more than 32 labels. A batch is worked on in parts of at most 4 GB of it.
+//   through memory   N (4 L + 100) bytes of unary, rows, weights and order, and 8 L C of copies,
+//                    written and read
+//   through caches   36 L N of vertices sliced, most of them from the one close to the processor,
+//                    for neighbours share them; the same to splat, from shared memory; and 4 L M
+//                    for each vertex written or read by join and blur, some 5 to 20 of them
+//
+// A textured photo of 375 x 500 has M = 0.25 N and C = 1.7 N at 80/13: for 21 classes 37 + 62 MB
+// through memory, 0.023 ms at 4.3 TB/s, if the second cache kept nothing; 162 + 162 + 50 MB through
+// the caches, whose 128 bytes per cycle and processor are 0.01 to 0.02 ms. So ten iterations cannot
+// take less than some 0.25 ms. Fifty launches that wait for each other add some 0.1.
+//
+// Workspace per pixel, for both filters: 76 L + 860 bytes, L for all classes, and 4 L more above 32
+// labels. A batch is worked on in parts of at most 4 GB of it, at least one photo.
 #include <algorithm>
 #include <cmath>
 
@@ -120,16 +127,21 @@ struct Labels {
   }
 };
 
+__device__ Row pixel_row(std::int64_t tile, int i) {
+  return static_cast<Row>(tile) * tile_pixels + static_cast<Row>(i);
+}
+
 // One filter's message to a pixel, from its corners in a tile. All of them are asked for before the
 // first is needed.
 template <int corners, class S>
 __device__ void add_message(const Row* rows, const float* weights, const float* values,
-                            std::int64_t stride, int left, Labels<S>& x) {
+                            const Rows& of_values, int left, Labels<S>& x) {
   Row row[corners];
 #pragma unroll
   for (int k = 0; k < corners; ++k) row[k] = rows[k * tile_pixels];
 #pragma unroll
-  for (int k = 0; k < corners; ++k) x.add(values + row[k] * stride, left, weights[k * tile_pixels]);
+  for (int k = 0; k < corners; ++k)
+    x.add(values + of_values.offset(row[k]), left, weights[k * tile_pixels]);
 }
 
 // Labels from `first` on: unary and messages, in units of ln 2. weights (corners, tile_pixels).
@@ -137,14 +149,13 @@ template <class S>
 __device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first, int left,
                              const float* weights, Labels<S>& x) {
   const Lattice& at = m.lattice;
-  const std::int64_t stride = m.rows.stride;
-  x.load(m.unary + (tile * tile_pixels + i) * stride + first, left);
+  x.load(m.unary + m.rows.offset(pixel_row(tile, i)) + first, left);
   if (m.slice && at.bilateral > 0)
     add_message<bilateral_corners>(at.rows + at.entry(tile, 0) + i, weights + i, m.values + first,
-                                   stride, left, x);
+                                   m.rows, left, x);
   if (m.slice && at.spatial > 0)
     add_message<spatial_corners>(at.rows + at.entry(tile, at.bilateral) + i,
-                                 weights + at.bilateral * tile_pixels + i, m.values + first, stride,
+                                 weights + at.bilateral * tile_pixels + i, m.values + first, m.rows,
                                  left, x);
 }
 
@@ -166,14 +177,16 @@ __device__ void splat(const MeanField& m, std::int64_t tile, int first, int left
       const int entry = order[j];
       sum = add4(sum, weights[entry], load4(q + entry % tile_pixels * S::labels + 4 * lane));
     }
-    store4(m.copies + (first_copy + c) * m.rows.stride + first + 4 * lane, sum);
+    store4(m.copies + m.rows.offset(static_cast<Row>(first_copy + c)) + first + 4 * lane, sum);
   }
 }
 
+// Registers for five blocks on a multiprocessor: its threads hide what gathers wait for.
+//
 // A block has one tile. Where a shape has all labels, they stay in registers until the softmax is
 // done; else logits go through memory, and Q is splatted group by group of labels.
 template <class S, bool many>
-__global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
+__global__ void __launch_bounds__(S::threads, 5 * block_size / S::threads) mean_field(MeanField m) {
   __shared__ float4 q_of_tile[tile_pixels * S::labels / 4];
   __shared__ float weights[max_entries];
   __shared__ float factors[many ? tile_pixels : 1];
@@ -184,7 +197,7 @@ __global__ void __launch_bounds__(S::threads) mean_field(MeanField m) {
   const int count = m.lattice.pixels_in(tile);
   const int used = m.rows.used_of(tile / m.lattice.tiles_per_image);
   const auto row = [&](float* rows, int i, int first) {
-    return rows + (tile * tile_pixels + i) * m.rows.stride + first;
+    return rows + m.rows.offset(pixel_row(tile, i)) + first;
   };
   if (m.slice || m.splat) {
     for (int l = static_cast<int>(threadIdx.x); l < m.lattice.corners() * tile_pixels;
@@ -441,7 +454,7 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
     const Workspace at(p, filters, std::min(step, p.batch - first), arena);
     const Lattice& lattice = at.lattice;
     const std::int64_t map = first * p.channels * pixels;
-    const Rows rows{at.stride, at.maps.rounded};
+    const Rows rows{static_cast<std::uint32_t>(at.stride), at.maps.rounded};
     launch(list_labels, lattice.images, warp_size, stream, at.maps,
            present + first * (p.channels - 1), at.stride);
     launch(read_scores<T>, lattice.tiles(), tile_pixels, stream, lattice, at.maps, scores + map,

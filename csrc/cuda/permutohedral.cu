@@ -404,13 +404,14 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
     const std::uint32_t alone = end - begin < added_alone ? end : begin + added_alone;
     const std::int32_t used = v < count ? rows.used_of(at.image_of[v]) : 0;
     const unsigned with_more = __ballot_sync(all_lanes, alone < end);
-    for (int label = lane % lanes * 4; label - lane % lanes * 4 < rows.stride; label += lanes * 4) {
+    for (int label = lane % lanes * 4; label - lane % lanes * 4 < static_cast<int>(rows.stride);
+         label += lanes * 4) {
       const float* const from = copies + label;
       float4 sum = all_of(0.0f);
       if (label < used) {
 #pragma unroll 4
         for (std::uint32_t j = begin; j < alone; ++j)
-          sum = add4(sum, 1.0f, load4(from + std::int64_t{at.list[j]} * rows.stride));
+          sum = add4(sum, 1.0f, load4(from + rows.offset(at.list[j])));
       }
       for (unsigned bits = with_more; bits != 0;) {
         const int theirs = (__ffs(static_cast<int>(bits)) - 1) / lanes;
@@ -422,7 +423,7 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
         if (label < used_there) {
 #pragma unroll 4
           for (j += static_cast<std::uint32_t>(group); j < until; j += groups)
-            more = add4(more, 1.0f, load4(from + std::int64_t{at.list[j]} * rows.stride));
+            more = add4(more, 1.0f, load4(from + rows.offset(at.list[j])));
         }
         for (int offset = lanes; offset < warp_size; offset *= 2) {
           const float4 other{__shfl_xor_sync(all_lanes, more.x, offset),
@@ -433,7 +434,7 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
         }
         if (group == theirs) sum = add4(sum, 1.0f, more);
       }
-      if (label < used) store4(values + v * rows.stride + label, sum);
+      if (label < used) store4(values + rows.offset(static_cast<Row>(v)) + label, sum);
     }
   }
 }
@@ -458,7 +459,7 @@ __global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict
     const std::int32_t used = rows.used_of(at.image_of[v]);
     for (int label = static_cast<int>(thread % lanes) * 4; label < used; label += lanes * 4) {
       const auto value = [&](Row row) {
-        return row == no_row ? all_of(0.0f) : load4(in + std::int64_t{row} * rows.stride + label);
+        return row == no_row ? all_of(0.0f) : load4(in + rows.offset(row) + label);
       };
       float4 own[3], before[3], after[3];
 #pragma unroll
@@ -469,7 +470,7 @@ __global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict
       }
 #pragma unroll
       for (int j = 0; j < 3; ++j) own[j] = add4(add4(own[j], 0.5f, before[j]), 0.5f, after[j]);
-      store4(out + v * rows.stride + label, add4(add4(own[0], 0.5f, own[1]), 0.5f, own[2]));
+      store4(out + rows.offset(centre[0]) + label, add4(add4(own[0], 0.5f, own[1]), 0.5f, own[2]));
     }
   }
 }

@@ -137,12 +137,14 @@ struct Lattice {
 // ----
 
 struct Rows {
-  std::int64_t stride;
+  std::uint32_t stride;
   const std::int32_t* used;  // (images): how many of them count, a multiple of 4; null: all
 
   __device__ std::int32_t used_of(std::int64_t image) const {
     return used == nullptr ? static_cast<std::int32_t>(stride) : used[image];
   }
+  // One instruction, as a product of 64 bits would not be.
+  CUEKIT_HD std::uint64_t offset(Row row) const { return std::uint64_t{row} * stride; }
 };
 
 CUEKIT_HD inline float4 all_of(float value) { return {value, value, value, value}; }

@@ -181,12 +181,18 @@ __device__ void splat(const MeanField& m, std::int64_t tile, int first, int left
   }
 }
 
-// Registers for five blocks on a multiprocessor: its threads hide what gathers wait for.
-//
+// Registers for so many threads of a multiprocessor: they hide what gathers wait for.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int threads_at_once = 1024;  // Turing has no more
+#else
+constexpr int threads_at_once = 1280;
+#endif
+
 // A block has one tile. Where a shape has all labels, they stay in registers until the softmax is
 // done; else logits go through memory, and Q is splatted group by group of labels.
 template <class S, bool many>
-__global__ void __launch_bounds__(S::threads, 5 * block_size / S::threads) mean_field(MeanField m) {
+__global__ void __launch_bounds__(S::threads, threads_at_once / S::threads)
+    mean_field(MeanField m) {
   __shared__ float4 q_of_tile[tile_pixels * S::labels / 4];
   __shared__ float weights[max_entries];
   __shared__ float factors[many ? tile_pixels : 1];

@@ -102,7 +102,7 @@ def build() -> bool:
 
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress"
+OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress dense_crf"
 # Fewer examples, and none of them emulated.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 
@@ -110,7 +110,9 @@ ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 def test() -> bool:
     """Run the tests that take a device."""
     files = [f"tests/test_{op}.py" for op in OPS.split()]
-    return step("test", [*PYTEST, "tests/test_cuda.py", *files], 150, **ON_GPU)
+    # What needs no device has its place in an ordinary run of the tests.
+    chosen = ["-k", "cuda or equals_oracle or device or gpu"]
+    return step("test", [*PYTEST, "tests/test_cuda.py", *files, *chosen], 150, **ON_GPU)
 
 
 def sanitize() -> bool:
@@ -409,6 +411,86 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
     )
 
 
+def seconds_of_pydensecrf(probabilities: np.ndarray, photo: np.ndarray) -> float | None:
+    """Time SEC's CRF on this machine's CPU, where pydensecrf is installed: best of three."""
+    try:
+        from pydensecrf import densecrf
+        from pydensecrf.utils import unary_from_softmax
+    except ImportError:
+        return None
+
+    def call() -> np.ndarray:
+        field = densecrf.DenseCRF2D(photo.shape[1], photo.shape[0], len(probabilities))
+        field.setUnaryEnergy(unary_from_softmax(probabilities))
+        field.addPairwiseGaussian(sxy=3, compat=3)
+        field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=photo, compat=10)
+        return np.array(field.inference(10))
+
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def check_crf(result: torch.Tensor, expected: np.ndarray) -> None:
+    """Refuse to time a CRF that is not the CPU's: labels, and 99.9 % of the probabilities."""
+    got = result[: len(expected)].cpu().numpy()
+    agreement = (got.argmax(1) == expected.argmax(1)).mean()
+    difference = np.quantile(np.abs(got - expected), 0.999)
+    if agreement < 0.9999 or difference > 1e-3:
+        raise AssertionError(f"labels agree at {agreement:.4%}, 99.9 % within {difference:.1e}")
+
+
+def crf_cases(_: float) -> Iterator[Row]:
+    """Time whole calls: photos and maps lie on the GPU, the lattices are built anew each time."""
+    import cuekit
+
+    def case(
+        title: str,
+        shape: tuple[int, ...],
+        params: str = "sec",
+        at_most_ms: float | None = None,
+        iterations: int = 10,
+        chosen: torch.Tensor | None = None,
+    ) -> Row:
+        batch, _, height, width = shape
+        rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), SIZE, strict=True))
+        images = np.tile(photos(4), (-(-batch // 4), 1, 1, 1))[:batch]
+        images = np.ascontiguousarray(images[:, rows[:, None], columns])
+        logits = noise(*shape[:2], -(-height // 16), -(-width // 16))
+        full = torch.nn.functional.interpolate(3 * logits, (height, width), mode="bilinear")
+        maps, image = full.softmax(1).contiguous(), torch.from_numpy(images).to(DEVICE)
+
+        def call(maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return cuekit.dense_crf(maps, image, params, present=chosen, iterations=iterations)
+
+        few = min(batch, 2)
+        on_host = None if chosen is None else chosen[:few].cpu().numpy()
+        expected = cuekit.dense_crf(
+            maps[:few].cpu().numpy(), images[:few], params, present=on_host, iterations=iterations
+        )
+        check_crf(call(maps, image), expected)
+        row = Row(title, milliseconds(in_turns(call, maps, image)), at_most_ms=at_most_ms)
+        if batch == 1 and iterations == 10 and chosen is None and params == "sec":
+            theirs = seconds_of_pydensecrf(maps[0].cpu().numpy(), images[0])
+            if theirs is not None:
+                row.peers, row.times = {"pydensecrf on the CPU": 1e3 * theirs}, 300
+        return row
+
+    one = (1, CHANNELS, *SIZE)
+    yield case("dense CRF, one photo", one, at_most_ms=1.0)
+    # What is in it: reading and writing; the lattices and one iteration more; nine iterations.
+    yield case("dense CRF, one photo, no iteration", one, iterations=0)
+    yield case("dense CRF, one photo, one iteration", one, iterations=1)
+    yield case("dense CRF, one photo, irn", one, "irn")
+    yield case("dense CRF, one photo, 3 of 20 present", one, chosen=tags()[:1])
+    yield case("dense CRF, one photo, 151 classes", (1, 151, *SIZE))
+    yield case(f"dense CRF, {BATCH} photos", (BATCH, CHANNELS, *SIZE), at_most_ms=BATCH / 2.5)
+    yield case("dense CRF, 16 grids of 41×41", (16, CHANNELS, *GRID), "sec-train", 1.5)
+
+
 def measure(file: Path | None) -> bool:
     """Time everything and say what holds."""
     import cuekit
@@ -424,7 +506,7 @@ def measure(file: Path | None) -> bool:
     say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
     say("|---|---|---|---|---|---|")
     rows = []
-    for cases in (elementwise_cases, superpixel_cases):
+    for cases in (elementwise_cases, superpixel_cases, crf_cases):
         for row in cases(bandwidth):
             rows.append(row)
             say(row.line())

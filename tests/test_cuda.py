@@ -17,7 +17,7 @@ import pytest
 from strategies import DEVICES, Cuda, has_gpu, same_bits
 
 import cuekit
-from cuekit import _arrays, _backend, reference
+from cuekit import _arrays, _backend, crf, reference
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not DEVICES, reason="no compiler for the emulated kernels")
@@ -87,6 +87,33 @@ def test_torch_tensors_go_the_same_way(op, monkeypatch):
         assert same_bits(result.numpy(), expected)
         transposed = [torch.from_numpy(a.T.copy()).permute(*range(a.ndim)[::-1]) for a in arrays]
         assert same_bits(function(*transposed, **options).numpy(), expected)
+
+
+def test_the_constrain_loss_goes_where_the_scores_are(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from cuekit import losses
+
+    p = torch.from_numpy(CAMS).softmax(1).requires_grad_()
+    images = torch.from_numpy(RNG.integers(0, 256, (2, 46, 62, 3), np.uint8))
+    tags = torch.from_numpy(PRESENT[:, 1:].copy())
+    expected = losses.constrain_to_boundary_loss(p, images, present=tags)
+    (slope,) = torch.autograd.grad(expected, p)
+    kernel, calls = crf.dense_crf, []
+
+    def on_device(*arrays, **options):  # what torch.cuda would make of the same call
+        calls.append(arrays)
+        with monkeypatch.context() as patch:
+            patch.setattr(_arrays, "is_on_cuda", lambda _: True)
+            patch.setattr(_arrays.TorchDevice, "stream", lambda _: 0)
+            return kernel(*arrays, **{**options, "present": tags})
+
+    monkeypatch.setattr(crf, "dense_crf", on_device)
+    with emulated.installed():
+        loss = losses.constrain_to_boundary_loss(p, images, present=tags)
+    assert len(calls) == 1
+    # Q differs from the CPU's by some 1e-6, the rounding of float32 over ten iterations.
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(loss, p)[0], slope, rtol=1e-3, atol=1e-6)
 
 
 def test_torch_device_looks_at_values(monkeypatch):

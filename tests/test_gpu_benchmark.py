@@ -25,13 +25,13 @@ def gpu(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("cases", ["elementwise_cases", "superpixel_cases"])
+@pytest.mark.parametrize("cases", ["elementwise_cases", "superpixel_cases", "crf_cases"])
 def test_cases(gpu, cases):
     rows = list(getattr(gpu, cases)(1e6))
-    assert rows
+    assert len(rows) >= 2
     for row in rows:
         assert row.line().count("|") == 7
-        assert row.bytes > 0
+        assert (row.bytes > 0) == (cases != "crf_cases")
 
 
 def test_a_wrong_answer_is_not_timed(gpu, monkeypatch):
@@ -66,7 +66,8 @@ def test_figures_are_kept_as_they_come(gpu, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda: 1e6)
-    monkeypatch.setattr(gpu, "superpixel_cases", lambda _: iter(()))
+    for cases in ("superpixel_cases", "crf_cases"):
+        monkeypatch.setattr(gpu, cases, lambda _: iter(()))
     gpu.measure(tmp_path / "figures.json")
     content = json.loads((tmp_path / "figures.json").read_text())
     assert content["gpu"] == "a GPU"

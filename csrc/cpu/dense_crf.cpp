@@ -207,8 +207,8 @@ struct MeanField {
     // What pixel i of the next block is going to need.
     CUEKIT_INLINE void ask_for_simplex(std::int64_t i) const {
       if (rows == nullptr) return;
-      prefetch(rows + (i + together) * corners, corners);
-      prefetch(weights + (i + together) * corners, corners);
+      prefetch_once(rows + (i + together) * corners, corners);
+      prefetch_once(weights + (i + together) * corners, corners);
     }
     // The values that a pixel a few on is going to need; only where they are far, for the processor
     // has enough to do.
@@ -233,7 +233,7 @@ struct MeanField {
     L largest = L::zero();
     for (std::int64_t i = 0; i < count; ++i) {
       L x = L::load(unary + i * stride);
-      prefetch(unary + (i + together) * stride, L::size);
+      prefetch_once(unary + (i + together) * stride, L::size);
       spatial.ask_for_simplex(i);
       bilateral.ask_for_simplex(i);
       spatial.ask_for_values(i);
@@ -296,30 +296,30 @@ struct MeanField {
   }
 };
 
-// chain[0 .. count - 1] are whole chains; Lattice::chain_end entries follow them.
+// chain[0 .. count - 1] are whole chains; Lattice::chain_end entries follow them. Chains are short,
+// and where one ends is anybody's guess: no branch depends on it. Every vertex mixes with what is
+// before and after it in the list, with weight 0 from one chain to another.
 template <class V, int parts>
 struct Blur {
   using L = Labels<V, parts>;
   static CUEKIT_INLINE void run(const std::int32_t* chain, std::int64_t count, float* values,
                                 std::int64_t stride) {
-    L previous = L::zero(), own = L::zero();
-    float* at = values;
+    if (count == 0) return;
+    const auto row = [&](std::int32_t entry) { return values + (entry ^ (entry >> 31)) * stride; };
+    float* at = row(chain[0]);
+    L own = L::load(at), half_previous = L::zero();
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int32_t ahead = chain[i + Lattice::chain_end];
-      prefetch(values + (ahead < 0 ? ~ahead : ahead) * stride, L::size);
-      if (chain[i] < 0) {
-        at = values + ~chain[i] * stride;
-        own = L::load(at);
-        previous = L::zero();
-      }
+      prefetch(row(chain[i + Lattice::chain_end]), L::size);
       const std::int32_t after = chain[i + 1];
-      float* const to = after < 0 ? at : values + after * stride;
-      const L next = after < 0 ? L::zero() : L::load(to);
-      L mixed = own;
-      for (int j = 0; j < parts; ++j)
-        mixed.part[j] = own.part[j] + (previous.part[j] + next.part[j]) * 0.5f;
+      const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
+      float* const to = i + 1 < count ? row(after) : at;  // others' rows are not for reading
+      const L next = L::load(to);
+      L mixed;
+      for (int j = 0; j < parts; ++j) {
+        mixed.part[j] = own.part[j] + (half_previous.part[j] + next.part[j] * half);
+        half_previous.part[j] = own.part[j] * half;
+      }
       mixed.store(at);
-      previous = own;
       own = next;
       at = to;
     }

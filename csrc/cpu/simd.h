@@ -86,16 +86,23 @@ void dispatch(Args... args) {
 }
 
 // Asks for `count` elements to be brought into the cache. Any address may be asked for.
-template <class T>
+template <int locality = 3, class T>
 CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
 #if defined(__GNUC__)
   const std::int64_t size = count * static_cast<std::int64_t>(sizeof(T));
   const auto begin = reinterpret_cast<std::uintptr_t>(from);
   for (std::int64_t i = 0; i < size; i += 64)
-    __builtin_prefetch(reinterpret_cast<const void*>(begin + static_cast<std::uintptr_t>(i)));
+    __builtin_prefetch(reinterpret_cast<const void*>(begin + static_cast<std::uintptr_t>(i)), 0,
+                       locality);
 #else
   (void)from, (void)count;
 #endif
+}
+
+// The same for what is read once: it pushes nothing out of the outer caches.
+template <class T>
+CUEKIT_INLINE void prefetch_once(const T* from, std::int64_t count) {
+  prefetch<0>(from, count);
 }
 
 // The same address, of which the compiler forgets how it was computed: it likes to compute the

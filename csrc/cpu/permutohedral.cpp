@@ -28,70 +28,62 @@ inline std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n);
 
 // ---- vertices by key ----
 
+// Places hold vertices, and keys stand apart: so many places, most of them empty, would not fit in
+// the caches with their keys.
 class VertexTable {
  public:
   std::int64_t size() const { return static_cast<std::int64_t>(keys_.size()); }
   Key key(std::int64_t vertex) const { return keys_[to_size(vertex)]; }
 
-  // The vertex of a key, or -1. A key is never 0. Whether there is one is anybody's guess, so no
+  // The vertex of a key, or -1, when there are any. Whether there is one is anybody's guess, so no
   // branch depends on it; that the first place tells is likely.
   CUEKIT_INLINE Row find(Key key) const {
-    const Slot* slot = &slots_[place(key)];
-    while (slot->key != key && slot->key != 0) slot = next(slot);
-    return slot->key == key ? slot->vertex : -1;
+    for (std::size_t at = place(key);; at = (at + 1) & mask_) {
+      const Row vertex = places_[at];
+      const Key taken = static_cast<Key>(~(std::int64_t{vertex} >> 63));  // all bits, or none
+      if (((keys_[to_size(std::max(vertex, Row{0}))] ^ key) & taken) == 0) return vertex;
+    }
   }
 
   CUEKIT_INLINE Row find_or_add(Key key) {
-    Slot* slot = &slots_[place(key)];
-    while (slot->key != key) {
-      if (slot->key == 0) return add(key, slot);
-      slot = next(slot);
-    }
-    return slot->vertex;
+    std::size_t at = place(key);
+    for (; places_[at] >= 0; at = (at + 1) & mask_)
+      if (keys_[to_size(places_[at])] == key) return places_[at];
+    return add(key, at);
   }
 
-  CUEKIT_INLINE void prefetch_place(Key key) const { prefetch(&slots_[place(key)], 1); }
+  CUEKIT_INLINE void prefetch_place(Key key) const { prefetch(&places_[place(key)], 1); }
 
  private:
-  struct Slot {
-    Key key;
-    Row vertex;
-  };
-
   // Multiplication by 2^64 / the golden ratio spreads keys that differ in few bits; its highest
   // bits are the best mixed.
   CUEKIT_INLINE std::size_t place(Key key) const {
     return static_cast<std::size_t>((key * 0x9e3779b97f4a7c15u) >> shift_);
   }
 
-  template <class S>
-  CUEKIT_INLINE S* next(S* slot) const {
-    return slot == slots_.data() + mask_ ? slot - mask_ : slot + 1;
-  }
-
-  Row add(Key key, Slot* slot) {
+  Row add(Key key, std::size_t at) {
     const auto vertex = static_cast<Row>(keys_.size());
-    *slot = {key, vertex};
+    places_[at] = vertex;
     keys_.push_back(key);
-    if (4 * keys_.size() > slots_.size()) grow();  // sparse: the first place should tell
+    if (4 * keys_.size() > places_.size()) grow();  // sparse: the first place should tell
     return vertex;
   }
 
   void grow() {
     --shift_;
     mask_ = 2 * mask_ + 1;
-    slots_.assign(mask_ + 1, Slot{0, 0});
+    places_.assign(mask_ + 1, Row{-1});
     for (std::size_t v = 0; v < keys_.size(); ++v) {
-      std::size_t i = place(keys_[v]);
-      while (slots_[i].key != 0) i = (i + 1) & mask_;
-      slots_[i] = {keys_[v], static_cast<Row>(v)};
+      std::size_t at = place(keys_[v]);
+      while (places_[at] >= 0) at = (at + 1) & mask_;
+      places_[at] = static_cast<Row>(v);
     }
   }
 
   static constexpr int first_bits = 10;
   int shift_ = 64 - first_bits;
   std::size_t mask_ = (std::size_t{1} << first_bits) - 1;
-  WorkspaceVector<Slot> slots_ = WorkspaceVector<Slot>(mask_ + 1, Slot{0, 0});
+  WorkspaceVector<Row> places_ = WorkspaceVector<Row>(mask_ + 1, Row{-1});
   WorkspaceVector<Key> keys_;
 };
 
@@ -313,8 +305,8 @@ void join_bands(Lattice& lattice, std::vector<BandVertices>& found, VertexTable&
     band.first_copy = copies;
     own.rows.resize(to_size(own.table.size()));
     if (b == 0) {
-      table = own.table;
-      sums = own.ones;
+      table = std::move(own.table);
+      sums = std::move(own.ones);
       for (std::size_t v = 0; v < own.rows.size(); ++v) own.rows[v] = static_cast<Row>(v);
     } else {
       for (std::size_t v = 0; v < own.rows.size(); ++v) {
@@ -356,7 +348,11 @@ WorkspaceVector<Row> find_chains(const Embedding<d>& embedding, const VertexTabl
   }
   WorkspaceVector<Row> heads(to_size(count + 1));
   std::size_t chains = 0, length = 0;
-  for (std::int64_t v = 0; v < count; ++v) {
+  // From the last vertex to the first and back, axis by axis: each begins with what the one before,
+  // or the pixels, left in the caches.
+  const std::int64_t turn = axis % 2 == 0 ? count - 1 : 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t v = std::abs(turn - i);
     const std::size_t follows = has_previous[to_size(v + 1)];
     const std::size_t leads = next[to_size(v)] >= 0 ? 1 : 0;
     heads[chains] = static_cast<Row>(v);
@@ -390,15 +386,17 @@ bool is_diagonal(const Lattice& lattice) {
   return true;
 }
 
+// As dense_crf.cpp does with labels: no branch depends on where a chain ends.
 void blur(const WorkspaceVector<Row>& chain, WorkspaceVector<float>& values) {
-  float previous = 0;
+  const auto value = [&](Row entry) -> float& { return values[to_size(entry ^ (entry >> 31))]; };
+  float half_previous = 0, own = value(chain[0]);
   for (std::size_t i = 0; i + to_size(Lattice::chain_end) < chain.size(); ++i) {
-    if (chain[i] < 0) previous = 0;
-    const Row at = chain[i] < 0 ? ~chain[i] : chain[i];
-    const float own = values[to_size(at)];
-    const float next = chain[i + 1] < 0 ? 0.0f : values[to_size(chain[i + 1])];
-    values[to_size(at)] = own + 0.5f * (previous + next);
-    previous = own;
+    const Row after = chain[i + 1];
+    const float half = 0.5f * static_cast<float>(1 + (after >> 31));
+    const float next = value(after);
+    value(chain[i]) = own + (half_previous + next * half);
+    half_previous = own * half;
+    own = next;
   }
 }
 

@@ -72,13 +72,6 @@ struct Labels {
   }
 };
 
-// Eight lanes are added up pairwise, however wide the vectors are: every version gives the same
-// bits. Four labels are one vector of four everywhere.
-CUEKIT_INLINE float sum_of(Lanes<float, 4> v) {
-  float a[4];
-  v.store(a);
-  return (a[0] + a[2]) + (a[1] + a[3]);
-}
 CUEKIT_INLINE float max_of(Lanes<float, 4> v) {
   float a[4];
   v.store(a);
@@ -89,24 +82,26 @@ CUEKIT_INLINE void split(Lanes<float, 8> v, Lanes<float, 4>* low, Lanes<float, 4
   std::memcpy(high, reinterpret_cast<const char*>(&v) + sizeof *low, sizeof *high);
 }
 
+// All labels added up but for the last four sums. Eight lanes are added pairwise, however wide the
+// vectors are: every version gives the same bits. Four labels are one vector of four everywhere.
 template <int parts>
-CUEKIT_INLINE float sum_of(const Labels<Lanes<float, 4>, parts>& x) {
+CUEKIT_INLINE Lanes<float, 4> four_sums(const Labels<Lanes<float, 4>, parts>& x) {
   Lanes<float, 4> low = x.part[0];
-  if (parts == 1) return sum_of(low);
+  if (parts == 1) return low;
   Lanes<float, 4> high = x.part[1 % parts];
   for (int j = 2; j < parts; j += 2) {
     low = low + x.part[j];
     high = high + x.part[j + 1];
   }
-  return sum_of(low + high);
+  return low + high;
 }
 template <int parts>
-CUEKIT_INLINE float sum_of(const Labels<Lanes<float, 8>, parts>& x) {
+CUEKIT_INLINE Lanes<float, 4> four_sums(const Labels<Lanes<float, 8>, parts>& x) {
   Lanes<float, 8> all = x.part[0];
   for (int j = 1; j < parts; ++j) all = all + x.part[j];
   Lanes<float, 4> low, high;
   split(all, &low, &high);
-  return sum_of(low + high);
+  return low + high;
 }
 
 template <int parts>
@@ -283,15 +278,21 @@ struct MeanField {
     }
   }
 
+  // The last additions and the division for several pixels at a time.
   static CUEKIT_INLINE void reciprocal_sums(std::int64_t stride, std::int64_t count,
                                             const float* labels, float* factors) {
+    float sums[4 * together];
     for (std::int64_t i = 0; i < count; ++i, labels += stride) {
       L sum = L::load(labels);
       for (std::int64_t label = L::size; label < stride; label += L::size) {
         const L other = L::load(labels + label);
         for (int j = 0; j < parts; ++j) sum.part[j] = sum.part[j] + other.part[j];
       }
-      factors[i] = 1.0f / sum_of(sum);
+      four_sums(sum).store(sums + 4 * i);
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float* const four = sums + 4 * i;
+      factors[i] = 1.0f / ((four[0] + four[2]) + (four[1] + four[3]));
     }
   }
 };

@@ -375,26 +375,43 @@ constexpr std::int64_t block = 64;  // pixels turned at a time
 // Below this, a label's probability is 0 whatever else; a sum with it stays finite.
 constexpr float impossible = -1e30f;
 
-struct LogOfProbabilities {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* from, std::int64_t count, float epsilon, float* to) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto p = static_cast<float>(load(from[i]));
-      to[i] = log2_of(p < epsilon ? epsilon : p > 1.0f ? 1.0f : p);
+// In the channels of one block. Returns words of nonfinite_bit.
+template <class T>
+struct ScanChannels {
+  static CUEKIT_INLINE void run(const T* from, std::int64_t pixels, std::int64_t channels,
+                                std::int64_t count, typename float_bits<T>::type* seen) {
+    for (std::int64_t c = 0; c < channels; ++c, from += pixels) {
+      prefetch(from + block, block);
+      *seen |= nonfinite_bits(from, count);
     }
   }
 };
 
-// maps (labels, block): each pixel's largest becomes 0.
-struct RelativeToLargest {
-  static CUEKIT_INLINE void run(float* maps, std::int64_t labels, std::int64_t count) {
+// Logarithms of probabilities, relative to each pixel's largest; maps (labels, block). What there
+// is behind `count` pixels is computed along: a compiler likes loops of a known length.
+template <class T>
+struct ReadProbabilities {
+  static CUEKIT_INLINE void run(const T* scores, std::int64_t pixels, const std::int64_t* channels,
+                                std::int64_t labels, std::int64_t count, float epsilon,
+                                float* __restrict maps) {
     float largest[block];
-    for (std::int64_t i = 0; i < count; ++i) largest[i] = maps[i];
-    for (std::int64_t k = 1; k < labels; ++k)
-      for (std::int64_t i = 0; i < count; ++i)
-        largest[i] = std::max(largest[i], maps[k * block + i]);
+    std::fill(largest, largest + block, epsilon);
+    for (std::int64_t k = 0; k < labels; ++k) {
+      const T* const from = scores + channels[k] * pixels;
+      float* const to = maps + k * block;
+      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(load(from[i]));
+      std::fill(to + count, to + block, 1.0f);
+      for (std::int64_t i = 0; i < block; ++i) {
+        const float p = to[i], l = largest[i];
+        const float clipped = p < epsilon ? epsilon : p > 1.0f ? 1.0f : p;
+        to[i] = clipped;
+        largest[i] = l < clipped ? clipped : l;
+      }
+    }
+    for (std::int64_t i = 0; i < block; ++i) largest[i] = log2_of(largest[i]);
     for (std::int64_t k = 0; k < labels; ++k)
-      for (std::int64_t i = 0; i < count; ++i) maps[k * block + i] -= largest[i];
+      for (std::int64_t i = 0; i < block; ++i)
+        maps[k * block + i] = log2_of(maps[k * block + i]) - largest[i];
   }
 };
 
@@ -495,19 +512,13 @@ class Inference {
   bool read_block(std::int64_t first, std::int64_t count, float* maps) {
     const auto labels = static_cast<std::int64_t>(channels_.size());
     typename float_bits<T>::type seen = 0;
-    for (std::int64_t c = 0; c < p_.channels; ++c) {
-      const T* const from = scores_ + c * pixels_ + first;
-      prefetch(from + block, block);
-      seen |= nonfinite_bits(from, count);
-    }
+    dispatch<ScanChannels<T>>(scores_ + first, pixels_, p_.channels, count, &seen);
     if (any_nonfinite(seen)) return false;
     if (p_.energies) {
       read_energies(scores_, pixels_, channels_, first, count, maps);
     } else {
-      for (std::int64_t k = 0; k < labels; ++k)
-        dispatch<LogOfProbabilities>(scores_ + channels_[to_size(k)] * pixels_ + first, count,
-                                     p_.epsilon, maps + k * block);
-      dispatch<RelativeToLargest>(maps, labels, count);
+      dispatch<ReadProbabilities<T>>(scores_ + first, pixels_, channels_.data(), labels, count,
+                                     p_.epsilon, maps);
     }
     for (std::int64_t i = 0; i < count; ++i) {
       float* const row = unary_.get() + (first + i) * kernels_.stride;

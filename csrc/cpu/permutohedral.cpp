@@ -65,7 +65,7 @@ class VertexTable {
     const auto vertex = static_cast<Row>(keys_.size());
     places_[at] = vertex;
     keys_.push_back(key);
-    if (4 * keys_.size() > places_.size()) grow();  // sparse: the first place should tell
+    if (8 * keys_.size() > places_.size()) grow();  // sparse: the first place should tell
     return vertex;
   }
 

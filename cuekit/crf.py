@@ -234,7 +234,7 @@ def dense_crf(
     - ``"mctformer"``: 3, 83, 5; 3, 4. Softmax; of the final segmentation only.
 
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
-    lattice 8 bytes per class and some 150 more; photos have 0.03 to a few vertices per pixel. Up
+    lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up
     to 128 MB of it are kept for the next call, and every image of a batch that is worked on at a
     time has its own. What depends on the size only is kept from call to call for the last few
     sizes of up to 2**20 pixels. Input that is not C-contiguous is copied once.

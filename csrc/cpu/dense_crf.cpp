@@ -7,10 +7,13 @@
 // - Blurring works in place: along a chain of neighbours every vertex is read and written once, and
 //   vertices without neighbours are not touched.
 // - Weights and normalisation are part of the lattices' weights.
+// - Pixels go down strips of a few rows, see permutohedral.h: what one of them read the next ones
+//   find close by.
+// - No branch depends on where a chain of neighbours ends.
 // - What is needed soon is asked for ahead, and memory is kept from call to call.
 //
 // Memory, L = labels padded: 4 L + 72 bytes per pixel; for every vertex 8 L and, in building the
-// lattice, some 150.
+// lattice, some 100.
 #include "cuekit/dense_crf.h"
 
 #include <algorithm>
@@ -371,64 +374,81 @@ struct Kernels {
 
 // ---- between maps and labels side by side ----
 
-constexpr std::int64_t block = 64;  // pixels turned at a time
+// Columns of a strip that are turned at a time, and how far apart their maps are: row after row,
+// and a bit more, for what lies a power of two apart gets in each other's way in the caches.
+constexpr std::int64_t columns = 64;
+constexpr std::int64_t area = strip_height * columns + 16;
 // Below this, a label's probability is 0 whatever else; a sum with it stays finite.
 constexpr float impossible = -1e30f;
 
-// In the channels of one block. Returns words of nonfinite_bit.
+// Some columns of a strip of maps (channels, N).
 template <class T>
-struct ScanChannels {
-  static CUEKIT_INLINE void run(const T* from, std::int64_t pixels, std::int64_t channels,
-                                std::int64_t count, typename float_bits<T>::type* seen) {
-    for (std::int64_t c = 0; c < channels; ++c, from += pixels) {
-      prefetch(from + block, block);
-      *seen |= nonfinite_bits(from, count);
-    }
+struct Patch {
+  const T* from;  // its first pixel in channel 0
+  std::int64_t pixels, width;
+  std::int64_t rows, count;  // columns
+
+  CUEKIT_INLINE const T* row(std::int64_t channel, std::int64_t r) const {
+    return from + channel * pixels + r * width;
   }
 };
 
-// Logarithms of probabilities, relative to each pixel's largest; maps (labels, block). What there
-// is behind `count` pixels is computed along: a compiler likes loops of a known length.
+// Sets words of nonfinite_bit.
+template <class T>
+struct ScanChannels {
+  static CUEKIT_INLINE void run(const Patch<T>* patch, std::int64_t channels,
+                                typename float_bits<T>::type* seen) {
+    for (std::int64_t c = 0; c < channels; ++c)
+      for (std::int64_t r = 0; r < patch->rows; ++r) {
+        const T* const from = patch->row(c, r);
+        prefetch(from + columns, columns);
+        *seen |= nonfinite_bits(from, patch->count);
+      }
+  }
+};
+
+// Logarithms of probabilities, relative to each pixel's largest; maps (labels, area). Behind a
+// row's columns others are computed along: compilers like loops of a known length.
 template <class T>
 struct ReadProbabilities {
-  static CUEKIT_INLINE void run(const T* scores, std::int64_t pixels, const std::int64_t* channels,
-                                std::int64_t labels, std::int64_t count, float epsilon,
-                                float* __restrict maps) {
-    float largest[block];
-    std::fill(largest, largest + block, epsilon);
-    for (std::int64_t k = 0; k < labels; ++k) {
-      const T* const from = scores + channels[k] * pixels;
-      float* const to = maps + k * block;
-      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(load(from[i]));
-      std::fill(to + count, to + block, 1.0f);
-      for (std::int64_t i = 0; i < block; ++i) {
-        const float p = to[i], l = largest[i];
-        const float clipped = p < epsilon ? epsilon : p > 1.0f ? 1.0f : p;
-        to[i] = clipped;
-        largest[i] = l < clipped ? clipped : l;
+  static CUEKIT_INLINE void run(const Patch<T>* patch, const std::int64_t* channels,
+                                std::int64_t labels, float epsilon, float* __restrict maps) {
+    for (std::int64_t r = 0; r < patch->rows; ++r, maps += columns) {
+      float largest[columns];
+      std::fill(largest, largest + columns, epsilon);
+      for (std::int64_t k = 0; k < labels; ++k) {
+        const T* const from = patch->row(channels[k], r);
+        float* const to = maps + k * area;
+        for (std::int64_t i = 0; i < patch->count; ++i) to[i] = static_cast<float>(load(from[i]));
+        std::fill(to + patch->count, to + columns, 1.0f);
+        for (std::int64_t i = 0; i < columns; ++i) {
+          const float p = to[i], l = largest[i];
+          const float clipped = p < epsilon ? epsilon : p > 1.0f ? 1.0f : p;
+          to[i] = clipped;
+          largest[i] = l < clipped ? clipped : l;
+        }
       }
+      for (std::int64_t i = 0; i < columns; ++i) largest[i] = log2_of(largest[i]);
+      for (std::int64_t k = 0; k < labels; ++k)
+        for (std::int64_t i = 0; i < columns; ++i)
+          maps[k * area + i] = log2_of(maps[k * area + i]) - largest[i];
     }
-    for (std::int64_t i = 0; i < block; ++i) largest[i] = log2_of(largest[i]);
-    for (std::int64_t k = 0; k < labels; ++k)
-      for (std::int64_t i = 0; i < block; ++i)
-        maps[k * block + i] = log2_of(maps[k * block + i]) - largest[i];
   }
 };
 
 // Energies, relative to each pixel's lowest, with the sign turned.
 template <class T>
-void read_energies(const T* scores, std::int64_t pixels, const std::vector<std::int64_t>& channels,
-                   std::int64_t first, std::int64_t count, float* to) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    double lowest = std::numeric_limits<double>::infinity();
-    for (const std::int64_t c : channels)
-      lowest = std::min(lowest, load(scores[c * pixels + first + i]));
-    for (std::size_t k = 0; k < channels.size(); ++k) {
-      const double energy = load(scores[channels[k] * pixels + first + i]) - lowest;
-      to[static_cast<std::int64_t>(k) * block + i] =
-          static_cast<float>(std::max(-energy * log2_of_e, static_cast<double>(impossible)));
+void read_energies(const Patch<T>& patch, const std::vector<std::int64_t>& channels, float* maps) {
+  for (std::int64_t r = 0; r < patch.rows; ++r, maps += columns)
+    for (std::int64_t i = 0; i < patch.count; ++i) {
+      double lowest = std::numeric_limits<double>::infinity();
+      for (const std::int64_t c : channels) lowest = std::min(lowest, load(patch.row(c, r)[i]));
+      for (std::size_t k = 0; k < channels.size(); ++k) {
+        const double energy = load(patch.row(channels[k], r)[i]) - lowest;
+        maps[static_cast<std::int64_t>(k) * area + i] =
+            static_cast<float>(std::max(-energy * log2_of_e, static_cast<double>(impossible)));
+      }
     }
-  }
 }
 
 // One image.
@@ -443,6 +463,8 @@ class Inference {
         threads_(threads),
         pixels_(p.height * p.width),
         bands_(divide_into_bands(p.height, p.width)) {
+    for (const Band& band : bands_)
+      for (const Strip& strip : strips_of(band, p.width)) strips_.push_back(strip);
     channels_.push_back(0);
     for (std::int64_t c = 1; c < p.channels; ++c)
       if (present[c - 1]) channels_.push_back(c);
@@ -494,51 +516,63 @@ class Inference {
     });
   }
 
-  std::int64_t blocks() const { return (pixels_ + block - 1) / block; }
+  // body(task, strip, first column, number of columns), some strips a task.
+  template <class Body>
+  void for_patches(std::int64_t tasks, Body&& body) {
+    const auto strips = static_cast<std::int64_t>(strips_.size());
+    parallel_for(tasks, threads_, [&](std::int64_t t) {
+      for (std::int64_t s = t * strips / tasks; s < (t + 1) * strips / tasks; ++s)
+        for (std::int64_t x = 0; x < p_.width; x += columns)
+          body(t, strips_[to_size(s)], x, std::min(columns, p_.width - x));
+    });
+  }
+  std::int64_t tasks() const { return std::max<std::int64_t>(1, pixels_ >> 14); }
+
+  // The labels of a strip's pixel, x columns on and in its first row.
+  float* unary_of(const Strip& strip, std::int64_t x) const {
+    return unary_.get() + (strip.first_row * p_.width + x * strip.rows) * kernels_.stride;
+  }
 
   bool read_scores() {
-    const std::int64_t tasks = std::max<std::int64_t>(1, pixels_ >> 14);
-    std::vector<std::uint8_t> finite(to_size(tasks), 1);
-    parallel_for(tasks, threads_, [&](std::int64_t t) {
-      const Values maps(static_cast<std::int64_t>(channels_.size()) * block);
-      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b) {
-        const std::int64_t count = std::min(block, pixels_ - b * block);
-        if (!read_block(b * block, count, maps.get())) finite[to_size(t)] = 0;
-      }
-    });
+    std::vector<std::uint8_t> finite(to_size(tasks()), 1);
+    const auto labels = static_cast<std::int64_t>(channels_.size());
+    for_patches(tasks(),
+                [&](std::int64_t t, const Strip& strip, std::int64_t x, std::int64_t count) {
+                  const Patch<T> patch{scores_ + strip.first_row * p_.width + x, pixels_, p_.width,
+                                       strip.rows, count};
+                  const Values maps(labels * area);
+                  if (!read_patch(patch, maps.get(), unary_of(strip, x))) finite[to_size(t)] = 0;
+                });
     return std::find(finite.begin(), finite.end(), 0) == finite.end();
   }
 
-  bool read_block(std::int64_t first, std::int64_t count, float* maps) {
+  bool read_patch(const Patch<T>& patch, float* maps, float* unary) {
     const auto labels = static_cast<std::int64_t>(channels_.size());
     typename float_bits<T>::type seen = 0;
-    dispatch<ScanChannels<T>>(scores_ + first, pixels_, p_.channels, count, &seen);
+    dispatch<ScanChannels<T>>(&patch, p_.channels, &seen);
     if (any_nonfinite(seen)) return false;
-    if (p_.energies) {
-      read_energies(scores_, pixels_, channels_, first, count, maps);
-    } else {
-      dispatch<ReadProbabilities<T>>(scores_ + first, pixels_, channels_.data(), labels, count,
-                                     p_.epsilon, maps);
-    }
-    for (std::int64_t i = 0; i < count; ++i) {
-      float* const row = unary_.get() + (first + i) * kernels_.stride;
-      for (std::int64_t k = 0; k < labels; ++k) row[k] = maps[k * block + i];
-      for (std::int64_t k = labels; k < kernels_.stride; ++k) row[k] = impossible;
-    }
+    if (p_.energies)
+      read_energies(patch, channels_, maps);
+    else
+      dispatch<ReadProbabilities<T>>(&patch, channels_.data(), labels, p_.epsilon, maps);
+    for (std::int64_t i = 0; i < patch.count; ++i)
+      for (std::int64_t r = 0; r < patch.rows; ++r, unary += kernels_.stride) {
+        for (std::int64_t k = 0; k < labels; ++k) unary[k] = maps[k * area + r * columns + i];
+        for (std::int64_t k = labels; k < kernels_.stride; ++k) unary[k] = impossible;
+      }
     return true;
   }
 
   void write_probabilities() {
-    const std::int64_t tasks = std::max<std::int64_t>(1, pixels_ >> 14);
-    parallel_for(tasks, threads_, [&](std::int64_t t) {
-      for (std::int64_t b = t * blocks() / tasks; b < (t + 1) * blocks() / tasks; ++b) {
-        const std::int64_t first = b * block, count = std::min(block, pixels_ - first);
-        const float* const rows = unary_.get() + first * kernels_.stride;
-        for (std::size_t k = 0; k < channels_.size(); ++k) {
-          T* const to = out_ + channels_[k] * pixels_ + first;
+    for_patches(tasks(), [&](std::int64_t, const Strip& strip, std::int64_t x, std::int64_t count) {
+      const std::int64_t step = strip.rows * kernels_.stride;
+      for (std::int64_t r = 0; r < strip.rows; ++r) {
+        const float* from = unary_of(strip, x) + r * kernels_.stride;
+        for (const std::int64_t c : channels_) {
+          T* const to = out_ + c * pixels_ + (strip.first_row + r) * p_.width + x;
           for (std::int64_t i = 0; i < count; ++i)
-            to[i] = store<T>(
-                static_cast<double>(rows[i * kernels_.stride + static_cast<std::int64_t>(k)]));
+            to[i] = store<T>(static_cast<double>(from[i * step]));
+          ++from;
         }
       }
     });
@@ -625,6 +659,7 @@ class Inference {
   int threads_;
   std::int64_t pixels_;
   std::vector<Band> bands_;
+  std::vector<Strip> strips_;
   std::vector<std::int64_t> channels_;  // of the labels
   Kernels kernels_{};
   Values unary_;

@@ -11,8 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <memory>
+#include <cstdlib>
 #include <stdexcept>
+#include <utility>
 
 #include "lanes.h"
 #include "parallel.h"
@@ -89,7 +90,7 @@ class VertexTable {
 
 // ---- from features to simplices ----
 
-constexpr int block = 16;  // rows of pixels are padded to a multiple of the widest vector
+constexpr int block = 16;  // strips of pixels are padded to a multiple of the widest vector
 
 // What the embedding needs to know: how features are scaled, and where a quotient stands in a key.
 template <int d>
@@ -230,8 +231,8 @@ struct Embed {
 };
 
 template <int d>
-void embed_row(const Embedding<d>& e, const float* features, std::int64_t count, Key* keys,
-               float* quotients, std::int32_t* orders, float* barycentric) {
+void embed_strip(const Embedding<d>& e, const float* features, std::int64_t count, Key* keys,
+                 float* quotients, std::int32_t* orders, float* barycentric) {
   dispatch_width<Embed<d, Lanes<float, 4>>, Embed<d, Lanes<float, 8>>, Embed<d, Lanes<float, 16>>>(
       &e, features, count, keys, quotients, orders, barycentric);
 }
@@ -245,14 +246,16 @@ struct BandVertices {
   WorkspaceVector<Row> rows;    // of the lattice
 };
 
-// Finds the vertices of the pixels in a band. fill(y, features) writes features[j][x] of row y,
-// `padded` columns apart.
+// Finds the vertices of the pixels in a band. fill(strip, features, padded) writes features[j][i]
+// of the strip's pixels in their order, `padded` columns apart.
 template <int d, class Fill>
 void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& fill,
                 Lattice& lattice, const Band& band, BandVertices& found) {
   constexpr int corners = d + 1;
-  const std::int64_t padded = (width + block - 1) / block * block;
+  const std::vector<Strip> strips = strips_of(band, width);
+  const std::int64_t padded = (strips[0].rows * width + block - 1) / block * block;
   const Workspace<float> features(d * padded), quotients(d * padded);
+  std::fill_n(features.get(), d * padded, 0.0f);
   const Workspace<float> barycentric(corners * padded);
   const Workspace<Key> keys(padded);
   const Workspace<std::int32_t> orders(padded);
@@ -262,29 +265,30 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
   constexpr std::int64_t ahead = 8;  // pixels whose places in the table are asked for
   Row* rows = lattice.rows.get() + band.first_pixel * corners;
   float* weights = lattice.weights.get() + band.first_pixel * corners;
-  for (std::int64_t y = band.first_pixel / width; y < band.last_pixel / width; ++y) {
-    fill(y, padded, features.get());
-    embed_row(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
-              barycentric.get());
+  for (const Strip& strip : strips) {
+    const std::int64_t count = strip.rows * width;
+    fill(strip, features.get(), padded);
+    embed_strip(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
+                barycentric.get());
     // From the vertex of remainder k - 1 to that of k, the coordinate of rank d - k + 1 shrinks by
     // d and the others grow by 1.
-    const auto find_corners = [&](std::int64_t x, Key* to) {
-      const std::int32_t order = orders.get()[x];
-      to[0] = keys.get()[x];
+    const auto find_corners = [&](std::int64_t i, Key* to) {
+      const std::int32_t order = orders.get()[i];
+      to[0] = keys.get()[i];
       for (int k = 1; k < corners; ++k) {
         to[k] = to[k - 1] + 1 - unit[order >> (3 * (d - k + 1)) & 7];
       }
       for (int k = 0; k < corners; ++k) found.table.prefetch_place(to[k]);
     };
     Key corner[ahead][corners];
-    for (std::int64_t x = 0; x < std::min(ahead, width); ++x) find_corners(x, corner[x % ahead]);
-    for (std::int64_t x = 0; x < width; ++x) {
-      Key* const own = corner[x % ahead];
+    for (std::int64_t i = 0; i < std::min(ahead, count); ++i) find_corners(i, corner[i % ahead]);
+    for (std::int64_t i = 0; i < count; ++i) {
+      Key* const own = corner[i % ahead];
       for (int k = 0; k < corners; ++k) rows[k] = found.table.find_or_add(own[k]);
-      if (x + ahead < width) find_corners(x + ahead, own);
+      if (i + ahead < count) find_corners(i + ahead, own);
       found.ones.resize(to_size(found.table.size()));
       for (int k = 0; k < corners; ++k) {
-        const float weight = barycentric.get()[k * padded + x];
+        const float weight = barycentric.get()[k * padded + i];
         weights[k] = weight;
         found.ones[to_size(rows[k])] += weight;
       }
@@ -455,6 +459,16 @@ WorkspaceVector<float> positions(std::int64_t count, float width) {
   return result;
 }
 
+// features[0][i] and features[1][i], for the pixels of a strip.
+void fill_positions(const Strip& strip, const WorkspaceVector<float>& across,
+                    const WorkspaceVector<float>& down, float* features, std::int64_t padded) {
+  for (const float x : across)
+    for (std::int64_t r = 0; r < strip.rows; ++r, ++features) {
+      features[0] = x;
+      features[padded] = down[to_size(strip.first_row + r)];
+    }
+}
+
 }  // namespace
 
 std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width) {
@@ -468,15 +482,21 @@ std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width) {
   return bands;
 }
 
+std::vector<Strip> strips_of(const Band& band, std::int64_t width) {
+  const std::int64_t end = band.last_pixel / width;
+  std::vector<Strip> strips;
+  for (std::int64_t y = band.first_pixel / width; y < end; y += strip_height)
+    strips.push_back({y, std::min(strip_height, end - y)});
+  return strips;
+}
+
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
                         int threads) {
   const WorkspaceVector<float> across = positions(width, sxy), down = positions(height, sxy);
   const Embedding<2> embedding(
       {static_cast<double>(across.back()), static_cast<double>(down.back())});
-  const auto fill = [&](std::int64_t y, std::int64_t padded, float* features) {
-    std::copy(across.begin(), across.end(), features);
-    std::fill(features + width, features + padded, 0.0f);
-    std::fill(features + padded, features + 2 * padded, down[to_size(y)]);
+  const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
+    fill_positions(strip, across, down, features, padded);
   };
   return build(embedding, height, width, weight, fill, threads);
 }
@@ -488,16 +508,16 @@ Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::i
   const auto x_end = static_cast<double>(across.back()), y_end = static_cast<double>(down.back());
   const auto colour_end = static_cast<double>(colours.back());
   const Embedding<5> embedding({x_end, y_end, colour_end, colour_end, colour_end});
-  const auto fill = [&](std::int64_t y, std::int64_t padded, float* features) {
-    std::copy(across.begin(), across.end(), features);
-    std::fill(features + padded, features + 2 * padded, down[to_size(y)]);
-    const std::uint8_t* const pixels = photo + 3 * y * width;
-    for (int channel = 0; channel < 3; ++channel) {
-      float* const to = features + (2 + channel) * padded;
-      for (std::int64_t x = 0; x < width; ++x) to[x] = colours[pixels[3 * x + channel]];
+  const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
+    fill_positions(strip, across, down, features, padded);
+    for (std::int64_t r = 0; r < strip.rows; ++r) {
+      const std::uint8_t* const pixels = photo + 3 * (strip.first_row + r) * width;
+      for (int channel = 0; channel < 3; ++channel) {
+        float* const to = features + (2 + channel) * padded + r;
+        for (std::int64_t x = 0; x < width; ++x)
+          to[x * strip.rows] = colours[pixels[3 * x + channel]];
+      }
     }
-    for (int j = 0; j < 5; ++j)
-      if (j != 1) std::fill(features + j * padded + width, features + (j + 1) * padded, 0.0f);
   };
   return build(embedding, height, width, weight, fill, threads);
 }

@@ -5,9 +5,11 @@
 // pixel adds its own to its vertices (splat), every vertex mixes with its neighbours along d + 1
 // axes (blur), and every pixel reads its vertices again (slice), with the same barycentric weights.
 //
-// Pixels are divided into bands, by their number only, so that threads change no bit. Vertices are
-// numbered by first appearance; a band that meets a vertex of an earlier band splats to a copy of
-// its own, numbered behind all vertices. A row is a vertex or a copy:
+// Pixels are divided into bands, by their number only, so that threads change no bit, and bands
+// into strips of a few rows. In a strip, pixels are numbered down a column and then on to the next:
+// those that follow one another are close in both directions, and their vertices are still in the
+// caches. Vertices are numbered by first appearance; a band that meets a vertex of an earlier band
+// splats to a copy of its own, numbered behind all vertices. A row is a vertex or a copy:
 //
 //   rows  0 .. vertices - 1              those that band b met first from its first_vertex on
 //         vertices .. vertices + copies  those of band b from vertices + its first_copy on
@@ -26,6 +28,14 @@ struct Band {
   std::int64_t first_pixel, last_pixel;    // [first, last)
   std::int64_t first_vertex, last_vertex;  // that no earlier band has
   std::int64_t first_copy, last_copy;      // counted from 0; row = vertices + copy
+};
+
+constexpr std::int64_t strip_height = 4;
+
+// Rows [first_row, first_row + rows) of pixels. That of column x and row first_row + r has the
+// number first_row * width + x * rows + r.
+struct Strip {
+  std::int64_t first_row, rows;  // rows <= strip_height
 };
 
 struct Lattice {
@@ -54,6 +64,7 @@ struct Lattice {
 // Whole rows of pixels, few bands: two from 2^16 pixels on, and then, up to 64 bands, one per 2^16
 // to 2^17 pixels. Vertices are for a lattice to fill in.
 std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width);
+std::vector<Strip> strips_of(const Band& band, std::int64_t width);
 
 // Features (x / sxy, y / sxy); filtered values are multiplied by `weight`.
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,

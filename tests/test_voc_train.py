@@ -128,6 +128,17 @@ def test_gray_photos_have_their_luminance_in_all_channels(tmp_path):
     assert not (np.asarray(folder.photo("photo2")) == gray).all()
 
 
+def test_a_photo_that_cannot_be_read_is_named(tmp_path):
+    folder = voc_folder(tmp_path, np.ones((3, 2)))
+    photos = [tmp_path / f"JPEGImages/photo{i}.jpg" for i in range(3)]
+    photos[0].write_bytes(photos[0].read_bytes()[:-100])
+    photos[1].write_bytes(b"")
+    photos[2].unlink()
+    for photo in photos:
+        with pytest.raises(ValueError, match=rf"{photo.name} cannot be read .*replace it, or take"):
+            folder.photo(photo.stem)
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_every_process_draws_its_share_wherever_a_run_began(world):
     whole = list(data.Draws(10, 4, 0, 25, seed=3, rank=0, world=1))

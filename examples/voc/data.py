@@ -95,9 +95,21 @@ class VocFolder:
         return training, held_out
 
     def photo(self, name: str, *, gray: bool = False) -> Image.Image:
-        """Read a photo as RGB; a gray one has its luminance in all channels."""
-        with Image.open(self.root / "JPEGImages" / f"{name}.jpg") as file:
-            return (file.convert("L") if gray else file).convert("RGB")
+        """Read a photo as RGB; a gray one has its luminance in all channels.
+
+        Raises
+        ------
+        ValueError
+            If the file is missing or damaged.
+        """
+        path = self.root / "JPEGImages" / f"{name}.jpg"
+        try:
+            with Image.open(path) as file:
+                return (file.convert("L") if gray else file).convert("RGB")
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}): replace it, or take it out of the splits"
+            ) from error
 
     def truth(self, name: str) -> np.ndarray:
         """Read a mask: labels (H, W) uint8, 255 = do not count."""

@@ -385,6 +385,17 @@ def test_a_settings_file_is_checked_before_anything_runs(root, tmp_path, text, m
     assert not (tmp_path / "classifier-color").exists()
 
 
+def test_given_options_come_before_the_settings_file(root, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"classifier": {"network": "small", "seed": 3, "size": 96}}')
+    places = ["--root", str(root), "--out", str(tmp_path), "--settings-file", str(path)]
+    stage = train.parse(["all", *places]).stages()[0]
+    assert (stage.network, stage.seed, stage.size) == ("small", 3, 96)
+    # The default is given here: that is an option like any other.
+    stage = train.parse(["all", *places, "--network", "mobilenet_v2"]).stages()[0]
+    assert (stage.network, stage.seed, stage.size) == ("mobilenet_v2", 3, 96)
+
+
 def test_unknown_segmenters_are_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"--segmenters must be of .*got \['snaped'\]"):
         run_all(root, tmp_path, "--segmenters", "snaped")

@@ -386,8 +386,11 @@ class All(WithTables, WithNetwork):
         f"of {', '.join(SEGMENTERS)}. None: tables of cues only",
     )
     settings_file: Path | None = option(
-        None, "JSON, by stage what differs from the options here and its defaults", type=Path
+        None,
+        "JSON, by stage what differs from its defaults; options given here come before it",
+        type=Path,
     )
+    given: frozenset[str] = frozenset()  # names of the options that were given
 
     def run(self) -> None:
         """Run them."""
@@ -414,7 +417,7 @@ class All(WithTables, WithNetwork):
         ]
 
     def _as(self, stage: type[Stage], changes: dict[str, Any], **own: Any) -> Stage:
-        """Return a stage with the options that it shares with this one, and the file's changes."""
+        """Return a stage's options: those given here, or else the file's, or else the defaults."""
         entries = {entry.name: entry for entry in dataclasses.fields(stage)}
         name = stage.__name__.lower()
         for key, value in changes.get(name, {}).items():
@@ -426,7 +429,8 @@ class All(WithTables, WithNetwork):
                     f"{self.settings_file}: {key} of {name} must be of {choices}, got {value!r}"
                 )
         shared = {k: v for k, v in vars(self).items() if k in entries}
-        return stage(**(shared | own | changes.get(name, {})))
+        given = {k: v for k, v in shared.items() if k in self.given}
+        return stage(**(shared | own | changes.get(name, {}) | given))
 
 
 STAGES: dict[str, type[Stage]] = {
@@ -440,37 +444,36 @@ STAGES: dict[str, type[Stage]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> Stage:
     """Read the command line into a stage's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     stages = parser.add_subparsers(dest="stage", required=True)
     for name, stage in STAGES.items():
         text = (stage.__doc__ or "").splitlines()[0]
+        # What is not given is left to the stage's defaults.
         each = stages.add_parser(
-            name,
-            help=text,
-            description=text,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            name, help=text, description=text, argument_default=argparse.SUPPRESS
         )
         for entry in dataclasses.fields(stage):
-            _add_option(each, entry)
-    options = vars(parser.parse_args(arguments))
-    stage = STAGES[options.pop("stage")]
-    return stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+            if "help" in entry.metadata:
+                _add_option(each, entry)
+    given = vars(parser.parse_args(arguments))
+    stage = STAGES[given.pop("stage")]
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return stage(**options, **({"given": frozenset(given)} if stage is All else {}))
 
 
 def _add_option(parser: argparse.ArgumentParser, entry: dataclasses.Field[Any]) -> None:
     """Add one field; how to read it follows from its default."""
     how = dict(entry.metadata)
-    if isinstance(entry.default, bool):
+    default = entry.default
+    if isinstance(default, bool):
         how["action"] = "store_true"
-    elif isinstance(entry.default, tuple):
+    elif isinstance(default, tuple):
         how |= {"nargs": "*", "metavar": "NAME"}
+        default = " ".join(default)
     else:
-        how.setdefault("type", type(entry.default))
-    if not how.get("required"):
-        how["default"] = entry.default
+        how.setdefault("type", type(default))
+    if not (how.get("required") or isinstance(default, bool) or default in (None, "")):
+        how["help"] += f" (default: {default})"
     parser.add_argument(f"--{entry.name.replace('_', '-')}", **how)
 
 

@@ -331,10 +331,15 @@ def test_evaluate_writes_tables_labels_and_a_picture(root, chain):
     ]
     names = data.VocFolder.open(root).ids("val")
     ways = ("CAM", "merged/without", "merged/with prediction", "merged/with class labels")
-    for way, shown in zip(ways, tables[0]["rows"][0][1:], strict=True):
+    after, before = (row[1:] for row in tables[0]["rows"])
+    assert before[0] == "–"
+    folders = dict(zip(ways, after, strict=True))
+    folders |= {f"{way}/before the CRF": v for way, v in zip(ways[1:], before[1:], strict=True)}
+    for way, shown in folders.items():
         pairs = zip(truths(root).values(), labels_of(out / "labels/val" / way, names), strict=True)
         unknown_as_background = [(t, np.where(p == 255, 0, p)) for t, p in pairs]
         assert shown == f"{100 * miou(unknown_as_background):.1f}"
+    assert after[1:] != before[1:]
     with Image.open(out / "panels-val.png") as sheet:
         assert sheet.width > 8 * panels.HEIGHT
         assert sheet.height == panels.HEADER + 3 * (panels.HEIGHT + panels.GAP)

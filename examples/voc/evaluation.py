@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from models import Network
 
 CAM, PREDICTION, LABELS = "CAM", "with prediction", "with class labels"
+BEFORE = "before the CRF"
 
 
 class Tagging(NamedTuple):
@@ -93,12 +94,14 @@ def probabilities(network: Network, photo: Any, size: int, device: torch.device)
         return maps.softmax(1)[0].cpu().numpy()
 
 
-def refine(scores: np.ndarray, photo: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-    """Return labels (H, W) by the dense CRF, of the background and the present classes only."""
+def labels_of(
+    scores: np.ndarray, photo: np.ndarray, present: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (H, W) of the background and the present classes: before and after the CRF."""
     if present is not None:
         scores = cuekit.suppress_absent(scores, present)
     refined = cuekit.dense_crf(scores, photo, "sec", present=present, threads=threads())
-    return refined.argmax(0)
+    return scores.argmax(0), refined.argmax(0)
 
 
 def write_labels(
@@ -112,16 +115,19 @@ def write_labels(
 ) -> None:
     """Segment photos that have no label map yet, given their tags (C,), or None of which is known.
 
-    Every way to know the tags has a folder of its own, for which the network runs anew, so that
-    each can be added, or done again, without the others.
+    What the labels were before the CRF goes to a folder within `out`. Every way to know the tags
+    has a folder of its own, for which the network runs anew, so that each can be added, or done
+    again, without the others.
     """
     network.to(device, memory_format=torch.channels_last).eval()
-    out.mkdir(parents=True, exist_ok=True)
-    for name in missing(list(tags), out, ".png"):
+    (out / BEFORE).mkdir(parents=True, exist_ok=True)
+    # The latter is written last: where it is there, both are.
+    for name in missing(list(tags), out / BEFORE, ".png"):
         photo = folder.photo(name)
         scores = probabilities(network, photo, size, device)
-        labels = refine(scores, np.asarray(photo), tags[name])
-        cuekit.io.write_labels(out / f"{name}.png", labels)
+        before, after = labels_of(scores, np.asarray(photo), tags[name])
+        cuekit.io.write_labels(out / f"{name}.png", after)
+        cuekit.io.write_labels(out / BEFORE / f"{name}.png", before)
 
 
 def matrices(folder: VocFolder, names: Iterable[str], labels: Path) -> np.ndarray:
@@ -173,10 +179,15 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else np.nan
 
 
-def result_table(counts: dict[str, np.ndarray], classes: list[int]) -> Table:
-    """Table 1: the mean IoU of every way to segment."""
-    values = [percent(mean_iou(c.sum(0), classes)) for c in counts.values()]
-    return Table("Table 1: mean IoU, %", ["", *counts], [["mean IoU", *values]])
+def result_table(
+    counts: dict[str, np.ndarray], before: dict[str, np.ndarray], classes: list[int]
+) -> Table:
+    """Table 1: the mean IoU of every way to segment, and what it is before the CRF."""
+    rows = [
+        [name, *(percent(mean_iou(x[c].sum(0), classes)) if c in x else "–" for c in counts)]
+        for name, x in (("mean IoU", counts), (BEFORE, before))
+    ]
+    return Table("Table 1: mean IoU, %", ["", *counts], rows)
 
 
 def difference_table(
@@ -383,6 +394,11 @@ def write_tables(
         column: unknown_as_background(matrices(folder, masked, path))
         for column, path in labels.items()
     }
+    before = {
+        column: unknown_as_background(matrices(folder, masked, path / BEFORE))
+        for column, path in labels.items()
+        if column != CAM  # no CRF follows
+    }
     steps = [
         (CAM, "raw cue"),
         ("raw cue", "snapped cue"),
@@ -403,8 +419,9 @@ def write_tables(
         if names
     }
     tables = [
-        result_table(counts, classes),
+        result_table(counts, before, classes),
         difference_table("What each step of table 1 brings", counts, steps, classes),
+        difference_table(f"What each step of table 1 brings, {BEFORE}", before, steps, classes),
     ]
     for title, sets in cues.items():
         tables.append(cue_table(f"Table 2: cues of {title}, given their tags, %", sets, classes))

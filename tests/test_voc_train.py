@@ -528,6 +528,18 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(root, tmp_path, m
     assert len(rows(whole)) == iterations
 
 
+def test_training_in_bfloat16_keeps_what_it_learns_in_float32(root, tmp_path):
+    network = ["--network", "mobilenet_v2", "--stride", "8", "--epochs", "0.1", "--batch", "4"]
+    for name, options in (("float32", []), ("bfloat16", ["--bfloat16"])):
+        run("classifier", root, tmp_path / name, "--color", *SHORT, *network, *options)
+    assert all(x.dtype == torch.float32 for x in final(tmp_path / "bfloat16")["network"].values())
+    wide, narrow = (
+        [float(r["total"]) for r in rows(tmp_path / n)] for n in ("float32", "bfloat16")
+    )
+    assert wide[0] != narrow[0]
+    assert wide[0] == pytest.approx(narrow[0], rel=0.02)
+
+
 def command(root, out, *options):
     arguments = [str(VOC / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
     return [*arguments, "--train", "train", "--color", *SHORT, "--device", "cpu", *options]

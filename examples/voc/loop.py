@@ -50,6 +50,9 @@ class Schedule:
         nothing else keeps a step small.
     seed, workers : int
         Seed, and number of processes that read photos.
+    bfloat16 : bool
+        Whether the network computes in bfloat16. Its parameters, its maps and the losses stay
+        float32.
     """
 
     iterations: int
@@ -58,6 +61,7 @@ class Schedule:
     clip: float
     seed: int
     workers: int
+    bfloat16: bool = False
 
 
 class InterruptedTrainingError(Exception):
@@ -201,7 +205,9 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"] * (1 - iteration / iterations) ** 0.9
             on_device = {name: value.to(device) for name, value in items.items()}
-            terms = losses(parallel(network.see(on_device["photos"])), on_device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
+                maps = parallel(network.see(on_device["photos"]))
+            terms = losses(maps.float(), on_device)
             total = torch.stack([term.float() for term in terms.values()]).sum()
             optimizer.zero_grad()
             total.backward()

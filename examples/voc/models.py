@@ -178,6 +178,14 @@ class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow does: to ceil(size / stride), an odd pixel at the end."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pad and convolve; depthwise in the weights' dtype under autocast, too."""
+        if self.groups == 1 or x.dtype == self.weight.dtype:
+            return self.padded(x)
+        # On CPUs a dilated depthwise convolution's gradient takes 3 times as long in bfloat16.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.padded(x.to(self.weight.dtype))
+
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
         """Pad and convolve."""
         sides = []
         for size, kernel, stride, dilation in zip(

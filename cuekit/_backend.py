@@ -56,8 +56,8 @@ def build_config() -> dict[str, Any]:
     -------
     dict
         Versions of cuekit, Python and NumPy, the machine, the compiler, the instruction
-        set in use, CUDA (nvcc's version and the architectures, or "missing" and why), and each
-        package used where it is needed (None: not installed).
+        set in use, CUDA (nvcc's version and the architectures, or None, and why there is none),
+        and each package used where it is needed (None: not installed).
     """
     # Half of cuekit's import time, if they stood above.
     import platform
@@ -79,6 +79,7 @@ def build_config() -> dict[str, Any]:
         "machine": platform.machine(),
         "compiler": _cpu.compiler,
         "instruction_set": _cpu.instruction_set(),
-        "cuda": f"missing: {reason}" if cuda is None else f"{cuda.version}: {cuda.architectures}",
+        "cuda": None if cuda is None else f"{cuda.version}: {cuda.architectures}",
+        "cuda_missing": reason,
         **optional,
     }

@@ -300,8 +300,9 @@ def test_the_module_loads_without_a_gpu():
     from cuekit import _cuda
 
     assert {*dir(emulated.load())} - {*dir(_cuda)} == set()
-    config = cuekit.build_config()["cuda"]
-    assert config == f"{_cuda.version}: {_cuda.architectures}"
+    config = cuekit.build_config()
+    assert config["cuda"] == f"{_cuda.version}: {_cuda.architectures}"
+    assert config["cuda_missing"] == ""
     if has_gpu():
         return
     with emulated.installed():

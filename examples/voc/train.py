@@ -43,7 +43,7 @@ from loop import (
 from models import NETWORKS, Network, build
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cuekit import losses
+from cuekit import build_config, losses
 from cuekit.crf import PRESETS
 
 if TYPE_CHECKING:
@@ -316,9 +316,8 @@ class Segmenter(Training):
             probabilities = maps.softmax(1)
             terms = {
                 "seed": losses.seed_loss(probabilities, batch["cues"]),
-                # The CRF runs on the CPU.
                 "constrain": losses.constrain_to_boundary_loss(
-                    probabilities.cpu(), batch["photos"].cpu(), params, threads=threads()
+                    probabilities.to(crf), batch["photos"].to(crf), params, threads=threads()
                 ).to(maps.device),
             }
             if self.expansion or self.recipe == "sec":
@@ -326,6 +325,8 @@ class Segmenter(Training):
             return terms
 
         with processes(self.device) as device:
+            # On the CPU where there are no CUDA kernels.
+            crf = device if build_config()["cuda"] else torch.device("cpu")
             fit(
                 network,
                 Photos(folder, names, self.size, cues=cues, grid=grid),

@@ -40,7 +40,7 @@ SIGNATURES = {
     "suppress_absent": "(scores, present, *, margin=0.0001, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
-    "epsilon=1e-05, unary='probabilities', threads=1)",
+    "epsilon=1e-05, unary='probabilities', validate=False, threads=1)",
     "labels_to_probabilities": "(labels, num_classes, *, gt_prob=0.7, ignore=255)",
     "build_config": "()",
 }

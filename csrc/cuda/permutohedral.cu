@@ -233,7 +233,6 @@ __global__ void find_neighbours(Lattice at, Tables all, Embeddings e) {
 
 constexpr int local_slots = 2048;  // more than a tile has entries
 constexpr int words = tile_pixels / 32;
-constexpr int slots_per_thread = local_slots / tile_pixels;
 static_assert(max_entries < local_slots, "the table of a tile never fills up");
 
 // The sum over the threads before this one in a block of tile_pixels threads; *total: of all.
@@ -291,7 +290,7 @@ __global__ void find_copies(Lattice at, float* __restrict__ ones) {
 
   // Copies and entries of 16 slots per thread are counted together, entries in the upper half.
   std::uint32_t own = 0;
-  for (int slot = i * slots_per_thread; slot < (i + 1) * slots_per_thread; ++slot) {
+  for (int slot = i; slot < local_slots; slot += tile_pixels) {
     for (int w = 0; w < words; ++w)
       own += static_cast<std::uint32_t>(__popc(members[slot][w])) << 16;
     own += vertex[slot] != no_row ? 1 : 0;
@@ -300,7 +299,7 @@ __global__ void find_copies(Lattice at, float* __restrict__ ones) {
   std::uint32_t next = sum_before(own, &total);
   const int copies = static_cast<int>(total & 0xffff);
   if (i == 0) at.copies[tile] = static_cast<std::uint32_t>(copies);
-  for (int slot = i * slots_per_thread; slot < (i + 1) * slots_per_thread; ++slot) {
+  for (int slot = i; slot < local_slots; slot += tile_pixels) {
     if (vertex[slot] == no_row) continue;
     const std::uint32_t begin = next >> 16;
     const std::int64_t copy = first_copy + (next & 0xffff);
@@ -417,13 +416,13 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
         const int theirs = (__ffs(static_cast<int>(bits)) - 1) / lanes;
         bits &= ~(((1u << (lanes - 1)) * 2u - 1u) << theirs * lanes);
         const std::uint32_t until = __shfl_sync(all_lanes, end, theirs * lanes);
-        std::uint32_t j = __shfl_sync(all_lanes, alone, theirs * lanes);
+        const std::uint32_t j = __shfl_sync(all_lanes, alone, theirs * lanes);
         const std::int32_t used_there = __shfl_sync(all_lanes, used, theirs * lanes);
         float4 more = all_of(0.0f);
         if (label < used_there) {
 #pragma unroll 4
-          for (j += static_cast<std::uint32_t>(group); j < until; j += groups)
-            more = add4(more, 1.0f, load4(from + rows.offset(at.list[j])));
+          for (std::int64_t l = std::int64_t{j} + group; l < until; l += groups)
+            more = add4(more, 1.0f, load4(from + rows.offset(at.list[l])));
         }
         for (int offset = lanes; offset < warp_size; offset *= 2) {
           const float4 other{__shfl_xor_sync(all_lanes, more.x, offset),

@@ -111,7 +111,7 @@ def test() -> bool:
     """Run the tests that take a device."""
     files = [f"tests/test_{op}.py" for op in OPS.split()]
     # What needs no device has its place in an ordinary run of the tests.
-    chosen = ["-k", "cuda or equals_oracle or device or gpu"]
+    chosen = ["-k", "cuda or oracle or device"]
     return step("test", [*PYTEST, "tests/test_cuda.py", *files, *chosen], 150, **ON_GPU)
 
 

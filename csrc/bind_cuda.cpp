@@ -298,23 +298,17 @@ struct DLTensor {
   std::uint64_t byte_offset;
 };
 
-// (address, shape, strides in items or None, DLPack's type code, bits): of a capsule that its
-// owner goes on owning. The caller keeps the capsule for as long as it uses the memory.
+// (address, shape, DLPack's type code, bits) of a capsule that its owner goes on owning. The caller
+// keeps the capsule for as long as it uses the memory.
 py::tuple dlpack(const py::capsule& capsule) {
   if (std::string(capsule.name()) != "dltensor")
     throw std::invalid_argument("not a DLPack capsule, or one that was used");
   const auto* tensor = static_cast<const DLTensor*>(capsule.get_pointer());
   if (tensor->lanes != 1) throw std::invalid_argument("vectors as items are not supported");
-  py::list shape, strides;
-  for (int i = 0; i < tensor->ndim; ++i) {
-    shape.append(tensor->shape[i]);
-    if (tensor->strides != nullptr) strides.append(tensor->strides[i]);
-  }
+  py::list shape;
+  for (int i = 0; i < tensor->ndim; ++i) shape.append(tensor->shape[i]);
   const auto address = reinterpret_cast<std::uintptr_t>(tensor->data) + tensor->byte_offset;
-  return py::make_tuple(
-      address, py::tuple(shape),
-      tensor->strides == nullptr ? py::object(py::none()) : py::object(py::tuple(strides)),
-      tensor->code, tensor->bits);
+  return py::make_tuple(address, py::tuple(shape), tensor->code, tensor->bits);
 }
 
 }  // namespace

@@ -260,7 +260,7 @@ class CupyDevice:
 
         # -1: the consumer works on the producer's own stream, and needs no other order.
         capsule = array.__dlpack__(stream=-1)
-        address, shape, _, code, bits = cuda_kernels().dlpack(capsule)
+        address, shape, code, bits = cuda_kernels().dlpack(capsule)
         kinds = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode; 4 would be bfloat16
         if code not in kinds:
             raise TypeError(f"array must have a dtype that NumPy knows, got {array.dtype}")

@@ -465,6 +465,22 @@ def test_photos_of_a_batch_differ_on_a_device(device):
         assert same_bits(result[one], of_one)
 
 
+def test_labels_of_the_model_on_a_device(device, figures):
+    """Against the model itself, as `test_error_of_the_lattice` does for the CPU."""
+    agreements = []
+    for name in PEER_PRESETS:
+        setting = crf.PRESETS[name]
+        patch = patches(30, 40, noise=6)
+        maps = smooth_probabilities((30, 40))
+        model = reference.dense_crf(maps, patch, setting, 10, 1e-5, reference.exact_filter)
+        ours = Run(device, 1, INSTRUCTION_SETS[0])(crf_of, maps, patch, None, params=setting)
+        agreements.append((ours.argmax(0) == model.argmax(0)).mean())
+    figures.append(
+        f"dense_crf, {device.name}: {min(agreements):.1%} of the model's labels at least"
+    )
+    assert min(agreements) > 0.95
+
+
 def test_one_colour_on_a_device(device):
     """A vertex has pixels of more tiles than one group of threads adds up."""
     photo = np.full((60, 130, 3), 7, np.uint8)

@@ -1,10 +1,6 @@
 // Building the lattice of permutohedral.h.
 //
-// - Features become simplices in vectors of up to 16 pixels, with the arithmetic of pydensecrf in
-//   its order, so that pixels fall into the same simplices.
-// - A vertex's d coordinates are congruent modulo d + 1. So its key is one 64-bit number: the
-//   common remainder and d quotients, each in as many bits as the photo's size and the widths call
-//   for. The vertices of a simplex, and the neighbours of a vertex, are then a constant away.
+// - Features become simplices and keys as in cuekit/permutohedral.h, in vectors of up to 16 pixels.
 // - Places in the table are asked for some pixels ahead, and few branches depend on what is found.
 #include "permutohedral.h"
 
@@ -12,9 +8,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
-#include <stdexcept>
 #include <utility>
 
+#include "cuekit/permutohedral.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "simd.h"
@@ -22,7 +18,7 @@
 namespace cuekit::cpu {
 namespace {
 
-using Key = std::uint64_t;
+using Key = LatticeKey;
 using Row = std::int32_t;
 
 inline std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n); }
@@ -91,60 +87,6 @@ class VertexTable {
 // ---- from features to simplices ----
 
 constexpr int block = 16;  // strips of pixels are padded to a multiple of the widest vector
-
-// What the embedding needs to know: how features are scaled, and where a quotient stands in a key.
-template <int d>
-struct Embedding {
-  float scale[d];
-  std::int64_t lowest[d];  // quotient that is stored as 0
-  int shift[d];
-
-  // Every feature lies in [0, highest].
-  explicit Embedding(const double (&highest)[d]) {
-    const auto deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
-    for (int i = 0; i < d; ++i)
-      scale[i] = static_cast<float>(1.0 / std::sqrt(static_cast<double>((i + 2) * (i + 1))) *
-                                    static_cast<double>(deviation));
-    int bits = remainder_bits;
-    for (int i = 0; i < d; ++i) {
-      // Coordinate i: the sum of the scaled features from i on, less i times the one before it.
-      double low = 0, high = 0;
-      for (int j = i; j < d; ++j) high += highest[j] * static_cast<double>(scale[j]);
-      if (i > 0) low = -i * highest[i - 1] * static_cast<double>(scale[i - 1]);
-      // The corners of a simplex and the neighbours of these reach one further; two to spare.
-      const double first = std::floor(low / (d + 1)) - 3, last = std::ceil(high / (d + 1)) + 3;
-      if (last - first > limit) throw too_fine();
-      lowest[i] = static_cast<std::int64_t>(first);
-      shift[i] = bits;
-      const auto count = static_cast<std::int64_t>(last - first) + 1;
-      while (count >> (bits - shift[i]) > 0) ++bits;
-      if (bits > 64) throw too_fine();
-    }
-  }
-
-  Key unit(int i) const { return i < d ? Key{1} << shift[i] : Key{0}; }
-
-  // What leads from a vertex to its neighbour along an axis. Along axis j, coordinate j grows by d
-  // and the others shrink by 1; where the common remainder is 0, it becomes d.
-  Key step(int axis, bool from_remainder_0) const {
-    Key result = unit(axis);
-    if (!from_remainder_0) return result - 1;
-    for (int i = 0; i < d; ++i) result -= unit(i);
-    return result + d;
-  }
-
-  static constexpr int remainder_bits = 3;
-  static_assert(d < 1 << remainder_bits, "the remainder is at most d");
-  static constexpr Key remainder_mask = (Key{1} << remainder_bits) - 1;
-
- private:
-  // Beyond, float32 coordinates would be off by more than an eighth of a lattice step.
-  static constexpr double limit = 1 << 18;
-
-  static std::invalid_argument too_fine() {
-    return std::invalid_argument("image is too large for CRF widths (sxy, srgb) as small as these");
-  }
-};
 
 // features[j][x], x in [0, count), count a multiple of the block ->
 //   keys[x]           of the simplex's vertex of remainder 0

@@ -56,19 +56,13 @@ __global__ void count_pieces(const std::uint32_t* __restrict__ words,
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const auto width = static_cast<std::int32_t>(p.width);
   const std::int64_t cells = p.in_height * p.in_width;
-  std::int64_t at = which * cut;
-  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
-  while (at < end) {
-    const std::int64_t key = g.keys[at];
-    if (key >= g.groups()) return;  // pixels in no superpixel are the last
-    const std::int64_t next = g.starts[key + 1];
-    const std::int64_t stop = next < end ? next : end;
+  for_each_piece(g, which, [&](std::int64_t key, std::int64_t begin, std::int64_t end) {
     const std::uint32_t* image = words + key / g.num_superpixels * cells;
     std::uint32_t count = 0;
-    for (std::int64_t base = at; base < stop; base += warp_size) {
+    for (std::int64_t first = begin; first < end; first += warp_size) {
       std::uint32_t word = 0;
-      if (base + lane < stop) {
-        const std::int32_t pixel = g.pixel[base + lane];
+      if (first + lane < end) {
+        const std::int32_t pixel = g.pixel[first + lane];
         const std::int32_t y = pixel / width;
         word = image[rows[y] * p.in_width + columns[pixel - y * width]];
       }
@@ -78,15 +72,14 @@ __global__ void count_pieces(const std::uint32_t* __restrict__ words,
       }
     }
     if (lane < channels) counts[(which + key) * table_width + lane] = count;
-    at = stop;
-  }
+  });
 }
 
 template <class T>
 struct Bilinear {
   const T* maps;
   std::int64_t channels, in_pixels;
-  std::int32_t in_width, height, width;
+  std::int32_t in_width, width;
   const BilinearTap* rows;
   const BilinearTap* columns;
 
@@ -198,7 +191,6 @@ void find_means(const T* maps, const Workspace& at, const SnapParams& p, std::in
                             p.channels,
                             p.in_height * p.in_width,
                             static_cast<std::int32_t>(p.in_width),
-                            static_cast<std::int32_t>(p.height),
                             static_cast<std::int32_t>(p.width),
                             at.taps,
                             at.taps + p.height};

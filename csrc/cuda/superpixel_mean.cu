@@ -20,17 +20,11 @@ __global__ void __launch_bounds__(block_size, 3)
   const std::int64_t which = warp / warps_per_cut;
   const std::int64_t offset = warp % warps_per_cut * channels_per_warp;
   const int last = static_cast<int>(channels - 1 - offset);
-  std::int64_t at = which * cut;
-  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
-  while (at < end) {
-    const std::int64_t key = g.keys[at];
-    if (key >= g.groups()) return;  // pixels in no superpixel are the last
-    const std::int64_t next = g.starts[key + 1];
-    const std::int64_t stop = next < end ? next : end;
+  for_each_piece(g, which, [&](std::int64_t key, std::int64_t begin, std::int64_t end) {
     const std::int64_t map = key / g.num_superpixels * all_channels + first_channel + offset;
     double sum[channels_per_warp] = {};
 #pragma unroll 1
-    for (std::int64_t i = at + lane; i < stop; i += warp_size) {
+    for (std::int64_t i = begin + lane; i < end; i += warp_size) {
       // All loads before the first sum, and no branch between them: where there are fewer channels
       // the last is read again, from the cache, and goes nowhere.
       const T* source = values + map * g.pixels + g.pixel[i];
@@ -46,8 +40,7 @@ __global__ void __launch_bounds__(block_size, 3)
       sum[j] = reduce_warp(sum[j], Plus());
       if (lane == j && j <= last) sums[(which + key) * table_width + offset + j] = sum[j];
     }
-    at = stop;
-  }
+  });
 }
 
 template <class Mean, int width>

@@ -53,6 +53,22 @@ __host__ __device__ inline std::int64_t piece_rows(const Grouped& g) {
   return (g.size() + cut - 1) / cut + g.groups();
 }
 
+// Calls body(key, begin, end) for every piece of cut `which`, one after the other. Pixels in no
+// superpixel are the last of all and in no piece.
+template <class Body>
+__device__ void for_each_piece(const Grouped& g, std::int64_t which, Body body) {
+  std::int64_t at = which * cut;
+  const std::int64_t end = at + cut < g.size() ? at + cut : g.size();
+  while (at < end) {
+    const std::int64_t key = g.keys[at];
+    if (key >= g.groups()) return;
+    const std::int64_t next = g.starts[key + 1];
+    const std::int64_t stop = next < end ? next : end;
+    body(key, at, stop);
+    at = stop;
+  }
+}
+
 // means (groups, table_width): of the pieces' sums. Keys without pixels get 0.
 template <class Sum, class Mean>
 __global__ void add_pieces(const Sum* __restrict__ sums, Grouped g, std::int64_t channels,

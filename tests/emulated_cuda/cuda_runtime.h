@@ -50,12 +50,6 @@ inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t bytes, c
   if (bytes > 0) std::memset(target, value, bytes);
   return cudaSuccess;
 }
-enum cudaMemcpyKind { cudaMemcpyDefault };
-inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
-                                   cudaMemcpyKind, cudaStream_t) {
-  if (bytes > 0) std::memcpy(target, source, bytes);
-  return cudaSuccess;
-}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -101,8 +95,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline void __syncthreads() { emulated::wait(emulated::Wait::block); }
-inline void __syncwarp(unsigned = 0xffffffffu) { emulated::wait(emulated::Wait::warp); }
-inline void __threadfence() {}
 
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
@@ -117,19 +109,11 @@ T __shfl_up_sync(unsigned, T value, unsigned delta) {
   const unsigned lane = emulated::this_lane();
   return emulated::from_lane(value, lane < delta ? lane : lane - delta);
 }
-template <class T>
-T __shfl_down_sync(unsigned, T value, unsigned delta) {
-  const unsigned lane = emulated::this_lane();
-  return emulated::from_lane(value, lane + delta < 32 ? lane + delta : lane);
-}
 inline unsigned __ballot_sync(unsigned, bool predicate) {
   const std::uint64_t* values = emulated::exchange(predicate ? 1 : 0);
   unsigned bits = 0;
   for (unsigned lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(values[lane]) << lane;
   return bits;
-}
-inline bool __any_sync(unsigned mask, bool predicate) {
-  return __ballot_sync(mask, predicate) != 0;
 }
 
 template <class T>
@@ -141,7 +125,6 @@ inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits)
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 
 template <class T>
 T __ldcg(const T* source) {
@@ -162,21 +145,9 @@ T atomicMax(T* target, T value) {
   return before;
 }
 template <class T>
-T atomicMin(T* target, T value) {
-  const T before = *target;
-  if (value < before) *target = value;
-  return before;
-}
-template <class T>
 T atomicOr(T* target, T value) {
   const T before = *target;
   *target = before | value;
-  return before;
-}
-template <class T>
-T atomicExch(T* target, T value) {
-  const T before = *target;
-  *target = value;
   return before;
 }
 template <class T>

@@ -42,6 +42,7 @@ def control() -> Case:
         "control: a loop that touches no memory, two threads",
         Contender("two threads", lambda: _spin_in_threads(2), steps),
         [Contender("one thread", lambda: _spin_in_threads(1), steps)],
+        settled=True,
     )
 
 
@@ -60,6 +61,7 @@ def two_against_one(
         Contender("cuekit, two threads", lambda: call(2), one),
         [Contender("cuekit, one thread", lambda: call(1), one)],
         [Claim(f"{name}, two threads against one", ("cuekit, one thread",), at_least=at_least)],
+        settled=True,
     )
 
 

@@ -19,6 +19,8 @@ ROUNDS = 21  # at least, per comparison
 QUICK_ROUNDS = 5
 MOST_ROUNDS = 201
 SECONDS = 0.5  # short calls repeat for about this long
+SETTLE_SECONDS = 0.3
+SETTLED_CALLS = 5  # in turn
 # Resident memory before, and its highest point during the call.
 MEMORY_PROGRAM = """
 import sys
@@ -63,6 +65,7 @@ class Case:
     ours: Contender
     peers: Sequence[Contender]
     claims: Sequence[Claim] = ()
+    settled: bool = False  # timed while all its processors are awake: see compare
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,30 @@ def trial(contender: Contender) -> float:
     return min(seconds(contender.call) for _ in range(3))
 
 
-def compare(ours: Contender, peer: Contender, *, quick: bool) -> Row:
-    """Time ours, peer, ours, peer, …: noise of the machine falls on both."""
+def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = False) -> Row:
+    """Time ours, peer, ours, peer, …: noise of the machine falls on both.
+
+    Where sides have different numbers of threads, `settled`: a few calls of each in turn, after
+    some that are not timed. In a loop over a data set all processors are awake, but beside a peer
+    of one thread the others rest, and a virtual processor is slow for a while after that.
+    """
+    calls = SETTLED_CALLS if settled else 1
+
+    def timed(contender: Contender) -> list[float]:
+        awake = perf_counter() + SETTLE_SECONDS
+        while settled and perf_counter() < awake:
+            contender.call()
+        return [seconds(contender.call) for _ in range(calls)]
+
     pair = trial(ours) + trial(peer)
     rounds = QUICK_ROUNDS if quick else max(ROUNDS, min(MOST_ROUNDS, round(SECONDS / pair)))
     gc.collect()
     gc.disable()
     try:
-        times = np.array([(seconds(ours.call), seconds(peer.call)) for _ in range(rounds)])
+        turns = [(timed(ours), timed(peer)) for _ in range(-(-rounds // calls))]
     finally:
         gc.enable()
+    times = np.moveaxis(turns, 1, 2).reshape(-1, 2)
     ours_ms, peer_ms = 1e3 * np.median(times, axis=0)
     low, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.75))
     return Row(
@@ -150,7 +167,7 @@ def compare(ours: Contender, peer: Contender, *, quick: bool) -> Row:
         ratio=float(peer_ms / ours_ms),
         low=float(low),
         high=float(high),
-        rounds=rounds,
+        rounds=len(times),
     )
 
 
@@ -183,7 +200,7 @@ def measure(case: Case, *, quick: bool = False) -> Result:
             peers.append(peer)
         else:
             slower[peer.name] = 1e3 * trials[peer.name]
-    rows = [compare(case.ours, peer, quick=quick) for peer in peers]
+    rows = [compare(case.ours, peer, quick=quick, settled=case.settled) for peer in peers]
     verdicts = [judge(claim, rows) for claim in case.claims]
     return Result(case.title, rows, verdicts, slower)
 

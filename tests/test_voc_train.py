@@ -475,6 +475,39 @@ def test_photos_without_masks_are_segmented_and_do_not_count(root, chain, tmp_pa
     assert json.loads((out / "tables-val.json").read_text(encoding="utf-8")) == kept
 
 
+def test_seeds_are_counted_together(root, chain, tmp_path):
+    out, _ = chain
+    for name in ("cues", "maps", "segmenter-merged"):
+        (tmp_path / name).symlink_to(out / name)
+
+    def other_seed(**changes):
+        checkpoint = final(out, "segmenter-merged")
+        checkpoint["settings"] |= {"seed": 1, **changes}
+        checkpoint["network"] = {k: 0 * v for k, v in checkpoint["network"].items()}
+        (tmp_path / "segmenter-merged-seed1").mkdir(exist_ok=True)
+        torch.save(checkpoint, tmp_path / "segmenter-merged-seed1" / "checkpoint.pt")
+
+    def rows(*seeds):
+        run("evaluate", root, tmp_path, "--segmenters", "merged", "--seeds", *seeds)
+        tables = json.loads((tmp_path / "tables-val.json").read_text(encoding="utf-8"))
+        return {table["title"]: {k: v for k, *v in table["rows"]} for table in tables}
+
+    other_seed()
+    one, other, both = rows(0), rows(1), rows(0, 1)
+    title, by_seed = "Table 1: mean IoU, %", "Table 1 by seed: mean IoU, %"
+    kept = json.loads((out / "tables-val.json").read_text(encoding="utf-8"))[0]
+    assert one[title] == {k: v for k, *v in kept["rows"]}
+    assert by_seed not in one
+    assert both[by_seed]["mean IoU, seed 0"] == one[title]["mean IoU"]
+    assert both[by_seed]["mean IoU, seed 1"] == other[title]["mean IoU"]
+    # The other network says nothing but background.
+    values = [float(each[title]["mean IoU"][1]) for each in (other, both, one)]
+    assert values == sorted(set(values))
+    other_seed(epochs=9.0)
+    with pytest.raises(ValueError, match="epochs"):
+        rows(0, 1)
+
+
 def test_processes_share_photos_whatever_the_others_have_written(tmp_path, monkeypatch):
     names = [f"photo{i}" for i in range(9)]
     written = []

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from data import VocFolder
     from models import Network
 
+    # Name → seed → network, and the settings it was trained with
+    Segmenters = dict[str, dict[int, tuple[Network, dict[str, Any]]]]
+    Labels = dict[int, Path]  # seed → folder of label maps
+
 CAM, PREDICTION, LABELS = "CAM", "with prediction", "with class labels"
 BEFORE = "before the CRF"
 
@@ -190,6 +194,26 @@ def result_table(
     return Table("Table 1: mean IoU, %", ["", *counts], rows)
 
 
+def together(by_seed: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Add up the matrices of all seeds, photo by photo."""
+    return {column: np.sum(list(each.values()), axis=0) for column, each in by_seed.items()}
+
+
+def seed_table(
+    counts: dict[str, dict[int, np.ndarray]],
+    before: dict[str, dict[int, np.ndarray]],
+    classes: list[int],
+) -> Table:
+    """Table 1 for every seed by itself; empty where there is but one."""
+    seeds = list(next(iter(counts.values())))
+    rows = []
+    for seed in seeds if len(seeds) > 1 else []:
+        own, own_before = ({c: x[seed] for c, x in each.items()} for each in (counts, before))
+        for name, *values in result_table(own, own_before, classes).rows:
+            rows.append([f"{name}, seed {seed}", *values])
+    return Table("Table 1 by seed: mean IoU, %", ["", *counts], rows)
+
+
 def difference_table(
     title: str, counts: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], classes: list[int]
 ) -> Table:
@@ -321,16 +345,16 @@ def write_labels_of_maps(plan: Plan, told: dict[str, np.ndarray], out: Path) -> 
 
 def segment(
     plan: Plan,
-    segmenters: dict[str, tuple[Network, dict[str, Any]]],
+    segmenters: Segmenters,
     with_tags: str,
     device: torch.device,
-) -> tuple[dict[str, Path], dict[str, Tagging]]:
+) -> tuple[dict[str, Labels], dict[str, Tagging]]:
     """Segment the photos in every way; tags are given to `with_tags` only.
 
     Returns
     -------
-    labels : dict of str to Path
-        Way → folder of label maps.
+    labels : dict of str to dict of int to Path
+        Way → seed → folder of label maps.
     tagging : dict of str to Tagging
         How well the tags are told.
     """
@@ -345,22 +369,23 @@ def segment(
     out = plan.out / "labels" / plan.split
     keep_settings(out / CAM, cues=read_settings(plan.out / "cues"), threshold=threshold)
     write_labels_of_maps(plan, told, out / CAM)
-    columns = {CAM: out / CAM}
-    for name, (network, settings) in segmenters.items():
-        columns[f"{name} cue"] = out / name / "without"
+    columns: dict[str, Labels] = {}
+    for name, networks in segmenters.items():
         for way, tags in ways.items() if name == with_tags else [("without", ways["without"])]:
-            folder = out / name / way
+            column = columns.setdefault(f"{name} cue" if way == "without" else way, {})
             given = {"threshold": threshold} if way == PREDICTION else {}
-            keep_settings(folder, segmenter=settings, **given)
-            write_labels(network, plan.folder, tags, folder, size=settings["size"], device=device)
-            if way != "without":
-                columns[way] = folder
-    return columns, tagging
+            for seed, (network, settings) in networks.items():
+                folder = column[seed] = out / (f"{name}-seed{seed}" if seed else name) / way
+                size = settings["size"]
+                keep_settings(folder, segmenter=settings, **given)
+                write_labels(network, plan.folder, tags, folder, size=size, device=device)
+    seeds = {seed for column in columns.values() for seed in column} or {0}
+    return {CAM: dict.fromkeys(sorted(seeds), out / CAM), **columns}, tagging
 
 
 def evaluate(
     plan: Plan,
-    segmenters: dict[str, tuple[Network, dict[str, Any]]],
+    segmenters: Segmenters,
     *,
     panels: int,
     device: torch.device,
@@ -382,7 +407,7 @@ def evaluate(
 
 
 def write_tables(
-    plan: Plan, labels: dict[str, Path], tagging: dict[str, Tagging], with_tags: str
+    plan: Plan, labels: dict[str, Labels], tagging: dict[str, Tagging], with_tags: str
 ) -> None:
     """Write all tables as Markdown and JSON, and show them.
 
@@ -390,15 +415,20 @@ def write_tables(
     """
     folder, classes = plan.folder, plan.classes
     masked = plan.with_masks(plan.names)
-    counts = {
-        column: unknown_as_background(matrices(folder, masked, path))
-        for column, path in labels.items()
+
+    def counts_of(way: Path) -> np.ndarray:
+        return unknown_as_background(matrices(folder, masked, way))
+
+    by_seed = {
+        column: {seed: counts_of(path) for seed, path in of_seeds.items()}
+        for column, of_seeds in labels.items()
     }
-    before = {
-        column: unknown_as_background(matrices(folder, masked, path / BEFORE))
-        for column, path in labels.items()
+    before_by_seed = {
+        column: {seed: counts_of(path / BEFORE) for seed, path in of_seeds.items()}
+        for column, of_seeds in labels.items()
         if column != CAM  # no CRF follows
     }
+    counts, before = together(by_seed), together(before_by_seed)
     steps = [
         (CAM, "raw cue"),
         ("raw cue", "snapped cue"),
@@ -420,6 +450,7 @@ def write_tables(
     }
     tables = [
         result_table(counts, before, classes),
+        seed_table(by_seed, before_by_seed, classes),
         difference_table("What each step of table 1 brings", counts, steps, classes),
         difference_table(f"What each step of table 1 brings, {BEFORE}", before, steps, classes),
     ]
@@ -450,8 +481,8 @@ def write_tables(
     sys.stdout.write(text)
 
 
-def draw_panels(plan: Plan, labels: dict[str, Path], network: str, number: int) -> None:
-    """Draw photos evenly taken from the split, with every stage beside them."""
+def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int) -> None:
+    """Draw photos evenly taken from the split, with every stage of the first seed beside them."""
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
     cues = plan.out / "cues"
     columns = {}
@@ -464,7 +495,8 @@ def draw_panels(plan: Plan, labels: dict[str, Path], network: str, number: int) 
         "merged": cues / "merged",
     }
     if network in labels:
-        columns |= {"network": labels[network], PREDICTION: labels[PREDICTION]}
+        first = next(iter(labels[network]))
+        columns |= {"network": labels[network][first], PREDICTION: labels[PREDICTION][first]}
     draw(
         [plan.folder.photo(name) for name in chosen],
         {title: [path / f"{name}.png" for name in chosen] for title, path in columns.items()},

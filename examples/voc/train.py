@@ -288,9 +288,8 @@ class Segmenter(Training):
     @property
     def name(self) -> str:
         """Name of the folder that it goes to."""
-        if self.recipe == "sec":
-            return "segmenter-sec"
-        return f"segmenter-{self.cues}" + ("-expansion" if self.expansion else "")
+        cues = self.cues + ("-expansion" if self.expansion else "")
+        return segmenter_name("sec" if self.recipe == "sec" else cues, self.seed)
 
     def run(self) -> None:
         """Train it."""
@@ -343,6 +342,11 @@ class Segmenter(Training):
             )
 
 
+def segmenter_name(name: str, seed: int) -> str:
+    """Return the folder of one of `SEGMENTERS`: seeds other than 0 have their own."""
+    return f"segmenter-{name}" + (f"-seed{seed}" if seed else "")
+
+
 def start_from(network: Network, classifier: Network) -> None:
     """Start a segmentation network from a classifier; what its background's map is made of is 0."""
     state = classifier.state_dict()
@@ -360,6 +364,9 @@ class Evaluate(WithTables):
     segmenters: tuple[str, ...] = option(
         ("raw", "snapped", "merged"),
         "what to segment with; tags are given to merged, or else to the last",
+    )
+    seeds: tuple[int, ...] = option(
+        (), "of the segmentation networks, all counted together; none: that of --seed", type=int
     )
 
     def run(self) -> None:
@@ -379,12 +386,21 @@ class Evaluate(WithTables):
             [0, *(folder.names.index(c) + 1 for c in self.classes or folder.names)],
             self.recall,
         )
-        segmenters = {
-            name: trained(folder, self.out / f"segmenter-{name}" / "checkpoint.pt", self.train)
-            for name in self.segmenters
-        }
+        segmenters = {name: self._trained(folder, name) for name in self.segmenters}
         with processes(self.device) as device:
             evaluate(plan, segmenters, panels=self.panels, device=device)
+
+    def _trained(self, folder: VocFolder, name: str) -> dict[int, tuple[Network, dict[str, Any]]]:
+        """Load the networks of all seeds; nothing else may differ in how they were trained."""
+        networks = {}
+        settings: dict[str, Any] = {}
+        for seed in self.seeds or (self.seed,):
+            path = self.out / segmenter_name(name, seed) / "checkpoint.pt"
+            networks[seed] = trained(folder, path, self.train)
+            own = {k: v for k, v in networks[seed][1].items() if k != "seed"}
+            settings = settings or own
+            refuse_other_settings(path, own, settings)
+        return networks
 
 
 @dataclass(frozen=True)
@@ -399,6 +415,9 @@ class All(WithTables, WithNetwork):
         None,
         "JSON, by stage what differs from its defaults; options given here come before it",
         type=Path,
+    )
+    seeds: tuple[int, ...] = option(
+        (), "of the segmentation networks, all counted together; none: that of --seed", type=int
     )
     given: frozenset[str] = frozenset()  # names of the options that were given
 
@@ -418,12 +437,14 @@ class All(WithTables, WithNetwork):
         if unknown := set(changes) - set(known):
             raise ValueError(f"{self.settings_file}: stages are {known}, got {min(unknown)!r}")
         test = () if self.split == HELD_OUT else (self.split,)
+        segmenters = [self._as(Segmenter, changes, **SEGMENTERS[name]) for name in self.segmenters]
+        seeds = self.seeds or tuple({stage.seed for stage in segmenters}) or (self.seed,)
         return [
             self._as(Classifier, changes, color=True),
             self._as(Classifier, changes, gray=True),
             self._as(Cues, changes, test=test),
-            *(self._as(Segmenter, changes, **SEGMENTERS[name]) for name in self.segmenters),
-            self._as(Evaluate, changes),
+            *(dataclasses.replace(stage, seed=seed) for seed in seeds for stage in segmenters),
+            dataclasses.replace(self._as(Evaluate, changes), seeds=seeds),
         ]
 
     def _as(self, stage: type[Stage], changes: dict[str, Any], **own: Any) -> Stage:

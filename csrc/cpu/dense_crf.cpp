@@ -1,7 +1,7 @@
 // Mean field of include/cuekit/dense_crf.h on the lattices of permutohedral.h. What makes it fast:
 //
 // - One pass over the pixels per iteration: read both lattices, add the unary, softmax, splat into
-//   the next lattices. Q is only stored at the end.
+//   the next lattices. The first one reads the scores, and only the last one stores Q.
 // - All labels of a pixel, or of a vertex, stand side by side and are worked on as vectors, padded
 //   to whole ones with labels of probability 0.
 // - Blurring works in place: along a chain of neighbours every vertex is read and written once, and
@@ -124,12 +124,12 @@ CUEKIT_INLINE float max_of(const Labels<Lanes<float, 8>, parts>& x) {
 
 // What a pass over the pixels works on. Rows of values, and of the unary, are `stride` apart.
 struct Pass {
-  float* unary;  // (N, stride), and Q in the end
+  const float* unary;  // (N, stride)
   std::int64_t stride;
   const Filter* spatial;
   const Filter* bilateral;
   // A third filter that multiplies by a weight: Q of the iteration before, or null.
-  float* own;  // (N, stride)
+  const float* own;  // (N, stride)
   float own_weight;
   bool slice, splat;
 };
@@ -147,8 +147,9 @@ template <class V, int parts, bool many>
 struct MeanField {
   using L = Labels<V, parts>;
 
+  // Q goes to `kept`, (last - first, stride), unless that is null.
   static CUEKIT_INLINE void run(const Pass* pass, std::int64_t first, std::int64_t last,
-                                float* scratch) {
+                                float* scratch, float* kept) {
     const std::int64_t stride = many ? pass->stride : L::size;
     float factors[together];
     for (std::int64_t i = first; i < last; i += together) {
@@ -161,7 +162,8 @@ struct MeanField {
       for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of(scratch[k]);
       reciprocal_sums(stride, count, scratch, factors);
       for (std::int64_t label = 0; label < stride; label += L::size)
-        splat(*pass, stride, i, count, label, scratch, factors);
+        splat(*pass, stride, i, count, label, scratch, factors,
+              kept == nullptr ? nullptr : kept + (i - first) * stride + label);
     }
   }
 
@@ -247,9 +249,7 @@ struct MeanField {
 
   static CUEKIT_INLINE void splat(const Pass& pass, std::int64_t stride, std::int64_t first,
                                   std::int64_t count, std::int64_t label, const float* in,
-                                  const float* factors) {
-    float* const to = !pass.splat ? pass.unary : pass.own;
-    float* const kept = to == nullptr ? nullptr : to + first * stride + label;
+                                  const float* factors, float* kept) {
     const Filter none;
     const Filter& f1 = pass.splat ? *pass.spatial : none;
     const Filter& f2 = pass.splat ? *pass.bilateral : none;
@@ -339,10 +339,11 @@ struct Groups {
   static constexpr int wides = eights == 0 ? 1 : eights;
   static constexpr std::int64_t size = 4 * fours;
 
-  static void mean_field(const Pass* pass, std::int64_t first, std::int64_t last, float* scratch) {
+  static void mean_field(const Pass* pass, std::int64_t first, std::int64_t last, float* scratch,
+                         float* kept) {
     using InFours = MeanField<Four, fours, many>;
     using InWides = MeanField<Wide, wides, many>;
-    dispatch_width<InFours, InWides, InWides>(pass, first, last, scratch);
+    dispatch_width<InFours, InWides, InWides>(pass, first, last, scratch, kept);
   }
   static void blur(const std::int32_t* chain, std::int64_t count, float* values,
                    std::int64_t stride) {
@@ -354,7 +355,7 @@ struct Groups {
 
 struct Kernels {
   std::int64_t stride;  // labels, padded
-  void (*mean_field)(const Pass*, std::int64_t, std::int64_t, float*);
+  void (*mean_field)(const Pass*, std::int64_t, std::int64_t, float*, float*);
   void (*blur)(const std::int32_t*, std::int64_t, float*, std::int64_t);
 
   template <int eights, bool many>
@@ -463,8 +464,6 @@ class Inference {
         threads_(threads),
         pixels_(p.height * p.width),
         bands_(divide_into_bands(p.height, p.width)) {
-    for (const Band& band : bands_)
-      for (const Strip& strip : strips_of(band, p.width)) strips_.push_back(strip);
     channels_.push_back(0);
     for (std::int64_t c = 1; c < p.channels; ++c)
       if (present[c - 1]) channels_.push_back(c);
@@ -489,14 +488,11 @@ class Inference {
 
   // False when a score is not finite.
   bool run() {
-    if (!read_scores()) return false;
-    for (std::int64_t i = 0; i <= p_.iterations; ++i) {
-      const bool last = i == p_.iterations;
-      mean_field(i > 0, !last);
-      if (last) break;
+    if (!pass(true, p_.iterations == 0)) return false;
+    for (std::int64_t i = 1; i <= p_.iterations; ++i) {
       blur_both();
+      pass(false, i == p_.iterations);
     }
-    write_probabilities();
     return true;
   }
 
@@ -516,37 +512,41 @@ class Inference {
     });
   }
 
-  // body(task, strip, first column, number of columns), some strips a task.
-  template <class Body>
-  void for_patches(std::int64_t tasks, Body&& body) {
-    const auto strips = static_cast<std::int64_t>(strips_.size());
-    parallel_for(tasks, threads_, [&](std::int64_t t) {
-      for (std::int64_t s = t * strips / tasks; s < (t + 1) * strips / tasks; ++s)
-        for (std::int64_t x = 0; x < p_.width; x += columns)
-          body(t, strips_[to_size(s)], x, std::min(columns, p_.width - x));
-    });
-  }
-  std::int64_t tasks() const { return std::max<std::int64_t>(1, pixels_ >> 14); }
-
-  // The labels of a strip's pixel, x columns on and in its first row.
-  float* unary_of(const Strip& strip, std::int64_t x) const {
-    return unary_.get() + (strip.first_row * p_.width + x * strip.rows) * kernels_.stride;
-  }
-
-  bool read_scores() {
-    std::vector<std::uint8_t> finite(to_size(tasks()), 1);
+  // Over all pixels, some columns of a strip at a time: the first pass reads the scores as it comes
+  // to them, and the last one writes what it has just found. False when a score is not finite.
+  bool pass(bool first, bool last) {
+    const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_,
+                    own_.get(),   own_weight_,     !first,    !last};
     const auto labels = static_cast<std::int64_t>(channels_.size());
-    for_patches(tasks(),
-                [&](std::int64_t t, const Strip& strip, std::int64_t x, std::int64_t count) {
-                  const Patch<T> patch{scores_ + strip.first_row * p_.width + x, pixels_, p_.width,
-                                       strip.rows, count};
-                  const Values maps(labels * area);
-                  if (!read_patch(patch, maps.get(), unary_of(strip, x))) finite[to_size(t)] = 0;
-                });
-    return std::find(finite.begin(), finite.end(), 0) == finite.end();
+    std::atomic<bool> finite{true};
+    each(static_cast<std::int64_t>(bands_.size()), [&](std::int64_t b) {
+      if (!last)
+        for (const Filter* filter : {&spatial_, &bilateral_}) clear(*filter, b);
+      const Values scratch(together * kernels_.stride);
+      const Values maps(first ? labels * area : 0);
+      const Values result(last ? strip_height * columns * kernels_.stride : 0);
+      for (const Strip& strip : strips_of(bands_[to_size(b)], p_.width))
+        for (std::int64_t x = 0; x < p_.width; x += columns) {
+          const std::int64_t count = std::min(columns, p_.width - x);
+          const std::int64_t pixel = strip.first_row * p_.width + x * strip.rows;
+          const std::int64_t at = pixel * kernels_.stride;
+          if (first && !read_patch(strip, x, count, maps.get(), unary_.get() + at)) {
+            finite = false;
+            return;
+          }
+          float* const own = own_.get() == nullptr ? nullptr : own_.get() + at;
+          kernels_.mean_field(&pass, pixel, pixel + count * strip.rows, scratch.get(),
+                              last ? result.get() : own);
+          if (last) write_patch(strip, x, count, result.get());
+        }
+    });
+    return finite;
   }
 
-  bool read_patch(const Patch<T>& patch, float* maps, float* unary) {
+  bool read_patch(const Strip& strip, std::int64_t x, std::int64_t count, float* maps,
+                  float* unary) {
+    const Patch<T> patch{scores_ + strip.first_row * p_.width + x, pixels_, p_.width, strip.rows,
+                         count};
     const auto labels = static_cast<std::int64_t>(channels_.size());
     typename float_bits<T>::type seen = 0;
     dispatch<ScanChannels<T>>(&patch, p_.channels, &seen);
@@ -563,31 +563,14 @@ class Inference {
     return true;
   }
 
-  void write_probabilities() {
-    for_patches(tasks(), [&](std::int64_t, const Strip& strip, std::int64_t x, std::int64_t count) {
-      const std::int64_t step = strip.rows * kernels_.stride;
-      for (std::int64_t r = 0; r < strip.rows; ++r) {
-        const float* from = unary_of(strip, x) + r * kernels_.stride;
-        for (const std::int64_t c : channels_) {
-          T* const to = out_ + c * pixels_ + (strip.first_row + r) * p_.width + x;
-          for (std::int64_t i = 0; i < count; ++i)
-            to[i] = store<T>(static_cast<double>(from[i * step]));
-          ++from;
-        }
+  void write_patch(const Strip& strip, std::int64_t x, std::int64_t count, const float* from) {
+    const std::int64_t step = strip.rows * kernels_.stride;
+    for (std::int64_t r = 0; r < strip.rows; ++r, from += kernels_.stride)
+      for (std::size_t k = 0; k < channels_.size(); ++k) {
+        T* const to = out_ + channels_[k] * pixels_ + (strip.first_row + r) * p_.width + x;
+        for (std::int64_t i = 0; i < count; ++i)
+          to[i] = store<T>(static_cast<double>(from[i * step + static_cast<std::int64_t>(k)]));
       }
-    });
-  }
-
-  void mean_field(bool slice, bool splat) {
-    const Pass pass{unary_.get(), kernels_.stride, &spatial_, &bilateral_,
-                    own_.get(),   own_weight_,     slice,     splat};
-    each(static_cast<std::int64_t>(bands_.size()), [&](std::int64_t b) {
-      if (splat)
-        for (const Filter* filter : {&spatial_, &bilateral_}) clear(*filter, b);
-      const Values scratch(together * kernels_.stride);
-      const Band& band = bands_[to_size(b)];
-      kernels_.mean_field(&pass, band.first_pixel, band.last_pixel, scratch.get());
-    });
   }
 
   void clear(const Filter& filter, std::int64_t b) {
@@ -659,7 +642,6 @@ class Inference {
   int threads_;
   std::int64_t pixels_;
   std::vector<Band> bands_;
-  std::vector<Strip> strips_;
   std::vector<std::int64_t> channels_;  // of the labels
   Kernels kernels_{};
   Values unary_;

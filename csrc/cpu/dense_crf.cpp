@@ -587,17 +587,20 @@ class Inference {
   // Vertices are shared out where they are many; else every thread takes a lattice, for the axes of
   // one must wait for each other.
   void blur_both() {
-    Filter* const filters[] = {&spatial_, &bilateral_};
+    std::vector<Filter*> filters;
     std::int64_t most = 0;
-    for (const Filter* filter : filters)
-      if (filter->lattice != nullptr) most = std::max(most, filter->lattice->vertices);
-    const std::int64_t tasks = std::clamp<std::int64_t>(most >> 16, 1, std::min(threads_, 64));
-    parallel_for(2, tasks == 1 ? threads_ : 1, [&](std::int64_t f) {
-      Filter& filter = *filters[f];
-      if (filter.lattice == nullptr) return;
-      blur(filter, tasks);
-      std::swap(filter.read, filter.splat);
-    });
+    for (Filter* filter : {&spatial_, &bilateral_}) {
+      if (filter->lattice == nullptr) continue;
+      filters.push_back(filter);
+      most = std::max(most, filter->lattice->vertices);
+    }
+    const std::int64_t tasks = std::clamp<std::int64_t>(most >> 15, 1, std::min(threads_, 64));
+    parallel_for(static_cast<std::int64_t>(filters.size()), tasks == 1 ? threads_ : 1,
+                 [&](std::int64_t f) {
+                   Filter& filter = *filters[to_size(f)];
+                   blur(filter, tasks);
+                   std::swap(filter.read, filter.splat);
+                 });
   }
 
   void blur(const Filter& filter, std::int64_t tasks) {

@@ -272,7 +272,8 @@ void suppress(const py::object& scores, const py::object& present, const py::obj
 void dense_crf(const py::object& scores, const py::object& image, const py::object& present,
                const py::object& out, float gaussian_weight, float gaussian_sxy,
                float bilateral_weight, float bilateral_sxy, float bilateral_srgb, bool energies,
-               std::int64_t iterations, float epsilon, const py::object& device) {
+               std::int64_t iterations, float epsilon, bool half_storage,
+               const py::object& device) {
   const View in(scores);
   const DenseCrfParams p{in.shape[0],   in.shape[1],    in.shape[2], in.shape[3], bilateral_weight,
                          bilateral_sxy, bilateral_srgb, energies,    iterations,  epsilon};
@@ -281,8 +282,9 @@ void dense_crf(const py::object& scores, const py::object& image, const py::obje
   with_floating(in, [&](auto type) {
     using T = decltype(type);
     cuda::dense_crf(in.as<T>(), View(image).as<std::uint8_t>(), View(present).as<std::uint8_t>(),
-                    View(out).as<T>(), p, gaussian,
-                    call.workspace(cuda::dense_crf_workspace(p, gaussian)), call.stream());
+                    View(out).as<T>(), p, gaussian, half_storage,
+                    call.workspace(cuda::dense_crf_workspace(p, gaussian, half_storage)),
+                    call.stream());
   });
 }
 
@@ -335,7 +337,8 @@ PYBIND11_MODULE(CUEKIT_CUDA_MODULE, m, py::mod_gil_not_used()) {
         arg("device"));
   m.def("dense_crf", &dense_crf, arg("scores"), arg("image"), arg("present"), arg("out"),
         arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
-        arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("device"));
+        arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"),
+        arg("half_storage"), arg("device"));
   m.def("dlpack", &dlpack, arg("capsule"));
   m.attr("max_label_channels") = cuda::max_label_channels;
   m.attr("version") = CUEKIT_CUDA_VERSION;

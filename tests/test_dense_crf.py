@@ -452,6 +452,51 @@ def test_any_number_of_classes_on_a_device(device, channels):
     assert_equals_the_cpu(device, maps, photo, "irn", iterations=3)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5, 9, 17, 21, 30, 66])
+def test_float16_storage_on_a_device(device, channels, figures):
+    """A value is rounded five times, to 2**-11 each, and messages are at most the weights' sum.
+
+    So the first iteration moves a logit by 5 * 2**-11 * 13 = 0.032 at most, and Q by half of that:
+    two logits may move against each other, and Q changes by a quarter of their difference.
+    """
+    photo = patches(39, 45, noise=6)
+    maps = smooth_probabilities((39, 45), channels)
+    run = Run(device, 1, INSTRUCTION_SETS[0])
+    rounded = run(crf_of, maps, photo, None, params="irn", iterations=1, storage="float16")
+    exact = run(crf_of, maps, photo, None, params="irn", iterations=1)
+    assert np.abs(rounded - exact).max() <= 0.016
+    assert channels == 1 or not same_bits(rounded, exact)
+    assert np.abs(rounded.sum(0) - 1).max() < 1e-5
+    rounded = run(crf_of, maps, photo, None, params="irn", storage="float16")
+    exact = run(crf_of, maps, photo, None, params="irn")
+    differ = (rounded.argmax(0) != exact.argmax(0)).mean()
+    figures.append(
+        f"dense_crf, {device.name}, float16 storage, {channels} classes: "
+        f"{differ:.2%} of the labels differ, mean |dQ| {np.abs(rounded - exact).mean():.1e}"
+    )
+    assert differ < 0.01
+
+
+def test_float16_storage_holds_the_largest_sums_on_a_device(device):
+    """All pixels of one colour splat to a few vertices, and the weight is far beyond use."""
+    photo = np.full((60, 130, 3), 7, np.uint8)
+    maps = smooth_probabilities((60, 130), 3)
+    run = Run(device, 1, INSTRUCTION_SETS[0])
+    for weight in (10, 1e12):
+        setting = CRFParams(3, 3, weight, 80, 13)
+        result = run(crf_of, maps, photo, None, params=setting, iterations=2, storage="float16")
+        assert np.isfinite(result).all()
+        assert np.abs(result.sum(0) - 1).max() < 1e-5
+
+
+def test_float16_storage_is_for_devices():
+    maps, photo = np.ones((2, 4, 5), np.float32), np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"^storage must be 'float32' on the CPU, got 'float16'$"):
+        cuekit.dense_crf(maps, photo, storage="float16")
+    with pytest.raises(ValueError, match=r"^storage must be .*got 'float64'$"):
+        cuekit.dense_crf(maps, photo, storage="float64")
+
+
 def test_photos_of_a_batch_differ_on_a_device(device):
     photo = np.stack([patches(21, 33, noise, seed=noise) for noise in (0, 3, 200)])
     maps = np.stack([smooth_probabilities((21, 33), 6, seed) for seed in range(3)])

@@ -10,7 +10,8 @@
 // An image's labels are the background and its present classes. Labels of a pixel, a vertex or a
 // copy stand side by side in a row of floats. Their number is rounded up to a multiple of 4 by
 // labels of probability 0; what rows have beyond is neither read nor written. Weights and
-// normalisation are part of the entries' weights.
+// normalisation are part of the entries' weights. Vertices and copies can be stored as float16,
+// which halves what moves of them; sums, unaries and Q are of float32 in any case.
 //
 // What moves in an iteration, for N pixels, M vertices, C copies and L labels, rounded:
 //
@@ -26,7 +27,8 @@
 // take less than some 0.25 ms. Fifty launches that wait for each other add some 0.1.
 //
 // Workspace per pixel, for both filters: 76 L + 860 bytes, L for all classes, and 4 L more above 32
-// labels. A batch is worked on in parts of at most 4 GB of it, at least one photo.
+// labels; with float16, 40 L + 860. A batch is worked on in parts of at most 4 GB of it, at least
+// one photo.
 #include <algorithm>
 #include <cmath>
 
@@ -53,13 +55,14 @@ struct Shape {
   static constexpr int copies_at_once = threads / row_lanes;
 };
 
+template <class V>
 struct MeanField {
   Lattice lattice;
   float* unary;   // (tiles, tile_pixels, stride), and Q in the end
   float* logits;  // the same, where there are more labels than a shape has
   Rows rows;
-  const float* values;  // (entries, stride): filtered
-  float* copies;        // (entries, stride): to splat into
+  const V* values;  // (entries, stride): filtered
+  V* copies;        // (entries, stride): to splat into
   bool slice, splat;
 };
 
@@ -104,7 +107,8 @@ struct Labels {
     for (int j = 0; j < S::parts; ++j)
       if (place(j) < left) store4(to + place(j), part[j]);
   }
-  __device__ void add(const float* from, int left, float factor) {
+  template <class V>
+  __device__ void add(const V* from, int left, float factor) {
 #pragma unroll
     for (int j = 0; j < S::parts; ++j)
       if (place(j) < left) part[j] = add4(part[j], factor, load4(from + place(j)));
@@ -133,8 +137,8 @@ __device__ Row pixel_row(std::int64_t tile, int i) {
 
 // One filter's message to a pixel, from its corners in a tile. All of them are asked for before the
 // first is needed.
-template <int corners, class S>
-__device__ void add_message(const Row* rows, const float* weights, const float* values,
+template <int corners, class S, class V>
+__device__ void add_message(const Row* rows, const float* weights, const V* values,
                             const Rows& of_values, int left, Labels<S>& x) {
   Row row[corners];
 #pragma unroll
@@ -145,8 +149,8 @@ __device__ void add_message(const Row* rows, const float* weights, const float* 
 }
 
 // Labels from `first` on: unary and messages, in units of ln 2. weights (corners, tile_pixels).
-template <class S>
-__device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int first, int left,
+template <class S, class V>
+__device__ void add_messages(const MeanField<V>& m, std::int64_t tile, int i, int first, int left,
                              const float* weights, Labels<S>& x) {
   const Lattice& at = m.lattice;
   x.load(m.unary + m.rows.offset(pixel_row(tile, i)) + first, left);
@@ -160,8 +164,8 @@ __device__ void add_messages(const MeanField& m, std::int64_t tile, int i, int f
 }
 
 // q (tile_pixels, S::labels): of labels from `first` on.
-template <class S>
-__device__ void splat(const MeanField& m, std::int64_t tile, int first, int left,
+template <class S, class V>
+__device__ void splat(const MeanField<V>& m, std::int64_t tile, int first, int left,
                       const float* weights, const float* q) {
   const Lattice& at = m.lattice;
   const std::int64_t first_copy = at.first_copy(tile);
@@ -190,9 +194,9 @@ constexpr int threads_at_once = 1280;
 
 // A block has one tile. Where a shape has all labels, they stay in registers until the softmax is
 // done; else logits go through memory, and Q is splatted group by group of labels.
-template <class S, bool many>
+template <class S, bool many, class V>
 __global__ void __launch_bounds__(S::threads, threads_at_once / S::threads)
-    mean_field(MeanField m) {
+    mean_field(MeanField<V> m) {
   __shared__ float4 q_of_tile[tile_pixels * S::labels / 4];
   __shared__ float weights[max_entries];
   __shared__ float factors[many ? tile_pixels : 1];
@@ -268,10 +272,11 @@ __global__ void __launch_bounds__(S::threads, threads_at_once / S::threads)
   }
 }
 
-void launch_mean_field(const MeanField& m, cudaStream_t stream) {
+template <class V>
+void launch_mean_field(const MeanField<V>& m, cudaStream_t stream) {
   const auto run = [&](auto shape, auto many) {
     using S = decltype(shape);
-    launch(mean_field<S, many>, m.lattice.tiles(), S::threads, stream, m);
+    launch(mean_field<S, many, V>, m.lattice.tiles(), S::threads, stream, m);
   };
   constexpr std::false_type few{};
   if (m.rows.stride <= 4) {
@@ -406,6 +411,7 @@ FilterParams filters_of(const DenseCrfParams& p, const GaussianParams& gaussian)
           p.bilateral_srgb};
 }
 
+template <class V>
 struct Workspace {
   Workspace(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images, Arena& arena)
       : stride(ceil_div(p.channels, 4) * 4),
@@ -419,45 +425,39 @@ struct Workspace {
         unary(arena.take<float>(lattice.tiles() * tile_pixels * stride)),
         logits(stride <= most_in_a_row ? nullptr
                                        : arena.take<float>(lattice.tiles() * tile_pixels * stride)),
-        values(arena.take<float>(std::max(2 * lattice.entries() * stride,
-                                          ceil_div(lattice.table_bytes(), sizeof(float))))) {}
+        values(arena.take<V>(std::max(2 * lattice.entries() * stride,
+                                      ceil_div(lattice.scratch_bytes(), sizeof(V))))) {}
 
   std::int64_t stride;
   Lattice lattice;
   Maps maps;
   float* unary;
   float* logits;
-  float* values;
+  V* values;
 };
 
+template <class V>
 std::int64_t bytes_for(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images) {
   Arena arena(nullptr);
-  const Workspace workspace(p, filters, images, arena);
+  const Workspace<V> workspace(p, filters, images, arena);
   return arena.used();
 }
 
 // How many to work on at a time: some photos fill any GPU.
+template <class V>
 std::int64_t images_at_a_time(const DenseCrfParams& p, const FilterParams& filters) {
   constexpr std::int64_t enough = std::int64_t{1} << 32;
-  return std::clamp<std::int64_t>(enough / bytes_for(p, filters, 1), 1, p.batch);
+  return std::clamp<std::int64_t>(enough / bytes_for<V>(p, filters, 1), 1, p.batch);
 }
 
-}  // namespace
-
-std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian) {
-  const FilterParams filters = filters_of(p, gaussian);
-  return bytes_for(p, filters, images_at_a_time(p, filters));
-}
-
-template <class T>
-void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-               const DenseCrfParams& p, const GaussianParams& gaussian, void* workspace,
-               cudaStream_t stream) {
-  const FilterParams filters = filters_of(p, gaussian);
-  const std::int64_t pixels = p.height * p.width, step = images_at_a_time(p, filters);
+template <class T, class V>
+void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+           const DenseCrfParams& p, const FilterParams& filters, void* workspace,
+           cudaStream_t stream) {
+  const std::int64_t pixels = p.height * p.width, step = images_at_a_time<V>(p, filters);
   for (std::int64_t first = 0; first < p.batch; first += step) {
     Arena arena(workspace);
-    const Workspace at(p, filters, std::min(step, p.batch - first), arena);
+    const Workspace<V> at(p, filters, std::min(step, p.batch - first), arena);
     const Lattice& lattice = at.lattice;
     const std::int64_t map = first * p.channels * pixels;
     const Rows rows{static_cast<std::uint32_t>(at.stride), at.maps.rounded};
@@ -465,12 +465,12 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
            present + first * (p.channels - 1), at.stride);
     launch(read_scores<T>, lattice.tiles(), tile_pixels, stream, lattice, at.maps, scores + map,
            at.unary, at.stride);
-    MeanField m{lattice, at.unary, at.logits, rows, nullptr, nullptr, false, false};
+    MeanField<V> m{lattice, at.unary, at.logits, rows, nullptr, nullptr, false, false};
     if (lattice.corners() > 0) {
-      lattice.build(photos + 3 * first * pixels, filters, at.values, at.stride, stream);
+      lattice.build(photos + 3 * first * pixels, filters, at.values, stream);
       // Both take turns: what is filtered lies where it was splatted.
-      float* splatted = at.values;
-      float* other = at.values + lattice.entries() * at.stride;
+      V* splatted = at.values;
+      V* other = at.values + lattice.entries() * at.stride;
       for (std::int64_t i = 0; i < p.iterations; ++i) {
         m.slice = i > 0;
         m.splat = true;
@@ -490,9 +490,30 @@ void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* 
   }
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                     \
-  template void dense_crf(const T*, const std::uint8_t*, const std::uint8_t*, T*, \
-                          const DenseCrfParams&, const GaussianParams&, void*, cudaStream_t);
+}  // namespace
+
+std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian,
+                                 bool half_storage) {
+  const FilterParams filters = filters_of(p, gaussian);
+  return half_storage ? bytes_for<half>(p, filters, images_at_a_time<half>(p, filters))
+                      : bytes_for<float>(p, filters, images_at_a_time<float>(p, filters));
+}
+
+template <class T>
+void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+               const DenseCrfParams& p, const GaussianParams& gaussian, bool half_storage,
+               void* workspace, cudaStream_t stream) {
+  const FilterParams filters = filters_of(p, gaussian);
+  if (half_storage)
+    infer<T, half>(scores, photos, present, out, p, filters, workspace, stream);
+  else
+    infer<T, float>(scores, photos, present, out, p, filters, workspace, stream);
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                        \
+  template void dense_crf(const T*, const std::uint8_t*, const std::uint8_t*, T*,    \
+                          const DenseCrfParams&, const GaussianParams&, bool, void*, \
+                          cudaStream_t);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

@@ -80,11 +80,13 @@ void suppress(const T* scores, const std::uint8_t* present, T* out, const Suppre
 struct GaussianParams {
   float weight, sxy;
 };
-// Both throw where widths are too small for a photo's size.
-std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian);
+// Both throw where widths are too small for a photo's size. half_storage: what filters work on is
+// stored as float16.
+std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian,
+                                 bool half_storage);
 template <class T>
 void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-               const DenseCrfParams& p, const GaussianParams& gaussian, void* workspace,
-               cudaStream_t stream);
+               const DenseCrfParams& p, const GaussianParams& gaussian, bool half_storage,
+               void* workspace, cudaStream_t stream);
 
 }  // namespace cuekit::cuda

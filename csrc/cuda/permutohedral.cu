@@ -388,9 +388,8 @@ __global__ void normalize(Lattice at, const float* __restrict__ ones, double bil
 // its group, and the others, where large areas are of one colour, by all groups of its warp.
 constexpr std::uint32_t added_alone = 16;
 
-template <int lanes>
-__global__ void join(Lattice at, const float* __restrict__ copies, float* __restrict__ values,
-                     Rows rows) {
+template <int lanes, class V>
+__global__ void join(Lattice at, const V* __restrict__ copies, V* __restrict__ values, Rows rows) {
   constexpr int groups = warp_size / lanes;
   const std::int64_t warp = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
   const std::int64_t warps = std::int64_t{gridDim.x} * (block_size / warp_size);
@@ -405,7 +404,7 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
     const unsigned with_more = __ballot_sync(all_lanes, alone < end);
     for (int label = lane % lanes * 4; label - lane % lanes * 4 < static_cast<int>(rows.stride);
          label += lanes * 4) {
-      const float* const from = copies + label;
+      const V* const from = copies + label;
       float4 sum = all_of(0.0f);
       if (label < used) {
 #pragma unroll 4
@@ -440,8 +439,8 @@ __global__ void join(Lattice at, const float* __restrict__ copies, float* __rest
 
 // Two axes of the bilateral lattice at a time, which reads what is there of a vertex's 8 neighbours
 // and of itself, and one of the spatial lattice: so both take three steps.
-template <int lanes>
-__global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict__ out, Rows rows,
+template <int lanes, class V>
+__global__ void blur(Lattice at, const V* __restrict__ in, V* __restrict__ out, Rows rows,
                      int step) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   const std::int64_t groups = std::int64_t{gridDim.x} * (block_size / lanes);
@@ -474,15 +473,17 @@ __global__ void blur(Lattice at, const float* __restrict__ in, float* __restrict
   }
 }
 
-template <int lanes>
-void join_and_blur_rows(const Lattice& at, float* copies, float* to, const Rows& rows,
+template <int lanes, class V>
+void join_and_blur_rows(const Lattice& at, V* copies, V* to, const Rows& rows,
                         cudaStream_t stream) {
   const std::int64_t blocks = std::min(ceil_div(at.entries() * lanes, block_size), most_blocks);
-  launch(join<lanes>, blocks, block_size, stream, at, copies, to, rows);
-  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, rows, 0);
-  launch(blur<lanes>, blocks, block_size, stream, at, copies, to, rows, 1);
-  launch(blur<lanes>, blocks, block_size, stream, at, to, copies, rows, 2);
+  launch(join<lanes, V>, blocks, block_size, stream, at, copies, to, rows);
+  launch(blur<lanes, V>, blocks, block_size, stream, at, to, copies, rows, 0);
+  launch(blur<lanes, V>, blocks, block_size, stream, at, copies, to, rows, 1);
+  launch(blur<lanes, V>, blocks, block_size, stream, at, to, copies, rows, 2);
 }
+
+constexpr std::int64_t ones_stride = 4;  // of the rows that weights are normalised by
 
 }  // namespace
 
@@ -519,12 +520,15 @@ Lattice::Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t col
   temporary = arena.take<char>(static_cast<std::int64_t>(temporary_bytes));
 }
 
-std::int64_t Lattice::table_bytes() const { return Tables(*this, nullptr).bytes(*this); }
+std::int64_t Lattice::scratch_bytes() const {
+  const std::int64_t ones = 2 * entries() * ones_stride * static_cast<std::int64_t>(sizeof(float));
+  return std::max(ones, Tables(*this, nullptr).bytes(*this));
+}
 
-void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* values,
-                    std::int64_t stride, cudaStream_t stream) const {
+void Lattice::build(const std::uint8_t* photos, const FilterParams& p, void* scratch,
+                    cudaStream_t stream) const {
   const Embeddings embeddings = embeddings_for(*this, p);
-  const Tables tables(*this, values);
+  const Tables tables(*this, scratch);
   const std::int64_t entry_blocks = ceil_div(entries(), block_size);
   std::size_t bytes = temporary_bytes;
   check(cudaMemsetAsync(tables.slots, 0, static_cast<std::size_t>(tables.bytes(*this)), stream));
@@ -537,15 +541,15 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* va
          *this, tables, embeddings);
 
   // The tables are no longer needed.
-  float* const blurred = values;
-  float* const splatted = values + entries() * stride;
+  auto* const blurred = static_cast<float*>(scratch);
+  float* const splatted = blurred + entries() * ones_stride;
   check(cudaMemsetAsync(copy_count, 0,
                         static_cast<std::size_t>(entries() + 1) * sizeof(std::uint32_t), stream));
   launch(find_copies, tiles(), tile_pixels, stream, *this, splatted);
   check(cub::DeviceScan::ExclusiveSum(temporary, bytes, copy_count, starts, entries() + 1, stream));
   launch(list_copies, tiles(), tile_pixels, stream, *this);
   launch(order_copies, tiles(), tile_pixels, stream, *this);
-  join_and_blur_rows<1>(*this, splatted, blurred, {4, nullptr}, stream);
+  join_and_blur_rows<1>(*this, splatted, blurred, {ones_stride, nullptr}, stream);
   const auto scale = [](float weight, float alpha) {
     return std::sqrt(static_cast<double>(weight) * static_cast<double>(alpha));
   };
@@ -553,12 +557,15 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, float* va
          scale(p.bilateral_weight, bilateral_alpha), scale(p.gaussian_weight, spatial_alpha));
 }
 
-void join_and_blur(const Lattice& at, float* copies, float* to, const Rows& rows,
-                   cudaStream_t stream) {
+template <class V>
+void join_and_blur(const Lattice& at, V* copies, V* to, const Rows& rows, cudaStream_t stream) {
   if (rows.stride <= 4) return join_and_blur_rows<1>(at, copies, to, rows, stream);
   if (rows.stride <= 8) return join_and_blur_rows<2>(at, copies, to, rows, stream);
   if (rows.stride <= 16) return join_and_blur_rows<4>(at, copies, to, rows, stream);
   return join_and_blur_rows<8>(at, copies, to, rows, stream);
 }
+
+template void join_and_blur(const Lattice&, float*, float*, const Rows&, cudaStream_t);
+template void join_and_blur(const Lattice&, half*, half*, const Rows&, cudaStream_t);
 
 }  // namespace cuekit::cuda

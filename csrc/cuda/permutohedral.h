@@ -23,6 +23,7 @@
 #include <cstdint>
 
 #include "arena.h"
+#include "cuekit/half.h"
 #include "cuekit/host_device.h"
 #include "cuekit/permutohedral.h"
 
@@ -82,11 +83,10 @@ struct Lattice {
   Lattice(std::int64_t photos, std::int64_t rows_of_one, std::int64_t columns,
           const FilterParams& p, Arena& arena);
 
-  // Finds vertices, weights, neighbours and copies. `values` is what table_bytes() says, or the
-  // two buffers of values: (2, entries, stride), whichever is larger.
-  void build(const std::uint8_t* photos, const FilterParams& p, float* values, std::int64_t stride,
+  // Finds vertices, weights, neighbours and copies, in `scratch` of scratch_bytes().
+  void build(const std::uint8_t* photos, const FilterParams& p, void* scratch,
              cudaStream_t stream) const;
-  std::int64_t table_bytes() const;
+  std::int64_t scratch_bytes() const;
 
   CUEKIT_HD int corners() const { return bilateral + spatial; }
   CUEKIT_HD int axes() const { return bilateral > spatial ? bilateral : spatial; }
@@ -133,7 +133,7 @@ struct Lattice {
   }
 };
 
-// ---- rows of values: `stride` floats, a multiple of 4, of which a thread works on 4 at a time
+// ---- rows of values: `stride` of them, a multiple of 4, of which a thread works on 4 at a time
 // ----
 
 struct Rows {
@@ -153,6 +153,29 @@ CUEKIT_HD inline float4 load4(const float* from) { return *reinterpret_cast<cons
 
 CUEKIT_HD inline void store4(float* to, float4 value) { *reinterpret_cast<float4*>(to) = value; }
 
+// float16 is for storage only: sums are of float32. What is too large becomes the largest value.
+CUEKIT_HD inline float4 load4(const half* from) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+  const auto value = [](std::uint32_t b) { return to_float({static_cast<std::uint16_t>(b)}); };
+  return {value(bits.x), value(bits.x >> 16), value(bits.y), value(bits.y >> 16)};
+}
+
+CUEKIT_HD inline std::uint32_t two_halves(float low, float high) {
+  constexpr float largest = 65504.0f;
+  low = low < largest ? low : largest;
+  high = high < largest ? high : largest;
+#ifdef __CUDA_ARCH__
+  return bit_cast<std::uint32_t>(__floats2half2_rn(low, high));
+#else
+  return to_half(static_cast<double>(low)).bits |
+         std::uint32_t{to_half(static_cast<double>(high)).bits} << 16;
+#endif
+}
+
+CUEKIT_HD inline void store4(half* to, float4 value) {
+  *reinterpret_cast<uint2*>(to) = {two_halves(value.x, value.y), two_halves(value.z, value.w)};
+}
+
 // sum + factor * value
 __device__ inline float4 add4(float4 sum, float factor, float4 value) {
   return {fmaf(factor, value.x, sum.x), fmaf(factor, value.y, sum.y), fmaf(factor, value.z, sum.z),
@@ -161,7 +184,8 @@ __device__ inline float4 add4(float4 sum, float factor, float4 value) {
 
 // Splatted copies (entries, stride) -> vertices' values (entries, stride) in `to`, blurred along
 // all axes, with `copies` as the place in between: results lie in `copies`, which is overwritten.
-void join_and_blur(const Lattice& at, float* copies, float* to, const Rows& rows,
-                   cudaStream_t stream);
+// Of float or half.
+template <class V>
+void join_and_blur(const Lattice& at, V* copies, V* to, const Rows& rows, cudaStream_t stream);
 
 }  // namespace cuekit::cuda

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cuekit import _cpu
+try:
+    import cuekit._cpu as _cpu
+except ImportError as error:
+    raise ImportError(
+        f"cuekit's compiled core does not load from {Path(__file__).parent} ({error}): in a clone "
+        "of its sources run `pip install -e .`, or start Python in another folder"
+    ) from error
 from cuekit._arrays import AnyArray, DeviceArray
 
 

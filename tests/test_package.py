@@ -3,11 +3,14 @@
 import doctest
 import importlib.resources
 import inspect
+import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +43,7 @@ SIGNATURES = {
     "suppress_absent": "(scores, present, *, margin=0.0001, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
-    "epsilon=1e-05, unary='probabilities', validate=False, threads=1)",
+    "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",
     "labels_to_probabilities": "(labels, num_classes, *, gt_prob=0.7, ignore=255)",
     "build_config": "()",
 }
@@ -110,6 +113,22 @@ def test_python_m_prints_facts():
     config = cuekit.build_config()
     assert set(facts) == set(config) - {"cuda_missing"}
     assert facts["cuda"] == config["cuda"] or facts["cuda"] == f"missing: {config['cuda_missing']}"
+
+
+def test_sources_without_the_core_say_what_to_do(tmp_path):
+    (tmp_path / "cuekit").mkdir()
+    for path in Path(cuekit.__file__).parent.glob("*.py"):
+        shutil.copy(path, tmp_path / "cuekit")
+    done = subprocess.run(
+        [sys.executable, "-c", "import cuekit"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert "ImportError: cuekit's compiled core does not load from" in done.stderr
+    assert "pip install -e ." in done.stderr
 
 
 def test_version():

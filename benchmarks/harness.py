@@ -65,7 +65,7 @@ class Case:
     ours: Contender
     peers: Sequence[Contender]
     claims: Sequence[Claim] = ()
-    settled: bool = False  # timed while all its processors are awake: see compare
+    settled: bool = False  # timed as in a loop over a data set: see compare
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def trial(contender: Contender) -> float:
 def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = False) -> Row:
     """Time ours, peer, ours, peer, …: noise of the machine falls on both.
 
-    Where sides have different numbers of threads, `settled`: a few calls of each in turn, after
-    some that are not timed. In a loop over a data set all processors are awake, but beside a peer
-    of one thread the others rest, and a virtual processor is slow for a while after that.
+    `settled`: a few calls of each in turn, after some that are not timed. In a loop over a data set
+    all processors are awake, but beside a peer of one thread the others rest, and a virtual
+    processor is slow for a while after that. Nor do libraries meet each other's caches there.
     """
     calls = SETTLED_CALLS if settled else 1
 

@@ -433,6 +433,7 @@ def write_tables(
         (CAM, "raw cue"),
         ("raw cue", "snapped cue"),
         ("snapped cue", "merged cue"),
+        ("raw cue", "merged cue"),
         ("merged-expansion cue", "merged cue"),
         ("sec cue", "merged cue"),
         (with_tags, PREDICTION),

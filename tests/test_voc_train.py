@@ -475,6 +475,21 @@ def test_photos_without_masks_are_segmented_and_do_not_count(root, chain, tmp_pa
     assert json.loads((out / "tables-val.json").read_text(encoding="utf-8")) == kept
 
 
+def test_all_trains_every_seed_of_the_segmentation_networks_only(tmp_path):
+    options = ["all", "--root", str(tmp_path), "--out", str(tmp_path), "--seed", "5"]
+    options += ["--segmenters", "raw", "sec"]
+    *_, raw, sec, evaluate = train.parse(options).stages()
+    assert [raw.name, sec.name] == ["segmenter-raw-seed5", "segmenter-sec-seed5"]
+    assert evaluate.seeds == (5,)
+    *classifiers, _, one, other, three, four, evaluate = train.parse(
+        [*options, "--seeds", "0", "2"]
+    ).stages()
+    assert {stage.seed for stage in classifiers} == {5}
+    names = ["segmenter-raw", "segmenter-sec", "segmenter-raw-seed2", "segmenter-sec-seed2"]
+    assert [stage.name for stage in (one, other, three, four)] == names
+    assert evaluate.seeds == (0, 2)
+
+
 def test_seeds_are_counted_together(root, chain, tmp_path):
     out, _ = chain
     for name in ("cues", "maps", "segmenter-merged"):

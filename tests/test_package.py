@@ -12,6 +12,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cuekit
@@ -119,13 +120,15 @@ def test_sources_without_the_core_say_what_to_do(tmp_path):
     (tmp_path / "cuekit").mkdir()
     for path in Path(cuekit.__file__).parent.glob("*.py"):
         shutil.copy(path, tmp_path / "cuekit")
+    # Without what site-packages set up: an editable install is found before any path.
+    path = os.pathsep.join([str(tmp_path), str(Path(np.__file__).parent.parent)])
     done = subprocess.run(
-        [sys.executable, "-c", "import cuekit"],
+        [sys.executable, "-S", "-c", "import cuekit"],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert "ImportError: cuekit's compiled core does not load from" in done.stderr
     assert "pip install -e ." in done.stderr

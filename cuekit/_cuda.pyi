@@ -52,6 +52,7 @@ def dense_crf(
     energies: bool,
     iterations: int,
     epsilon: float,
+    half_storage: bool,
     device: Device,
 ) -> None: ...
 def dlpack(capsule: object) -> tuple[int, tuple[int, ...], int, int]: ...

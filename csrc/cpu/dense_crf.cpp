@@ -214,9 +214,9 @@ struct MeanField {
     // has enough to do.
     CUEKIT_INLINE void ask_for_values(std::int64_t i) const {
       if (i >= asked_until) return;
-      for (int k = 0; k < corners; ++k) prefetch(row(i + ahead, k), L::size);
+      for (int k = 0; k < corners; ++k) prefetch_far(row(i + ahead, k), L::size);
     }
-    static constexpr std::int64_t ahead = 12;
+    static constexpr std::int64_t ahead = 16;
   };
 
   // Returns the largest of each label, or 0.
@@ -313,7 +313,7 @@ struct Blur {
     float* at = row(chain[0]);
     L own = L::load(at), half_previous = L::zero();
     for (std::int64_t i = 0; i < count; ++i) {
-      prefetch(row(chain[i + Lattice::chain_end]), L::size);
+      prefetch_far(row(chain[i + Lattice::chain_end]), L::size);
       const std::int32_t after = chain[i + 1];
       const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
       float* const to = i + 1 < count ? row(after) : at;  // others' rows are not for reading
@@ -482,7 +482,7 @@ class Inference {
       use(bilateral_, &bilateral_lattice_);
       // Both share the caches, and this one fills them.
       spatial_.far = bilateral_.far =
-          bilateral_lattice_.row_count() * kernels_.stride > std::int64_t{1} << 21;
+          bilateral_lattice_.row_count() * kernels_.stride > std::int64_t{1} << 20;
     }
   }
 

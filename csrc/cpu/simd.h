@@ -99,6 +99,13 @@ CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
 #endif
 }
 
+// The same, into the second cache only. The first one waits for some dozen lines at a time and no
+// more; so where many lines are far and in no order, asking it for them early gains little.
+template <class T>
+CUEKIT_INLINE void prefetch_far(const T* from, std::int64_t count) {
+  prefetch<2>(from, count);
+}
+
 // The same for what is read once: it pushes nothing out of the outer caches.
 template <class T>
 CUEKIT_INLINE void prefetch_once(const T* from, std::int64_t count) {

@@ -302,18 +302,26 @@ struct MeanField {
 
 // chain[0 .. count - 1] are whole chains; Lattice::chain_end entries follow them. Chains are short,
 // and where one ends is anybody's guess: no branch depends on it. Every vertex mixes with what is
-// before and after it in the list, with weight 0 from one chain to another.
+// before and after it in the list, with weight 0 from one chain to another. Values that the second
+// cache holds are not asked for: the loop is as long as its instructions then.
 template <class V, int parts>
 struct Blur {
   using L = Labels<V, parts>;
   static CUEKIT_INLINE void run(const std::int32_t* chain, std::int64_t count, float* values,
-                                std::int64_t stride) {
+                                std::int64_t stride, bool near) {
     if (count == 0) return;
+    near ? blur<true>(chain, count, values, stride) : blur<false>(chain, count, values, stride);
+  }
+
+ private:
+  template <bool near>
+  static CUEKIT_INLINE void blur(const std::int32_t* chain, std::int64_t count, float* values,
+                                 std::int64_t stride) {
     const auto row = [&](std::int32_t entry) { return values + (entry ^ (entry >> 31)) * stride; };
     float* at = row(chain[0]);
     L own = L::load(at), half_previous = L::zero();
     for (std::int64_t i = 0; i < count; ++i) {
-      prefetch_far(row(chain[i + Lattice::chain_end]), L::size);
+      if (!near) prefetch_far(row(chain[i + Lattice::chain_end]), L::size);
       const std::int32_t after = chain[i + 1];
       const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
       float* const to = i + 1 < count ? row(after) : at;  // others' rows are not for reading
@@ -346,17 +354,17 @@ struct Groups {
     dispatch_width<InFours, InWides, InWides>(pass, first, last, scratch, kept);
   }
   static void blur(const std::int32_t* chain, std::int64_t count, float* values,
-                   std::int64_t stride) {
+                   std::int64_t stride, bool near) {
     for (std::int64_t label = 0; label < stride; label += size)
       dispatch_width<Blur<Four, fours>, Blur<Wide, wides>, Blur<Wide, wides>>(
-          chain, count, values + label, stride);
+          chain, count, values + label, stride, near);
   }
 };
 
 struct Kernels {
   std::int64_t stride;  // labels, padded
   void (*mean_field)(const Pass*, std::int64_t, std::int64_t, float*, float*);
-  void (*blur)(const std::int32_t*, std::int64_t, float*, std::int64_t);
+  void (*blur)(const std::int32_t*, std::int64_t, float*, std::int64_t, bool);
 
   template <int eights, bool many>
   static Kernels of(std::int64_t labels) {
@@ -607,6 +615,7 @@ class Inference {
     const Lattice& lattice = *filter.lattice;
     const auto copies = static_cast<std::int64_t>(lattice.originals.size());
     const std::int64_t stride = kernels_.stride;
+    const bool near = lattice.row_count() * stride <= std::int64_t{1} << 17;
     float* const values = filter.splat.get();
     // A vertex's copies are added in order, whichever task has the vertex.
     each(tasks, [&](std::int64_t t) {
@@ -629,7 +638,7 @@ class Inference {
       };
       each(tasks, [&](std::int64_t t) {
         const std::int64_t first = start(t), last = start(t + 1);
-        kernels_.blur(chain.data() + first, last - first, values, stride);
+        kernels_.blur(chain.data() + first, last - first, values, stride, near);
       });
     }
     each(tasks, [&](std::int64_t t) {

@@ -16,8 +16,8 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::align_val_t line{64};
-constexpr std::size_t smallest_kept = std::size_t{1}
-                                      << 16;  // smaller blocks come from pages in use anyway
+// Blocks of less than a page come from pages in use anyway.
+constexpr std::size_t smallest_kept = std::size_t{1} << 12;
 
 // Large blocks come from the system itself on Linux, and go back to it: aligned to huge pages
 // within the heap they would leave holes. ASan watches over the heap only.

@@ -10,7 +10,8 @@
 // - Pixels go down strips of a few rows, see permutohedral.h: what one of them read the next ones
 //   find close by.
 // - No branch depends on where a chain of neighbours ends.
-// - What is needed soon is asked for ahead, and memory is kept from call to call.
+// - What is needed soon is asked for ahead, what is far into the second cache only: the first one
+//   waits for too few lines at a time. Memory is kept from call to call.
 //
 // Memory, L = labels padded: 4 L + 72 bytes per pixel; for every vertex 8 L and, in building the
 // lattice, some 100.

@@ -16,8 +16,12 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::align_val_t line{64};
-// Blocks of less than a page come from pages in use anyway.
+// Blocks of less than a page come from pages in use anyway. ASan is to see where every block ends.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t smallest_kept = SIZE_MAX;
+#else
 constexpr std::size_t smallest_kept = std::size_t{1} << 12;
+#endif
 
 // Large blocks come from the system itself on Linux, and go back to it: aligned to huge pages
 // within the heap they would leave holes. ASan watches over the heap only.

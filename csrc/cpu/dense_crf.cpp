@@ -489,7 +489,7 @@ class Inference {
           bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
                             p.bilateral_weight * static_cast<float>(log2_of_e), threads);
       use(bilateral_, &bilateral_lattice_);
-      // Both share the caches, and this one fills them.
+      // Both share the caches, and this one fills them: from 4 MB on, for it is there twice.
       spatial_.far = bilateral_.far =
           bilateral_lattice_.row_count() * kernels_.stride > std::int64_t{1} << 20;
     }
@@ -616,6 +616,7 @@ class Inference {
     const Lattice& lattice = *filter.lattice;
     const auto copies = static_cast<std::int64_t>(lattice.originals.size());
     const std::int64_t stride = kernels_.stride;
+    // 512 kB: a second cache of usual size has room for what else is in use.
     const bool near = lattice.row_count() * stride <= std::int64_t{1} << 17;
     float* const values = filter.splat.get();
     // A vertex's copies are added in order, whichever task has the vertex.

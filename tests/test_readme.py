@@ -23,7 +23,7 @@ def test_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(BLOCKS[0], names)  # noqa: S102
-    assert len(BLOCKS[0].splitlines()) == 10
+    assert len([line for line in BLOCKS[0].splitlines() if line]) == 10
     assert names["labels"].shape == names["photo"].shape[:2]
     assert set(np.unique(names["labels"])) == {0, 1, 2, 255}
     assert (tmp_path / "labels.png").exists()

@@ -52,7 +52,7 @@ def main() -> int:
         f"pydensecrf2 {metadata.version('pydensecrf2')}, NumPy {np.__version__}, "
         f"{len(found)} photos, {pixels[0].sum() / 1e6:.1f} million pixels.",
         "",
-        "| preset | labels that differ | alike | 99.9 % of differences below | mean difference |",
+        "| preset | labels that differ | equal | 99.9 % of differences below | mean difference |",
         "|---|---|---|---|---|",
         *(
             f"| {name} | {differ[i].sum():.0f} | {alike[i]:.5%} | {tail[i]:.1e} | {mean[i]:.1e} |"

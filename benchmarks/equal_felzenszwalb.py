@@ -47,7 +47,7 @@ def main() -> int:
         f"scikit-image {metadata.version('scikit-image')}, NumPy {np.__version__}, "
         f"{len(found)} photos.",
         "",
-        "| scale, sigma, min_size | differ as shipped | differ with a stable sort, too |",
+        "| scale, sigma, min_size | differ from the release | differ with a stable sort, too |",
         "|---|---|---|",
         *(
             f"| {', '.join(map(str, setting))} | {shipped} | {stable} |"

@@ -264,7 +264,11 @@ def tag_table(rows: dict[str, Tagging]) -> Table:
         for name, t in rows.items()
     ]
     header = ["classifier", "threshold", "precision", "recall", "exact match"]
-    return Table("Tags told by the classifiers, % (the highest score always is one)", header, shown)
+    return Table(
+        "Tags predicted by the classifiers, % (the class with the highest score is always a tag)",
+        header,
+        shown,
+    )
 
 
 def training_minutes(out: Path) -> dict[str, float]:

@@ -42,14 +42,15 @@ def build():
     stand_in = ROOT / "tests/emulated_cuda"
     sources = [
         *sorted(ROOT.glob("csrc/cuda/*.cu")),
-        ROOT / "csrc/bind_cuda.cpp",
+        ROOT / "csrc/bind.cpp",
         stand_in / "emulated.cpp",
     ]
     flags = [*FLAGS, *shlex.split(os.environ.get("CUEKIT_CXXFLAGS", ""))]
     includes = [stand_in, ROOT / "csrc", ROOT / "csrc/include", pybind11.get_include()]
     flags += [f"-I{path}" for path in [*includes, sysconfig.get_path("include")]]
-    flags += ["-DCUEKIT_CUDA_MODULE=cuekit_emulated", '-DCUEKIT_CUDA_VERSION="emulated"']
-    flags += ['-DCUEKIT_CUDA_ARCHITECTURES="none"', "-Wno-unknown-pragmas"]
+    flags += ["-DCUEKIT_BACKEND_CUDA", "-DCUEKIT_MODULE=cuekit_emulated"]
+    flags += ['-DCUEKIT_CUDA_VERSION="emulated"', '-DCUEKIT_CUDA_ARCHITECTURES="none"']
+    flags += ["-Wno-unknown-pragmas"]
 
     known = hashlib.sha256(repr(flags).encode())
     for path in sorted([*sources, *ROOT.glob("csrc/**/*.h"), *stand_in.glob("**/*.*h")]):
@@ -91,15 +92,13 @@ def load():
 class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
     """CuPy's array: NumPy's that says it lies on a device."""
 
-    def __dlpack_device__(self):
-        return (2, 0)  # kDLCUDA
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
 
-    def __dlpack__(self, *, stream=None):
-        assert stream == -1
-        writeable = self.view(np.ndarray)
-        if not writeable.flags.writeable:  # CuPy has no read-only arrays
-            writeable = np.lib.stride_tricks.as_strided(writeable, writeable=True)
-        return writeable.__dlpack__()
+    @property
+    def device(self):
+        return SimpleNamespace(id=0)
 
 
 def to_device(array):

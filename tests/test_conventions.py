@@ -80,7 +80,12 @@ ARGUMENTS = [
     for key, op in OPS.items()
     for i, name in enumerate(op.names)
 ]
-FLOATING = {key: op for key, op in OPS.items() if op.arrays[0].dtype.kind == "f"}
+WITH_GRADIENT = {"superpixel_mean"}
+FLOATING = {
+    key: op
+    for key, op in OPS.items()
+    if op.arrays[0].dtype.kind == "f" and key not in WITH_GRADIENT
+}
 
 
 def every(ops):

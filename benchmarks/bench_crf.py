@@ -55,7 +55,7 @@ def case(
 ) -> Case:
     """Compare with pydensecrf; the labels of both must agree, and all calls must give equal bits.
 
-    `equal_dense_crf` compares the marginals. No single tolerance holds for them here, because mean
+    `equal_crf` compares the marginals. No single tolerance holds for them here, because mean
     field amplifies rounding at bistable pixels.
     """
     mine, other = ours(), theirs()

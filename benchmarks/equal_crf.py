@@ -1,4 +1,4 @@
-"""Compare marginals with pydensecrf's: ``python -m benchmarks.equal_dense_crf FOLDER``.
+"""Compare marginals with pydensecrf's: ``python -m benchmarks.equal_crf FOLDER``.
 
 Uses random probabilities of 21 classes on every photo, and prints a line per preset: the labels
 that differ, and the differences of the marginals. Photos are cropped to a width that is a multiple

@@ -14,6 +14,8 @@ from cuekit import reference
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cuekit.snap import Accept
+
 
 class Setting:
     """Data of all cases: masks of one photo, and an output array for the peers."""
@@ -25,7 +27,7 @@ class Setting:
         self.cells = peers.nearest_cells(inputs.GRID, inputs.SIZE)
         self.out = np.empty((inputs.CHANNELS, self.masks.shape[1]), dtype=bool)
 
-    def ours(self, cues: np.ndarray, accept: str) -> Contender:
+    def ours(self, cues: np.ndarray, accept: Accept) -> Contender:
         """Return cuekit's contender, whose answer must be equal to the oracle's."""
         expected = reference.snap_cues_to_masks(cues, self.stack, 0.3, accept)
         return Contender(
@@ -37,7 +39,7 @@ class Setting:
         words = self.masks.ravel().view(np.uint64)
         return Contender("reading the masks", lambda: words.max(), words.max())
 
-    def case(self, name: str, cues: np.ndarray, accept: str) -> Case:
+    def case(self, name: str, cues: np.ndarray, accept: Accept) -> Case:
         """Return the case of one set of bool cues and one rule."""
         ours = self.ours(cues, accept)
         answer = ours.expected.reshape(len(cues), -1)

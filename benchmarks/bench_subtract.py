@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import cuekit
 from benchmarks import inputs, peers
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
+from cuekit.subtract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 OURS, THEIRS = 1e-6, 1e-5
 
 
-def ours(cams: np.ndarray, present: np.ndarray, mode: str) -> Contender:
+def ours(cams: np.ndarray, present: np.ndarray, mode: Mode) -> Contender:
     """Return cuekit's contender, whose answer is compared with the oracle's."""
     return Contender(
         "cuekit",
@@ -29,7 +30,7 @@ def ours(cams: np.ndarray, present: np.ndarray, mode: str) -> Contender:
     )
 
 
-def three_present(cams: np.ndarray, mode: str) -> Case:
+def three_present(cams: np.ndarray, mode: Mode) -> Case:
     """Compare with the necessary memory traffic: 3 maps read and written, 17 zeroed."""
     present = inputs.three_of_twenty()
     out = np.empty_like(cams)
@@ -44,7 +45,7 @@ def three_present(cams: np.ndarray, mode: str) -> Case:
     )
 
 
-def torch_ways(cams: np.ndarray, mode: str) -> dict[str, Callable[[], torch.Tensor]]:
+def torch_ways(cams: np.ndarray, mode: Mode) -> dict[str, Callable[[], torch.Tensor]]:
     """Return torch's implementations of a mode, by name."""
     maps = torch.from_numpy(cams).flatten(1)
     out, buffer = torch.empty_like(maps), torch.empty_like(maps)
@@ -68,7 +69,7 @@ def torch_ways(cams: np.ndarray, mode: str) -> dict[str, Callable[[], torch.Tens
     }
 
 
-def all_present(cams: np.ndarray, mode: str) -> Case:
+def all_present(cams: np.ndarray, mode: Mode) -> Case:
     """Compare with torch."""
     own = ours(cams, np.ones(len(cams), dtype=bool), mode)
     answer = own.expected.reshape(len(cams), -1)
@@ -93,7 +94,7 @@ def cases() -> Iterator[Case]:
     """Yield all cases; the buffers of one are freed before the next."""
     cams = inputs.full_size_cams()
     for build in (three_present, all_present):
-        for mode in ("pairwise", "strongest", "dcsm"):
+        for mode in get_args(Mode):
             yield build(cams, mode)
 
 

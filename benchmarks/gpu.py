@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from cuekit.crf import Storage
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -182,9 +184,10 @@ def milliseconds(calls: Sequence[Callable[[], Any]], rounds: int = ROUNDS) -> fl
     for call in calls:
         call()
     sequence = list(itertools.islice(itertools.cycle(calls), rounds))
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in sequence]
+    cuda: Any = torch.cuda  # partly without annotations
+    events = [[cuda.Event(enable_timing=True) for _ in range(2)] for _ in sequence]
     torch.cuda.synchronize()
-    torch.cuda._sleep(40_000_000)  # about 20 ms, in which the host queues the calls
+    cuda._sleep(40_000_000)  # about 20 ms, in which the host queues the calls
     for call, (start, end) in zip(sequence, events, strict=True):
         start.record()
         call()
@@ -458,7 +461,7 @@ def crf_cases(_: float) -> Iterator[Row]:
         at_most_ms: float | None = None,
         iterations: int = 10,
         chosen: torch.Tensor | None = None,
-        storage: str = "float32",
+        storage: Storage = "float32",
     ) -> Row:
         batch, _, height, width = shape
         rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), SIZE, strict=True))

@@ -8,12 +8,17 @@ documents; sums and comparisons are in float64. The sections are named by the st
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cuekit.crf import CRFParams
+if TYPE_CHECKING:
+    from cuekit.crf import CRFParams
+    from cuekit.labels import BackgroundOverlap, Overlap
+    from cuekit.resize import Rule
+    from cuekit.snap import Accept
+    from cuekit.subtract import Mode
 
 Array = npt.NDArray[Any]
 Filter = Callable[[Array], Array]  # (K, N) -> (K, N)
@@ -25,7 +30,7 @@ MakeFilter = Callable[[Array], Filter]  # features (N, d) -> Filter
 def subtract_classes(
     cams: Array,  # (C, h, w)
     present: Array,  # (C,) bool
-    mode: str,
+    mode: Mode,
 ) -> Array:  # (C, h, w), in the dtype of cams
     """Remove from every present class what other present classes activate as well."""
     maps = cams.astype(np.float64)
@@ -115,7 +120,7 @@ def snap_cues_to_masks(
     cues: Array,  # (K, h, w)
     masks: Array,  # (R, H, W) bool
     threshold: float,
-    accept: str = "mean",
+    accept: Accept = "mean",
 ) -> Array:  # (K, H, W) bool
     """Set a channel in the masks that are accepted; pixels of no mask keep the resized cue."""
     maps = resize(cues, masks.shape[1:])  # (K, H, W)
@@ -165,7 +170,7 @@ def fuse_cues(*cue_sets: Array) -> Array:  # (K, H, W) each -> (K, H, W) bool
 def resize_cues(
     cues: Array,  # (K, h, w)
     size: tuple[int, int],
-    rule: str,
+    rule: Rule,
 ) -> Array:  # (K, H, W) bool
     """Resize cues by the nearest pixel, or by how much of each target pixel's area they cover."""
     if rule == "nearest":
@@ -218,8 +223,8 @@ def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:  # (..., h, w)
 def cues_to_labels(
     cues: Array,  # (K, H, W)
     class_ids: Array,  # (K,)
-    overlap: str,
-    background_overlap: str,
+    overlap: Overlap,
+    background_overlap: BackgroundOverlap,
     unknown: int,
 ) -> Array:  # (H, W) int64
     """Write one class id per pixel: among foreground cues that of the smallest, or 255."""

@@ -210,7 +210,7 @@ def fit(
             terms = losses(maps.float(), on_device)
             total = torch.stack([term.float() for term in terms.values()]).sum()
             optimizer.zero_grad()
-            total.backward()
+            torch.autograd.backward(total)
             norm = torch.nn.utils.clip_grad_norm_(
                 network.parameters(), schedule.clip, error_if_nonfinite=True
             )

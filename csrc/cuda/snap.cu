@@ -16,7 +16,8 @@
 //   both:
 //     find_bits        every block finds, for one image, the largest mean of each channel, and sets
 //                      a bit per superpixel and channel where the mean is above the threshold
-//     paint_bits       every thread writes the bits of `width` pixels to all channels of the pass
+//     paint_bits       every thread writes the bits of `width` pixels to all channels of the pass;
+//                      pixels in no superpixel are off
 //
 // Workspace: the members of struct Workspace.
 #include <algorithm>

@@ -4,7 +4,10 @@
 // superpixel once (superpixels.h). Then, three launches per 32 channels:
 //   sum_pieces       every warp adds up every piece of one segment, for up to 8 channels
 //   means_of_pieces  every thread adds up the pieces of a superpixel for one channel
-//   paint_means      every thread writes the means of `width` pixels to all channels of the pass
+//   paint_means      every thread writes the means of `width` pixels to all channels of the pass; 0
+//                    for pixels in no superpixel
+// The order of additions is fixed, but it is not raster order: sums differ from the CPU's by the
+// rounding of float64.
 //
 // Workspace: the members of struct Workspace.
 #include <algorithm>

@@ -22,7 +22,7 @@
 
 namespace cuekit::cuda {
 
-// All arrays are workspace, taken from an Arena. Kernels take it by value.
+// Pointers to arrays in the workspace; passed to kernels by value.
 struct GroupedPixels {
   std::int64_t images, pixels, num_superpixels;
   std::uint32_t* keys;          // (images, pixels), in raster order
@@ -49,8 +49,8 @@ struct GroupedPixels {
 // Channels that are computed in one pass over the pixels: one for each lane of a warp.
 constexpr int channels_per_pass = 32;
 
-// How many images are grouped at a time. It bounds the workspace, and keeps keys within 32 bits.
-// All sizes are at least 1.
+// How many images are grouped at a time, at least 1: it bounds the workspace, and keeps keys within
+// 32 bits. `batch` and `pixels` are at least 1.
 std::int64_t images_per_step(std::int64_t batch, std::int64_t pixels, std::int64_t num_superpixels);
 
 constexpr std::int64_t segment_pixels = 512;

@@ -22,7 +22,7 @@ namespace {
 constexpr int channels_per_warp = 8;
 
 // The lanes of a warp share the pixels of a piece. The launch bounds limit registers so that three
-// blocks fit on a multiprocessor.
+// blocks fit on a multiprocessor; a few bytes are spilled for it.
 template <class T>
 __global__ void __launch_bounds__(block_size, 3)
     sum_pieces(const T* __restrict__ values,  // (images, K, H * W)

@@ -8,7 +8,7 @@
 //           pixel), the bilateral ones of all photos first, then the spatial ones
 //   vertex  numbered by the first entry that has it: those of the bilateral lattices come first,
 //           and those of a photo are consecutive. Only the GPU knows how many there are: arrays
-//           have room for as many as there could be, and launches loop over those that there are
+//           have room for the largest possible number, and kernels loop over the actual number
 //   copy    a vertex as seen by one tile: the sum of what the tile's pixels splat to it. Copy c of
 //           a tile is row tile * corners * 128 + c of the splatted values
 //

@@ -24,16 +24,16 @@ struct Embeddings {
 // Throws where keys do not fit into 64 bits.
 Embeddings embeddings_for(const Lattice& lattice, const FilterParams& p);
 
-// lattice_vertices.cu. In this order, with the prefix sum of firsts_in_word, `numbering`, after the
-// first. `tables` is zeros at first.
+// lattice_vertices.cu. Between the two, `numbering` must become the prefix sum of firsts_in_word.
+// `tables` must be zero before the first.
 void find_simplices(const Lattice& lattice, const Tables& tables, const Embeddings& embeddings,
                     const std::uint8_t* photos,  // (images, H, W, 3)
                     cudaStream_t stream);
 void number_vertices(const Lattice& lattice, const Tables& tables, const Embeddings& embeddings,
                      cudaStream_t stream);
 
-// lattice_copies.cu. In this order, with the prefix sum of copy_count, `starts`, after the first.
-// copy_count is zeros at first.
+// lattice_copies.cu, in this order. After the first, `starts` must become the prefix sum of
+// copy_count, which must be zero before it.
 constexpr std::int64_t ones_stride = 4;  // of rows that have one value
 void find_copies(const Lattice& lattice,
                  float* splatted,  // (entries, ones_stride): copies, where all pixels splat 1

@@ -7,7 +7,7 @@
 
 namespace cuekit::cpu {
 
-// The blur of the splatted values of each filter in place; then they become those to slice from.
+// Blurs the splatted values of each filter in place and swaps them with the values to slice.
 // Filters without a lattice are left out.
 class Blur {
  public:

@@ -1,6 +1,6 @@
-// The dense CRF of cuekit/crf.h on the CPU, a batch of images. The rooms of this folder:
+// The dense CRF of cuekit/crf.h on the CPU, a batch of images. The files of this folder:
 //
-//   bands, patch        how an image is divided, and in which order its pixels are visited
+//   bands, patch        how an image is divided, and the order in which its pixels are visited
 //   lattice             the permutohedral lattice; embed, vertex_table, chains build it;
 //                       kept_lattices keeps the spatial ones between calls
 //   class_vector        all classes of a pixel, in registers
@@ -18,6 +18,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "cpu/float_state.h"
 #include "cpu/parallel.h"
 #include "cuekit/half.h"
 #include "inference.h"
@@ -30,6 +31,7 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
          const CrfParams& p, Context& context) {
   if (p.half_storage)
     throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
+  const DefaultFloatState state;  // the kept lattice must not depend on the caller's
   std::shared_ptr<const Lattice> spatial;
   if (p.gaussian_weight > 0 && p.iterations > 0)
     spatial =

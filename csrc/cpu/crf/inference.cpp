@@ -47,8 +47,8 @@ Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::u
         bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
                           p.bilateral_weight * static_cast<float>(log2_of_e), threads);
     bilateral_.allocate(&bilateral_lattice_, stride_);
-    // Both filters share the caches, and this one fills them, with the values to slice and the
-    // values to splat into: 8 MB of both.
+    // Both filters share the caches. Values of this one do not fit from 4 MB on, for those to slice
+    // and as much again for those to splat into.
     spatial_.prefetch_values = bilateral_.prefetch_values =
         bilateral_lattice_.node_count() * stride_ > std::int64_t{1} << 20;
   }
@@ -64,7 +64,7 @@ bool Inference<T>::run() {
   return true;
 }
 
-// Returns false where a score is not finite, which is seen in the first pass.
+// Returns false where a score is not finite; only the first pass reads scores.
 template <class T>
 bool Inference<T>::pass_over_pixels(bool first, bool last) {
   const Pass pass{unary_.get(), stride_,     &spatial_, &bilateral_,

@@ -10,8 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/float_state.h"
-
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
@@ -78,7 +76,6 @@ std::shared_ptr<const Lattice> kept_spatial_lattice(std::int64_t height, std::in
   Entry entry{height, width, sxy, weight, nullptr};
   if (kept) entry.lattice = find(entry);
   if (entry.lattice == nullptr) {
-    const DefaultFloatState state;
     entry.lattice =
         std::make_shared<const Lattice>(spatial_lattice(height, width, sxy, weight, threads));
     if (kept) keep(entry);

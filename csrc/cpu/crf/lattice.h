@@ -43,7 +43,7 @@ struct Lattice {
   WorkspaceVector<Node> originals;  // (copies): the vertex of each copy
   // (corners): along each axis, the vertices that have a neighbour, as chains of successive
   // neighbours, one chain after the other. The first vertex of a chain is stored as ~vertex. Each
-  // list ends with `chain_padding` entries that start no chain: it is read that far ahead.
+  // list is padded with `chain_padding` times ~0, because it is read that far ahead.
   std::vector<WorkspaceVector<Node>> chains;
   // Whether the filter is multiplication by `weight`, because no two pixels have a vertex, or
   // neighbouring vertices, in common.

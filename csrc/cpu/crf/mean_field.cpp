@@ -18,13 +18,15 @@
 namespace cuekit::cpu {
 namespace {
 
-// While a pixel's largest logit is at most this, the sum of powers of 2 is finite, and the softmax
-// need not subtract the largest first. The sum does not vanish either: a pixel's largest unary is
-// 0, filters add positive values up to rounding, and seldom more than the sum of their weights.
+// While the largest logit of some pixels is at most this, their sums of powers of 2 are finite, and
+// the softmax need not subtract the largest logit first. The sums are not close to 0 either: the
+// largest unary of a pixel is 0, and filters add positive values, up to rounding. Few pixels are
+// beyond the limit: filters seldom add more than the sum of their weights.
 constexpr float largest_power = 64.0f;
 
-// The simplices of one filter, for a group of classes, from some pixel on. Pointers are copied from
-// the filter: the compiler would load them again after every store of values.
+// The simplices of the pixels from `pixel` on in one filter, and the values there of a group of
+// classes. Pointers are copied from the filter: the compiler would load them again after every
+// store of values.
 template <class X, int corners>
 struct Simplices {
   const Node* nodes = nullptr;     // (pixels from the first on, corners)

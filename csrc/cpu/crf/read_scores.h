@@ -12,8 +12,8 @@ namespace cuekit::cpu {
 // A logit below this stands for probability 0. It is finite, and so are sums with it.
 constexpr float impossible = -1e30f;
 
-// Planes of scores in `planes` below: one row of the patch after the other. The plane is longer by
-// a little, because addresses that are a power of two apart compete for the same cache lines.
+// A plane has one class of a patch, row after row. Planes are slightly longer than patches, because
+// addresses that are a power of two apart compete for the same cache sets.
 constexpr std::int64_t plane_size = strip_height * Patch::max_columns + 16;
 
 // Writes the logits of a patch in units of ln 2, the largest of each pixel is 0. Returns false

@@ -42,9 +42,9 @@ struct CrfParams {
 namespace cuekit::CUEKIT_BACKEND {
 
 // A GPU writes 0 to the channels of absent classes. The CPU does not write them: there, the caller
-// passes `out` filled with zeros, which fresh memory is at no cost. Returns false where a score is
-// not finite (a GPU does not check). Throws std::invalid_argument where sxy or srgb are too small
-// for the size of the photos.
+// passes `out` filled with zeros (fresh memory from the system has them at no cost). Returns false
+// where a score is not finite (a GPU does not check). Throws std::invalid_argument where sxy or
+// srgb are too small for the size of the photos.
 template <class T>
 bool crf(const T* scores,              // (B, K, H, W)
          const std::uint8_t* photos,   // (B, H, W, 3)

@@ -109,17 +109,22 @@ Enum one_of(const std::string& value, const std::array<const char*, count>& name
 
 #ifdef CUEKIT_BACKEND_CUDA
 
+void* address_of(const py::handle& array) {
+  return reinterpret_cast<void*>(array.attr("address").cast<std::uintptr_t>());
+}
+
 // From cuekit._device.DeviceArray.
 View view_of(const py::handle& array) {
+  if (!array.attr("is_contiguous").cast<bool>())
+    throw std::invalid_argument("a kernel's array is not C-contiguous");
   const py::object dtype = array.attr("dtype");
-  return {reinterpret_cast<void*>(array.attr("address").cast<std::uintptr_t>()),
-          array.attr("shape").cast<std::vector<std::int64_t>>(),
+  return {address_of(array), array.attr("shape").cast<std::vector<std::int64_t>>(),
           dtype.attr("kind").cast<std::string>()[0], dtype.attr("itemsize").cast<int>()};
 }
 
 // From cuekit._device.Device: its current stream and its allocator. The device is the current one
-// of this thread while this lives. Workspace is given back when this is destroyed, after the
-// launches: the allocator hands it out again in the order of the stream.
+// of this thread while this lives. Workspace is returned to the allocator when this is destroyed,
+// after the last launch; the allocator reuses it in stream order.
 class Call final : public cuda::Context {
  public:
   explicit Call(const py::handle& device)
@@ -127,7 +132,7 @@ class Call final : public cuda::Context {
         device_(py::reinterpret_borrow<py::object>(device)),
         index_(device.attr("index").cast<int>()) {
     cuda::check(cudaGetDevice(&before_));
-    // Setting a device creates a context on it: not done for one that is current already.
+    // cudaSetDevice initialises the device's context: skipped when it is current already.
     if (before_ != index_) cuda::check(cudaSetDevice(index_));
   }
   Call(const Call&) = delete;
@@ -140,7 +145,7 @@ class Call final : public cuda::Context {
     if (bytes == 0) return nullptr;
     const py::gil_scoped_acquire locked;
     blocks_.push_back(device_.attr("allocate")(bytes));
-    return view_of(blocks_.back()).data;
+    return address_of(blocks_.back());
   }
 
  private:

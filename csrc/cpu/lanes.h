@@ -13,11 +13,12 @@
 
 namespace cuekit::cpu {
 
-constexpr int lanes = 8;
+// Kernels for many channels take them in blocks: a pixel's values in 8 channels are side by side.
+constexpr int channels_per_block = 8;
 
 #if defined(__GNUC__)
 
-template <class T, int count = lanes>
+template <class T, int count = channels_per_block>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(count * sizeof(T))));
   static constexpr int size = count;
@@ -73,7 +74,7 @@ struct Lanes {
 
 #else
 
-template <class T, int count = lanes>
+template <class T, int count = channels_per_block>
 struct Lanes {
   static constexpr int size = count;
   T values[count];

@@ -47,8 +47,8 @@ void resize_area(const std::uint8_t* map,  // (h, w)
 
 }  // namespace
 
-void resize(const std::uint8_t* cues,  // (B, h, w)
-            bool* out,                 // (B, H, W)
+void resize(const std::uint8_t* cues,  // (M, h, w)
+            bool* out,                 // (M, H, W)
             const ResizeParams& p, Context& context) {
   parallel_for(p.maps, context.threads, [&](std::int64_t m) {
     const std::uint8_t* map = cues + m * p.in_height * p.in_width;

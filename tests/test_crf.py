@@ -13,7 +13,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from threading import Barrier
 
@@ -592,40 +592,37 @@ def test_any_memory_order():
 
 
 def test_what_is_kept_between_calls():
-    """The same bits the first and the second time, from many threads, and nothing of large photos.
+    """The lattices of positions are kept in C++, the last 4 by everything they depend on.
 
-    The lattice of positions is looked for in one place, by everything it depends on.
+    Results must not show which of them are: found or built again, by one thread or by many.
     """
     photo = sample_photos()[0][:90, :88]
     maps = smooth_probabilities((90, 88), 5)
     wide = np.ascontiguousarray(photo.reshape(88, 90, 3))
-    crf._kept_lattice.cache_clear()
-    first = cuekit.dense_crf(maps, photo)
-    assert crf._kept_lattice.cache_info()[:2] == (0, 1)
-    others = [
-        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_sxy=2)),
-        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_weight=2)),
-        cuekit.dense_crf(maps.reshape(5, 88, 90), wide).reshape(first.shape),
+    sec = crf.PRESETS["sec"]
+    calls = [
+        lambda **how: cuekit.dense_crf(maps, photo, **how),
+        lambda **how: cuekit.dense_crf(maps, photo, replace(sec, gaussian_sxy=2), **how),
+        lambda **how: cuekit.dense_crf(maps, photo, replace(sec, gaussian_weight=2), **how),
+        lambda **how: cuekit.dense_crf(maps.reshape(5, 88, 90), wide, **how).reshape(maps.shape),
+        lambda **how: cuekit.dense_crf(maps, photo, "clip-es", **how),
+        lambda **how: cuekit.dense_crf(maps[:, :-1], photo[:-1], **how),
     ]
-    assert not any(same_bits(other, first) for other in others)
-    assert same_bits(cuekit.dense_crf(maps, photo), first)
-    assert crf._kept_lattice.cache_info()[:2] == (1, 4)
+    expected = [call() for call in calls]
+    assert not any(same_bits(a, b) for a, b in combinations(expected[:5], 2))
+    order = [0, 0, 1, 0, 2, 3, 4, 0, 5, 1, 1, 5, 4, 3, 2, 1, 0]
+    for i in order:
+        assert same_bits(calls[i](), expected[i])
 
-    crf._kept_lattice.cache_clear()
     barrier = Barrier(8)
 
-    def work(_):
+    def work(first):
         barrier.wait(timeout=60)
-        return [cuekit.dense_crf(maps, photo, threads=2) for _ in range(3)]
+        return [(i, calls[i](threads=2)) for i in order[first:] + order[:first]]
 
     with ThreadPoolExecutor(8) as pool:
         for results in pool.map(work, range(8)):
-            assert all(same_bits(result, first) for result in results)
-
-    crf._kept_lattice.cache_clear()
-    large = np.zeros((1025, 1024, 3), np.uint8)
-    cuekit.dense_crf(np.ones((1, 1025, 1024), np.float16), large, iterations=1)
-    assert crf._kept_lattice.cache_info().currsize == 0
+            assert all(same_bits(result, expected[i]) for i, result in results)
 
 
 def test_denormals_do_not_depend_on_the_caller_s_flags():
@@ -660,20 +657,20 @@ def test_denormals_do_not_depend_on_the_caller_s_flags():
     sys.platform != "linux" or platform.machine() != "x86_64", reason="knows one libm's constants"
 )
 def test_rounding_does_not_depend_on_the_caller_s_mode():
-    """Nor is what a call in another mode keeps for the next."""
+    """Nor does the lattice that a call in another mode keeps for the next."""
     upward, nearest = 0x800, 0
     libm = ctypes.CDLL("libm.so.6")
     photo = sample_photos()[0][:50, :61]
     maps = smooth_probabilities(photo.shape[:2], 5)
-    expected = cuekit.dense_crf(maps, photo)
-    crf._kept_lattice.cache_clear()
     assert libm.fesetround(upward) == 0
     try:
-        result = cuekit.dense_crf(maps, photo)
+        first = cuekit.dense_crf(maps, photo)
     finally:
         libm.fesetround(nearest)
-    assert same_bits(result, expected)
-    assert same_bits(cuekit.dense_crf(maps, photo), expected)
+    assert same_bits(cuekit.dense_crf(maps, photo), first)  # with the lattice of the first call
+    for width in range(4, 8):  # as many lattices as are kept
+        cuekit.dense_crf(maps[..., :width], photo[:, :width])
+    assert same_bits(cuekit.dense_crf(maps, photo), first)
 
 
 # --------------------------------------------------------------------------------------- the model

@@ -56,6 +56,7 @@ class Kernels(Protocol):
         overlap: Overlap,
         background_overlap: BackgroundOverlap,
         unknown: int,
+        ignore: int,
         context: Context,
     ) -> None: ...
     def suppress(

@@ -190,3 +190,28 @@ def test_a_size_is_refused_before_the_input_is_copied():
     huge = np.broadcast_to(np.zeros(1, bool), (1, 2**16, 2**16))  # 4 GiB, if it were copied
     with raises(ValueError, "cues must have fewer than 2147483648 pixels, got 4294967296"):
         cuekit.snap_cues(huge, SUPERPIXELS)
+
+
+# ------------------------------------------------------------------------- labels to be ignored
+
+
+def test_any_label_may_be_the_ignored_one():
+    cues = np.array([[[1, 0, 0, 0]], [[1, 1, 1, 0]], [[0, 0, 1, 0]]], dtype=bool)
+    result = cuekit.cues_to_labels(cues, overlap="ignore", ignore=-1)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, [[1, 1, -1, -1]])
+    result = cuekit.cues_to_labels(cues, classes=[0, 255, 7], ignore=None, unknown=9)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, [[255, 255, 7, 9]])
+
+
+def test_without_an_ignored_label_nothing_can_be_ignored():
+    cues = MAPS > 0.5
+    with raises(ValueError, "unknown must be given where ignore is None"):
+        cuekit.cues_to_labels(cues, ignore=None)
+    with raises(ValueError, "overlap='ignore' needs a label to ignore, got ignore=None"):
+        cuekit.cues_to_labels(cues, ignore=None, unknown=0, overlap="ignore")
+    with raises(ValueError, "classes must not contain 7", "for channel 1; pass another ignore="):
+        cuekit.cues_to_labels(cues, classes=[0, 7, 9], ignore=7)
+    with raises(TypeError, "ignore must be an integer, got '255'"):
+        cuekit.cues_to_labels(cues, ignore="255")

@@ -10,16 +10,14 @@ from typing import NamedTuple
 
 import emulated
 import numpy as np
+from common import INSTRUCTION_SETS, set_instruction_set
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from cuekit import _cpu
 
 CUES = ("bool", "uint8")
 FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 THREADS = (1, 2, 8)
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 batches = st.sampled_from([(), (), (), (1,), (2,), (3,), (2, 2), (0,), (0, 2)])
 sides = st.integers(1, 9)
@@ -234,7 +232,7 @@ class Run(NamedTuple):
     def __call__(self, function, *arrays, **options):
         """Call, and check that the inputs are as before and that the framework is kept."""
         before = [None if array is None else array.copy() for array in arrays]
-        _cpu.set_instruction_set(self.instruction_set)
+        set_instruction_set(self.instruction_set)
         with self.front_end.active():
             wrapped = [None if array is None else self.front_end.wrap(array) for array in arrays]
             result = self.front_end.unwrap(function(*wrapped, threads=self.threads, **options))

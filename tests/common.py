@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis profiles, figures, data sets, and how missing parts are named."""
+"""What all tests share: Hypothesis profiles, figures, data sets, reasons for skipping."""
 
 import os
 from pathlib import Path

@@ -189,21 +189,14 @@ def stand_in_for_cupy():
 
 
 @contextmanager
-def installed():
+def installed(import_kernels=lambda: (load(), "")):
     """Let cuekit find the emulated kernels and the stand-in for CuPy."""
     from cuekit import _backend
 
-    before = sys.modules.get("cupy"), _backend._import_cuda
-    sys.modules["cupy"] = stand_in_for_cupy()
-    _backend._import_cuda = lambda: (load(), "")
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", stand_in_for_cupy())
+        patch.setattr(_backend, "_import_cuda", import_kernels)
         yield
-    finally:
-        _backend._import_cuda = before[1]
-        if before[0] is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before[0]
 
 
 @contextmanager

@@ -106,7 +106,11 @@ def table(inputs):
     sums = {"rtol": 1e-15, "atol": 1e-12}
     # float32 sums in another order, over the iterations.
     iterations = {"rtol": 0, "atol": 1e-5}
-    crf = {"probabilities": inputs.probabilities, "image": inputs.photos, "present": inputs.present[:, 1:].copy()}
+    crf = {
+        "probabilities": inputs.probabilities,
+        "image": inputs.photos,
+        "present": inputs.present[:, 1:].copy(),
+    }
     return {
         "subtract_classes": Op(cuekit.subtract_classes, maps, cuda=True),
         "subtract_classes, strongest": Op(
@@ -127,7 +131,11 @@ def table(inputs):
         ),
         "raw_cues, bool background": Op(
             cuekit.raw_cues,
-            {"cams": inputs.cams, "background": inputs.cues[:, 0].copy(), "present": inputs.present},
+            {
+                "cams": inputs.cams,
+                "background": inputs.cues[:, 0].copy(),
+                "present": inputs.present,
+            },
             cuda=True,
         ),
         "superpixel_mean": Op(
@@ -137,7 +145,9 @@ def table(inputs):
             tolerance=sums,
         ),
         "superpixel_mean, bool": Op(
-            cuekit.superpixel_mean, {"values": inputs.cues, "superpixels": inputs.superpixels}, cuda=True
+            cuekit.superpixel_mean,
+            {"values": inputs.cues, "superpixels": inputs.superpixels},
+            cuda=True,
         ),
         "superpixel_mean, integers": Op(
             cuekit.superpixel_mean,
@@ -148,9 +158,13 @@ def table(inputs):
             cuekit.snap_cues, {"cues": inputs.coarse_cues, "superpixels": inputs.blocks}, cuda=True
         ),
         "snap_cues, maps": Op(
-            cuekit.snap_cues, {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels}, cuda=True
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels},
+            cuda=True,
         ),
-        "snap_cues, masks": Op(cuekit.snap_cues, {"cues": inputs.cues, "superpixels": inputs.masks}),
+        "snap_cues, masks": Op(
+            cuekit.snap_cues, {"cues": inputs.cues, "superpixels": inputs.masks}
+        ),
         "snap_cues, maps and masks": Op(
             cuekit.snap_cues, {"cues": inputs.coarse_cams, "superpixels": inputs.masks}
         ),

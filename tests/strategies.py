@@ -114,6 +114,7 @@ def has_gpu():
 FRONT_ENDS = [NumPy, Torch] if importlib.util.find_spec("torch") else [NumPy]
 DEVICES = [EmulatedCuda] if emulated.wanted() else []
 DEVICES += [Cuda] if has_gpu() else []
+NO_DEVICE = "needs a C++ compiler and pybind11, or a GPU: pip install pybind11, apt install g++"
 
 
 # ---------------------------------------------------------------------------------------- arrays

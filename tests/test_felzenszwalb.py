@@ -6,19 +6,17 @@ stable, ours are equal for every photo; as shipped, for photos without such edge
 photo here that is smoothed.
 """
 
-import os
 import re
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from common import INSTRUCTION_SETS, VOC, at_most, needs, needs_data, set_instruction_set
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     FLOATS,
     FRONT_ENDS,
-    INSTRUCTION_SETS,
     THREADS,
     assert_equal,
     by_image,
@@ -29,10 +27,8 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import _cpu, reference
+from cuekit import reference
 
-DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-VOC = DATA / "voc-animals" / "JPEGImages"
 SETTINGS = [(200, 0.8, 60), (100, 0.8, 20), (50, 0.5, 20), (1, 0, 1)]
 
 scales = st.sampled_from([0.0, 0.5, 1.0, 50.0, 200.0, 1e9])
@@ -42,7 +38,7 @@ min_sizes = st.sampled_from([0, 1, 2, 20, 10_000])
 
 def stable_peer(photo, scale, sigma, min_size):
     """scikit-image's function with a stable sort in the place of its unstable one."""
-    segmentation = pytest.importorskip("skimage.segmentation")
+    segmentation = needs("skimage.segmentation")
     argsort = np.argsort
     with mock.patch.object(np, "argsort", lambda costs: argsort(costs, kind="stable")):
         labels = segmentation.felzenszwalb(photo, scale, sigma, min_size)
@@ -51,7 +47,7 @@ def stable_peer(photo, scale, sigma, min_size):
 
 def sample_photos():
     """Photos that scikit-image brings along, and flat colours with many edges of equal cost."""
-    data = pytest.importorskip("skimage.data")
+    data = needs("skimage.data")
     flat = np.random.default_rng(0).integers(0, 4, (40, 60, 3), np.uint8) * 85
     return [data.chelsea(), data.coffee(), data.astronaut()[::2, ::2], flat.repeat(3, 0)]
 
@@ -59,7 +55,7 @@ def sample_photos():
 # -------------------------------------------------------------------------------------- equality
 
 
-@settings(max_examples=300)
+@at_most(300)
 @given(
     st.data(), st.sampled_from([(), (1,), (3,), (2, 2), (0,)]), scales, sigmas, min_sizes, cpu_runs
 )
@@ -83,7 +79,7 @@ def test_equals_scikit_image_with_a_stable_sort(photo, scale, sigma, min_size):
 
 @pytest.mark.parametrize(("scale", "sigma", "min_size"), SETTINGS)
 def test_equals_scikit_image_on_its_photos(scale, sigma, min_size):
-    segmentation = pytest.importorskip("skimage.segmentation")
+    segmentation = needs("skimage.segmentation")
     for photo in sample_photos():
         result = cuekit.felzenszwalb(photo, scale=scale, sigma=sigma, min_size=min_size)
         assert_equal(result, stable_peer(photo, scale, sigma, min_size))
@@ -203,7 +199,7 @@ def test_same_labels_for_any_threads_and_instructions():
     batch = rng.integers(0, 256, (5, 60, 70, 3), np.uint8)
     expected = cuekit.felzenszwalb(batch, scale=100, min_size=9)
     for name in INSTRUCTION_SETS:
-        _cpu.set_instruction_set(name)
+        set_instruction_set(name)
         for threads in THREADS:
             result = cuekit.felzenszwalb(batch, scale=100, min_size=9, threads=threads)
             np.testing.assert_array_equal(result, expected)

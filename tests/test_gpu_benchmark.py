@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from common import ROOT, needs
 
 import cuekit
 
-torch = pytest.importorskip("torch")
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+torch = needs("torch")
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture

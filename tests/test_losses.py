@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from common import at_most, needs
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import FRONT_ENDS, batches, masks, memory_orders, reordered, sides, tags
 
-torch = pytest.importorskip("torch")
+torch = needs("torch")
 
 from cuekit import crf, losses, reference  # noqa: E402 - losses needs torch
 
@@ -75,7 +76,7 @@ def raises(error, message):
 
 
 @given(st.data(), batches, channel_counts, grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_seed_equals_oracle(data, batch, channels, grid, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     cues = data.draw(masks(p.shape, data.draw(st.sampled_from(["bool", "uint8"]))))
@@ -123,7 +124,7 @@ def test_a_lost_class_has_a_gradient():
 
 
 @given(st.data(), batches, channel_counts, grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_expansion_equals_oracle(data, batch, channels, grid, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     present = data.draw(tags((*batch, channels - 1)))
@@ -169,7 +170,7 @@ class Recorded:
 
 
 @given(st.data(), batches, channel_counts, small_grids, small_grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_constrain_equals_oracle(data, batch, channels, grid, size, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     images = data.draw(reordered(photos(*batch, *size, seed=data.draw(st.integers(0, 99)))))

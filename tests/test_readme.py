@@ -1,18 +1,17 @@
 """The README's Python runs as it stands there, on made-up input of the right shapes."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from common import ROOT, needs
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
-    pytest.importorskip("skimage")
-    torch = pytest.importorskip("torch")
+    needs("skimage")
+    torch = needs("torch")
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     photo = np.kron(rng.integers(0, 255, (6, 8, 3)), np.ones((10, 10, 1))).astype(np.uint8)

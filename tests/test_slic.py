@@ -5,13 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+from common import needs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, FRONT_ENDS, assert_equal, memory_orders, photos
 
 import cuekit
 
-segmentation = pytest.importorskip("skimage.segmentation")
+segmentation = needs("skimage.segmentation")
 
 
 def patches(*shape):

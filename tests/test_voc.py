@@ -9,23 +9,19 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from common import DATA, VOC, needs_data
 from PIL import Image
 
 import cuekit
 from cuekit.metrics import bootstrap, confusion_matrix, mean_iou
 
-DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-VOC = DATA / "voc-animals"
 SEC = DATA / "sec-cues"
 CAMS = DATA / "cams" / "color.npz"
-MISSING = [path for path in (VOC, SEC, CAMS) if not path.exists()]
-
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs real data: no {MISSING}")
+pytestmark = needs_data(VOC, SEC, CAMS)
 
 ANIMALS = (0, 8, 10, 12, 13, 15, 17)
 SUPERPIXELS = {"scale": 200, "sigma": 0.8, "min_size": 60}

@@ -23,12 +23,13 @@ constexpr unsigned warp_size = 32;
 
 enum class State { ready, waits_for_warp, waits_for_block, ended };
 
-// Contexts also hold signal masks, and changing them is a system call each time: so a context only
-// starts a fiber, and the rest is jumps between stacks.
+// A context holds the signal mask too, and changing that is a system call. So a context only starts
+// a fiber, once for all blocks that it takes part in; all else is jumps between stacks.
 struct Fiber {
   ucontext_t start;
   jmp_buf here;
   bool started = false;
+  void* fake_stack = nullptr;  // AddressSanitizer's, while the fiber does not run
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
   dim3 thread_index;
   State state = State::ended;
@@ -53,41 +54,41 @@ unsigned launches = 0;
 const void* scheduler_stack = nullptr;
 std::size_t scheduler_bytes = 0;
 void* scheduler_fake = nullptr;
-void* fiber_fake = nullptr;
 void leave_to_fiber(const Fiber& fiber) {
   __sanitizer_start_switch_fiber(&scheduler_fake, fiber.stack.get(), stack_bytes);
 }
 void back_in_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr); }
-void leave_to_scheduler(bool for_good) {
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber_fake, scheduler_stack,
-                                 scheduler_bytes);
+void leave_to_scheduler() {
+  __sanitizer_start_switch_fiber(&current->fake_stack, scheduler_stack, scheduler_bytes);
 }
-void back_in_fiber(bool first) {
-  __sanitizer_finish_switch_fiber(first ? nullptr : fiber_fake, &scheduler_stack, &scheduler_bytes);
+void back_in_fiber() {
+  __sanitizer_finish_switch_fiber(current->fake_stack, &scheduler_stack, &scheduler_bytes);
 }
 #else
 void leave_to_fiber(const Fiber&) {}
 void back_in_scheduler() {}
-void leave_to_scheduler(bool) {}
-void back_in_fiber(bool) {}
+void leave_to_scheduler() {}
+void back_in_fiber() {}
 #endif
 
-void run_fiber() {
-  back_in_fiber(true);
-  try {
-    (*body)();
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  current->state = State::ended;
-  leave_to_scheduler(true);
-  _longjmp(scheduler, 1);
+void yield() {
+  leave_to_scheduler();
+  if (_setjmp(current->here) == 0) _longjmp(scheduler, 1);
+  back_in_fiber();
 }
 
-void yield() {
-  leave_to_scheduler(false);
-  if (_setjmp(current->here) == 0) _longjmp(scheduler, 1);
-  back_in_fiber(false);
+// A fiber's whole life: a thread of one block after the other.
+void run_fiber() {
+  back_in_fiber();
+  for (;;) {
+    try {
+      (*body)();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    current->state = State::ended;
+    yield();
+  }
 }
 
 void go_on(Fiber& fiber) {
@@ -116,12 +117,14 @@ bool release(std::size_t begin, std::size_t end, State waiting) {
 void run_block(std::size_t threads) {
   for (std::size_t t = 0; t < threads; ++t) {
     Fiber& fiber = *fibers[t];
-    getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = fiber.stack.get();
-    fiber.start.uc_stack.ss_size = stack_bytes;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, run_fiber, 0);
-    fiber.started = false;
+    if (!fiber.started) {
+      getcontext(&fiber.start);
+      fiber.start.uc_stack.ss_sp = fiber.stack.get();
+      fiber.start.uc_stack.ss_size = stack_bytes;
+      fiber.start.uc_link = nullptr;
+      makecontext(&fiber.start, run_fiber, 0);
+      fiber.fake_stack = nullptr;
+    }
     fiber.state = State::ready;
     fiber.exchanges = 0;
   }
@@ -144,7 +147,9 @@ void run_block(std::size_t threads) {
       const std::size_t end = std::min(threads, begin + warp_size);
       released = release(begin, end, State::waits_for_warp) || released;
     }
-    if (!ran && !released) throw std::logic_error("a barrier that not all threads reach");
+    if (ran || released) continue;
+    for (std::size_t t = 0; t < threads; ++t) fibers[t]->started = false;  // some are at a barrier
+    throw std::logic_error("a barrier that not all threads reach");
   }
 }
 

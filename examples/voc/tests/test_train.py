@@ -12,18 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import needs
 from PIL import Image
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("tqdm")
+torch = needs("torch")
+needs("tqdm")
 
-import cuekit  # noqa: E402
-from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
-
-VOC = Path(__file__).parents[1] / "examples" / "voc"
-sys.path.insert(0, str(VOC))
-
-import cue_stage  # noqa: E402 - needs torch, and is no package
+import cue_stage  # noqa: E402 - needs torch
 import data  # noqa: E402
 import evaluation  # noqa: E402
 import loop  # noqa: E402
@@ -31,14 +26,10 @@ import panels  # noqa: E402
 import shapes  # noqa: E402
 import train  # noqa: E402
 
+import cuekit  # noqa: E402
+from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads of torch on two busy cores are slower than one, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+EXAMPLE = Path(__file__).parents[1]
 
 
 # ---------------------------------------------------------------------------------- the data folder
@@ -219,7 +210,7 @@ def test_panels_show_every_column(tmp_path):
 
 # ------------------------------------------------------------------------------- the whole chain
 
-SETTINGS = json.loads((VOC / "shapes.json").read_text(encoding="utf-8"))
+SETTINGS = json.loads((EXAMPLE / "shapes.json").read_text(encoding="utf-8"))
 THRESHOLDS = (SETTINGS["cues"]["foreground_threshold"], train.Cues.background_threshold)
 SUPERPIXELS = {key: SETTINGS["cues"][key] for key in ("scale", "min_size")}
 LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", "0.001"]
@@ -238,18 +229,15 @@ def root(tmp_path_factory):
 
 
 def run_all(root, out, *options):
-    run("all", root, out, "--settings-file", VOC / "shapes.json", *options)
+    run("all", root, out, "--settings-file", EXAMPLE / "shapes.json", *options)
 
 
 @pytest.fixture(scope="module")
 def chain(root, tmp_path_factory):
     """Everything from tags to tables."""
     out = tmp_path_factory.mktemp("run")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     began = time.monotonic()
     run_all(root, out, "--segmenters", "merged", "--panels", 3)
-    torch.set_num_threads(threads)
     return out, time.monotonic() - began
 
 
@@ -589,14 +577,14 @@ def test_training_in_bfloat16_keeps_what_it_learns_in_float32(root, tmp_path):
 
 
 def command(root, out, *options):
-    arguments = [str(VOC / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
+    arguments = [str(EXAMPLE / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
     return [*arguments, "--train", "train", "--color", *SHORT, "--device", "cpu", *options]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM, which Windows lacks")
 def test_a_signal_leaves_a_checkpoint(root, tmp_path):
     process = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, *command(root, tmp_path, "--epochs", "1000")],

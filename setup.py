@@ -70,6 +70,8 @@ class BuildCuda(build_ext):
 
     def build_extension(self, ext: Pybind11Extension) -> None:
         """Compile what is CUDA's first: to the C++ compiler it is objects to link."""
+        # Both extensions compile bind.cpp: each into a folder of its own.
+        self.build_temp = str(Path(self.build_temp).parent / ext.name)
         if ext.name == "cuekit._cuda":
             ext.extra_objects = self.compile_cuda()
             ext.depends = [*ext.depends, *ext.extra_objects]
@@ -83,6 +85,7 @@ class BuildCuda(build_ext):
         targets = [folder / f"{source.stem}{'.obj' if windows else '.o'}" for source in sources]
         # No contraction into FMA: the CPU's bits.
         command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Icsrc", "-Icsrc/include"]
+        command += ["-DCUEKIT_BACKEND_CUDA"]
         command += [
             "-Xfatbin=-compress-all",
             "-Xcompiler",
@@ -128,11 +131,14 @@ cpu = Pybind11Extension(
     "cuekit._cpu",
     sorted(
         path.relative_to(root).as_posix()
-        for path in [root / "csrc/bind_cpu.cpp", *root.glob("csrc/cpu/*.cpp")]
+        for path in [root / "csrc/bind.cpp", *root.glob("csrc/cpu/**/*.cpp")]
     ),
     include_dirs=["csrc", "csrc/include"],
     depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.h")],
-    define_macros=[("CUEKIT_CUDA_MISSING", f'"{"" if nvcc else missing}"')],
+    define_macros=[
+        ("CUEKIT_MODULE", "_cpu"),
+        ("CUEKIT_CUDA_MISSING", f'"{"" if nvcc else missing}"'),
+    ],
     extra_compile_args=flags,
     extra_link_args=link_flags,
     cxx_std=17,
@@ -146,11 +152,12 @@ if nvcc:
     libraries = [home / "lib/x64"] if windows else [home / "lib64", home / "lib"]
     cuda = Pybind11Extension(
         "cuekit._cuda",
-        ["csrc/bind_cuda.cpp"],
+        ["csrc/bind.cpp"],
         include_dirs=["csrc", "csrc/include", str(home / "include")],
         depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.[hc]*")],
         define_macros=[
-            ("CUEKIT_CUDA_MODULE", "_cuda"),
+            ("CUEKIT_MODULE", "_cuda"),
+            ("CUEKIT_BACKEND_CUDA", None),
             ("CUEKIT_CUDA_VERSION", f'"{version}"'),
             ("CUEKIT_CUDA_ARCHITECTURES", f'"{" ".join(archs)}"'),
         ],

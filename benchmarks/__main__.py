@@ -24,7 +24,7 @@ NAMES = (
     "snap",
     "snap_masks",
     "suppress",
-    "dense_crf",
+    "crf",
     "background",
     "subtract",
     "threads",

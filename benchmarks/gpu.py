@@ -102,7 +102,7 @@ def build() -> bool:
 
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress dense_crf"
+OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress crf"
 # Fewer examples, and none of them emulated.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 

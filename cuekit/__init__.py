@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from cuekit._backend import build_config
 from cuekit.background import background_map
-from cuekit.cam import subtract_classes
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
-from cuekit.cues import cues_to_labels, fuse_cues, raw_cues, resize_cues, snap_cues
-from cuekit.superpixels import felzenszwalb, slic, superpixel_mean
-from cuekit.suppression import suppress_absent
+from cuekit.felzenszwalb import felzenszwalb
+from cuekit.fuse import fuse_cues
+from cuekit.labels import cues_to_labels
+from cuekit.raw_cues import raw_cues
+from cuekit.resize import resize_cues
+from cuekit.slic import slic
+from cuekit.snap import snap_cues
+from cuekit.subtract import subtract_classes
+from cuekit.superpixel_mean import superpixel_mean
+from cuekit.suppress import suppress_absent
 
 if TYPE_CHECKING:
     from cuekit import io, metrics

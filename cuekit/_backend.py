@@ -1,10 +1,10 @@
-"""Finds the compiled core and tells what was built and found."""
+"""Find the compiled kernels, choose the backend, and tell what was built."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,45 +15,41 @@ except ImportError as error:
         f"cuekit's compiled core does not load from {Path(__file__).parent} ({error}): in a clone "
         "of its sources run `pip install -e .`, or start Python in another folder"
     ) from error
-from cuekit._arrays import AnyArray, DeviceArray
+from cuekit._device import AnyArray, Context, DeviceArray
+
+if TYPE_CHECKING:
+    from cuekit._kernels import CpuKernels, CudaKernels, Kernels
+
+cpu_kernels: CpuKernels = _cpu
 
 
 @lru_cache(maxsize=1)
-def _import_cuda() -> tuple[Any, str]:
+def _import_cuda() -> tuple[CudaKernels | None, str]:
     """Return the CUDA kernels, or None and why there are none."""
     try:
         from cuekit import _cuda
     except ImportError as error:
-        return None, _cpu.cuda_missing or f"built, but does not load: {error}"
+        return None, cpu_kernels.cuda_missing or f"built, but does not load: {error}"
     return _cuda, ""
 
 
-def cuda_kernels() -> Any:
-    """Return the module of CUDA kernels.
+def backend(array: AnyArray, threads: int) -> tuple[Kernels, Context]:
+    """Return the kernels for the device on which an array lies, and their last argument.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If the array is on a CUDA device and there are no CUDA kernels.
     """
-    module, reason = _import_cuda()
-    if module is None:
+    if not isinstance(array, DeviceArray):
+        return cpu_kernels, threads
+    kernels, reason = _import_cuda()
+    if kernels is None:
         raise ValueError(
             f"arrays on a CUDA device need cuekit's CUDA kernels, which are missing ({reason}): "
             "install cuekit from source with nvcc and CUEKIT_CUDA=1, or copy to the CPU first"
         )
-    return module
-
-
-def backend(array: AnyArray, threads: int) -> tuple[Any, Any]:
-    """Return the kernels for where an array lies, and their last argument.
-
-    That is the number of threads on the CPU; on a CUDA device, the device itself, which names the
-    stream and allocates workspace.
-    """
-    if isinstance(array, DeviceArray):
-        return cuda_kernels(), array.device
-    return _cpu, threads
+    return kernels, array.device
 
 
 def build_config() -> dict[str, Any]:
@@ -64,9 +60,9 @@ def build_config() -> dict[str, Any]:
     dict
         Versions of cuekit, Python and NumPy, the machine, the compiler, the instruction
         set in use, CUDA (nvcc's version and the architectures, or None, and why there is none),
-        and each package used where it is needed (None: not installed).
+        and each optional package (None: not installed).
     """
-    # Half of cuekit's import time, if they stood above.
+    # These imports take half of cuekit's import time: only on use.
     import platform
     from importlib import metadata
 
@@ -84,8 +80,8 @@ def build_config() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
-        "compiler": _cpu.compiler,
-        "instruction_set": _cpu.instruction_set(),
+        "compiler": cpu_kernels.compiler,
+        "instruction_set": cpu_kernels.instruction_set(),
         "cuda": None if cuda is None else f"{cuda.version}: {cuda.architectures}",
         "cuda_missing": reason,
         **optional,

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import AnyArray, Array, DeviceArray, adopt, adopt_anywhere
+from cuekit._arrays import adopt, contiguous, is_on_cpu
+from cuekit._device import AnyArray, Array, DeviceArray
 
 FLOATS = ("float16", "float32", "float64")
 CUES = ("bool", "uint8")
+# Superpixel labels are below it on the CPU, whatever their number.
+SUPERPIXEL_LIMIT = 2**31
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
@@ -75,16 +78,6 @@ def check_pixels(array: AnyArray, name: str) -> None:
         raise ValueError(f"{name} must have fewer than 2147483648 pixels, got {pixels}")
 
 
-def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
-    """Adopt an array on the CPU, of one of `dtypes`, with at least `ndim` dimensions.
-
-    The result is C-contiguous and aligned: what is not costs one copy, as every function documents.
-    """
-    array = adopt(value, name)
-    _check_dtype_and_ndim(array, name, dtypes, ndim, layout)
-    return np.require(array, requirements=("C", "A"))
-
-
 def check_any_array(
     value: Any,
     name: str,
@@ -94,38 +87,73 @@ def check_any_array(
     layout: str,
     beside: tuple[AnyArray, str] | None = None,
 ) -> Any:
-    """`check_array` for the CPU and CUDA devices; where `beside` and its name say, if given."""
-    array = adopt_anywhere(value, name)
+    """Adopt an array of one of `dtypes`, with at least `ndim` dimensions.
+
+    If `beside` is given, another argument and its name, the array must be on the same device.
+
+    The result is C-contiguous and aligned: an array that is not is copied once, as every function
+    documents.
+    """
+    array = adopt(value, name)
     if beside is not None:
-        check_place(array, name, *beside)
-    _check_dtype_and_ndim(array, name, dtypes, ndim, layout)
-    if isinstance(array, DeviceArray):
-        return array.device.contiguous(array)
-    return np.require(array, requirements=("C", "A"))
-
-
-def _check_dtype_and_ndim(
-    array: AnyArray, name: str, dtypes: Sequence[str], ndim: int, layout: str
-) -> None:
+        check_device(array, name, *beside)
     if array.dtype.name not in dtypes:
         raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {array.dtype}")
     if array.ndim < ndim:
         raise ValueError(f"{name} must have shape {layout}, got {array.shape}")
+    return contiguous(array)
 
 
-def place_of(array: AnyArray) -> str:
-    """Where an array lies, for errors."""
+def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
+    """`check_any_array` for functions that have no kernel for CUDA devices."""
+    array = adopt(value, name)
+    check_on_cpu(array, name)
+    result: Array = check_any_array(value, name, dtypes, ndim=ndim, layout=layout)
+    return result
+
+
+def check_photos(image: Any, channel_axis: int | None) -> Array:
+    """Adopt photos on the CPU, uint8 or floating, as (..., H, W, channels) in any memory order."""
+    photos = check_array(
+        image,
+        "image",
+        ("uint8", *FLOATS),
+        ndim=2 if channel_axis is None else 3,
+        layout="(..., H, W)" if channel_axis is None else "(..., H, W, channels)",
+    )
+    if channel_axis is None:
+        return photos[..., None]
+    axis = check_integer(channel_axis, "channel_axis")
+    if not -photos.ndim <= axis < photos.ndim:
+        raise ValueError(f"channel_axis must be an axis of image {photos.shape}, got {axis}")
+    photos = np.moveaxis(photos, axis, -1)
+    if photos.shape[-1] == 0:
+        raise ValueError(f"image must have at least one channel, got {tuple(image.shape)}")
+    return photos
+
+
+def check_on_cpu(array: AnyArray, name: str) -> None:
+    """Refuse an array on a device for which there is no kernel."""
+    if not is_on_cpu(array):
+        raise ValueError(
+            f"{name} must be on the CPU, got an array on {device_name(array)}: there is no kernel "
+            "for other devices, and nothing is moved between devices; copy it to the CPU first"
+        )
+
+
+def device_name(array: AnyArray) -> str:
+    """Name the device of an array, for errors."""
     return str(array.device) if isinstance(array, DeviceArray) else "the CPU"
 
 
-def check_place(array: AnyArray, name: str, first: AnyArray, of: str) -> None:
-    """Refuse an array that does not lie where another argument does."""
+def check_device(array: AnyArray, name: str, first: AnyArray, first_name: str) -> None:
+    """Refuse an array that is not on the device of another argument."""
     here = array.device if isinstance(array, DeviceArray) else None
     there = first.device if isinstance(first, DeviceArray) else None
     if here != there:
         raise ValueError(
-            f"{name} must be on {place_of(first)}, as {of} is, got it on {place_of(array)}: "
-            "nothing is moved between devices"
+            f"{name} must be on {device_name(first)}, as {first_name} is, got it on "
+            f"{device_name(array)}: nothing is moved between devices"
         )
 
 
@@ -140,49 +168,96 @@ def check_present(
     name: str,
     batch: tuple[int, ...],
     classes: int,
-    of: str,
-    beside: AnyArray | None = None,
+    first: AnyArray | None,
+    first_name: str,
 ) -> Any:
-    """Return the tags as a C-contiguous bool array of shape (..., C); None means all present.
+    """Return the tags as a C-contiguous bool array (*batch, C); None means all are present.
 
-    They lie where `beside` does, or on the CPU. Lists are copied, arrays elsewhere are refused.
+    The result is on the device of `first`; None is the CPU. Lists are copied there; arrays on other
+    devices are refused.
     """
     if present is None:
         shape = (*batch, classes)
-        return (
-            beside.device.true(shape) if isinstance(beside, DeviceArray) else np.ones(shape, bool)
-        )
+        if isinstance(first, DeviceArray):
+            return first.device.ones(shape, np.bool_)
+        return np.ones(shape, np.bool_)
     from_list = isinstance(present, list | tuple)
     if from_list:  # tags are few: a list is welcome
         try:
             present = np.array(present) if len(present) else np.zeros(0, dtype=bool)
         except ValueError as error:
             raise ValueError(f"{name} must be rows of one length, got {present!r}") from error
-    array = adopt_anywhere(present, name)
-    if beside is not None and not from_list:
-        check_place(array, name, beside, of)
-    if array.dtype != np.bool_:
+    tags = adopt(present, name)
+    if first is not None and not from_list:
+        check_device(tags, name, first, first_name)
+    if tags.dtype != np.bool_:
         raise TypeError(
-            f"{name} must have dtype bool, one entry per foreground class, got {array.dtype}"
+            f"{name} must have dtype bool, one entry per foreground class, got {tags.dtype}"
         )
-    if array.shape != (*batch, classes):
-        listed = array.ndim > 0 and array.shape[-1] == classes + 1
+    if tags.shape != (*batch, classes):
+        listed = tags.ndim > 0 and tags.shape[-1] == classes + 1
         raise ValueError(
-            f"{name} must have shape {(*batch, classes)} to match {of}, got {array.shape}"
+            f"{name} must have shape {(*batch, classes)} to match {first_name}, got {tags.shape}"
             + ("; the background is not listed" if listed else "")
         )
-    if isinstance(array, DeviceArray):
-        return array.device.contiguous(array)
-    # A bool view of bytes may hold others than 0 and 1, which the kernels must not meet.
-    tags = np.ascontiguousarray(array).view(np.uint8) != 0
-    return beside.device.from_host(tags) if isinstance(beside, DeviceArray) else tags
+    if is_on_cpu(tags) and isinstance(first, DeviceArray):
+        return first.device.from_host(tags)
+    return contiguous(tags)
+
+
+def check_superpixels(
+    labels: AnyArray,
+    batch: tuple[int, ...],
+    size: tuple[int, int] | None,
+    first_name: str,
+    *,
+    num_superpixels: int | None,
+    validate: bool,
+) -> tuple[AnyArray, int]:
+    """Check adopted superpixels (*batch, H, W); return them and a number above all labels.
+
+    The CPU's kernels check the labels themselves. On a device, without `num_superpixels`, the
+    largest label is read back, and labels are renumbered if it is not below the number of pixels:
+    workspace must not grow with what the labels are.
+    """
+    if labels.shape[:-2] != batch or (size is not None and labels.shape[-2:] != size):
+        expected = ", ".join(map(str, (*batch, *(size or ("H", "W")))))
+        raise ValueError(
+            f"superpixels must have shape ({expected}) to match {first_name}, got {labels.shape}"
+        )
+    check_pixels(labels, "superpixels")
+    pixels = labels.shape[-2] * labels.shape[-1]
+    if num_superpixels is not None:
+        num_superpixels = check_integer(num_superpixels, "num_superpixels", minimum=1)
+        if num_superpixels > max(pixels, 1):
+            raise ValueError(
+                f"num_superpixels must be at most {pixels}, the number of pixels, got "
+                f"{num_superpixels}; leave it out to have sparse labels renumbered"
+            )
+    if not isinstance(labels, DeviceArray) or labels.size == 0:
+        return labels, num_superpixels or SUPERPIXEL_LIMIT
+    if validate:
+        index = labels.device.find_negative(labels)
+        if index is not None:
+            value = labels.device.item(labels, index)
+            raise ValueError(f"superpixels must be at least 0, got {value} at index {index}")
+        largest = labels.device.largest(labels)
+        limit = num_superpixels or SUPERPIXEL_LIMIT
+        if largest >= limit:
+            raise ValueError(f"superpixels must be less than {limit}, got {largest}")
+    if num_superpixels is None:
+        largest = labels.device.largest(labels)
+        if largest >= pixels:
+            labels = labels.device.consecutive(labels)
+            largest = labels.device.largest(labels)
+        num_superpixels = max(largest + 1, 1)
+    return labels, num_superpixels
 
 
 def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = None) -> None:
-    """Look for values that are not finite on a CUDA device, if the caller wants to wait for it.
+    """Check for non-finite values on a CUDA device if `validate` is set; this synchronises.
 
-    With `present`, among the present classes' maps only. On the CPU the kernels themselves look,
-    always.
+    With `present`, only the present classes' maps are checked. On the CPU the kernels check always.
     """
     if not isinstance(validate, bool | np.bool_):
         raise TypeError(f"validate must be True or False, got {validate!r}")
@@ -194,15 +269,20 @@ def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = N
                 raise ValueError(f"{name} must be finite, got {value} at index {index}")
 
 
-def check_finite(finite: bool | None, *arrays: tuple[str, Array]) -> None:
+def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) -> None:
     """Raise the error for what a kernel found: one of the arrays was not finite.
 
-    None is a CUDA kernel's answer, which has not looked.
+    With `present`, only the present classes' maps count.
     """
-    if finite or finite is None:
+    if finite:
         return
     for name, array in arrays:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        if array.dtype.kind != "f":
+            continue
+        bad = ~np.isfinite(array)
+        if present is not None:
+            bad &= present[..., None, None]
+        if bad.any():
+            index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"{name} must be finite, got {array[index]} at index {index}")
     raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")

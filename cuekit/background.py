@@ -1,9 +1,8 @@
-"""Step 2: the background map, where the network sees nothing."""
+"""Background map: low where a classifier's top layers respond to nothing."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -12,20 +11,21 @@ from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
     check_any_array,
+    check_device,
     check_finite,
-    check_place,
     check_size,
     check_threads,
     check_values,
 )
+from cuekit._device import AnyFramework
 
 
 def background_map(
-    *features: Any,
+    *features: AnyFramework,
     size: tuple[int, int] | None = None,
     validate: bool = False,
     threads: int | None = 1,
-) -> Any:
+) -> AnyFramework:
     """Sum the activations of a classifier's top layers into a map that is low on background.
 
     Parameters
@@ -36,10 +36,10 @@ def background_map(
     size : (int, int), optional
         Height and width of the result; default: those of the largest input.
     validate : bool, optional
-        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
-        is always done.
+        On a CUDA device, also check for non-finite values; this synchronises with the device. On
+        the CPU they are always checked.
     threads : int or None, optional
-        Threads to use; None means one per core. Never changes the result.
+        Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def background_map(
         for i, tensor in enumerate(features)
     ]
     first = tensors[0]
-    batch = first.shape[:-3]
+    batch: tuple[int, ...] = first.shape[:-3]
     for i, tensor in enumerate(tensors):
-        check_place(tensor, f"features[{i}]", first, "features[0]")
+        check_device(tensor, f"features[{i}]", first, "features[0]")
         if tensor.dtype != first.dtype:
             raise TypeError(
                 f"features[{i}] must have dtype {first.dtype} to match features[0], "
@@ -92,18 +92,18 @@ def background_map(
             )
     if size is None:
         largest = max(tensors, key=lambda tensor: tensor.shape[-2] * tensor.shape[-1])
-        size = largest.shape[-2], largest.shape[-1]
+        height, width = largest.shape[-2:]
     else:
-        size = check_size(size, "size")
+        height, width = check_size(size, "size")
     check_values(validate, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
-    kernels, where = backend(first, threads)
-    total = zeros((math.prod(batch), *size), np.float64, first)
+    kernels, context = backend(first, threads)
+    total = zeros((math.prod(batch), height, width), np.float64, first)
     for i, tensor in enumerate(tensors):
-        if 0 in tensor.shape[-2:] and 0 not in size:
+        if 0 in tensor.shape[-2:] and height * width > 0:
             raise ValueError(f"features[{i}] must have at least one pixel, got {tensor.shape}")
         maps = tensor.reshape(len(total), *tensor.shape[-3:])
-        check_finite(kernels.background_add(maps, total, where), (f"features[{i}]", tensor))
-    out = empty((*batch, *size), first.dtype, first)
-    finite = kernels.background_normalize(total, out.reshape(total.shape), where)
+        check_finite(kernels.background_add(maps, total, context), (f"features[{i}]", tensor))
+    out = empty((*batch, height, width), first.dtype, first)
+    finite = kernels.background_normalize(total, out.reshape(total.shape), context)
     check_finite(finite, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
     return like(out, features[0])

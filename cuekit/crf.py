@@ -1,4 +1,4 @@
-"""In training and at test time: a fully connected CRF draws maps to the edges of the photo."""
+"""Dense CRF: mean field that aligns class probabilities with the edges of the photo."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit import _cpu
-from cuekit._arrays import Array, DeviceArray, empty, like
+from cuekit._arrays import empty, is_on_cpu, like, zeros
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -29,6 +27,10 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
+from cuekit._device import AnyFramework, Array
+
+Unary: TypeAlias = Literal["probabilities", "energies"]
+Storage: TypeAlias = Literal["float32", "float16"]
 
 # Beyond these, weights and reciprocals of widths would leave float32, in which the kernel works.
 LARGEST = 1e30
@@ -119,43 +121,23 @@ PRESETS: Mapping[str, CRFParams] = MappingProxyType(
 """Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
 
 
-# Training calls with one size over and over, at which this costs as much as some iterations. What
-# photos of more than a million pixels would leave behind is some 25 MB each, and sizes vary.
-MOST_PIXELS_KEPT = 2**20
-
-
-@lru_cache(maxsize=4)
-def _kept_lattice(height: int, width: int, sxy: float, weight: float) -> _cpu.SpatialLattice:
-    return _cpu.SpatialLattice(height, width, sxy, weight, 1)
-
-
-def _spatial_lattice(height: int, width: int, params: CRFParams, threads: int) -> Any:
-    """Get the lattice of the Gaussian kernel, which depends on the size only; None without one."""
-    if params.gaussian_weight == 0:
-        return None
-    size = (height, width, _width(params.gaussian_sxy), params.gaussian_weight)
-    if height * width > MOST_PIXELS_KEPT:
-        return _cpu.SpatialLattice(*size, threads)
-    return _kept_lattice(*size)
-
-
 def _width(value: float) -> float:
     return min(max(value, NARROWEST), LARGEST)
 
 
 def dense_crf(
-    probabilities: Any,
+    probabilities: AnyFramework,
     image: Any,
     params: str | CRFParams = "sec",
     *,
     present: Any = None,
     iterations: int = 10,
     epsilon: float = 1e-5,
-    unary: str = "probabilities",
-    storage: str = "float32",
+    unary: Unary = "probabilities",
+    storage: Storage = "float32",
     validate: bool = False,
     threads: int | None = 1,
-) -> Any:
+) -> AnyFramework:
     """Refine class probabilities with a photo: mean field of the fully connected CRF.
 
     Parameters
@@ -182,10 +164,10 @@ def dense_crf(
         "float16" takes about half the memory, and moves half as much of it. The CPU has float32
         only.
     validate : bool, optional
-        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
-        is always done.
+        On a CUDA device, also check for non-finite values; this synchronises with the device. On
+        the CPU they are always checked.
     threads : int or None, optional
-        Threads to use; None means one per core. Never changes the result.
+        Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
@@ -286,52 +268,42 @@ def dense_crf(
     layout, beside = "(..., H, W, 3)", (scores, "probabilities")
     photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=beside)
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
-    tags = check_present(present, "present", tuple(batch), channels - 1, "probabilities", scores)
+    tags = check_present(present, "present", tuple(batch), channels - 1, scores, "probabilities")
     iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
     epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
     if epsilon > 1:
         raise ValueError(f"epsilon must be at most 1, got {epsilon}")
-    energies = check_choice(unary, "unary", ("probabilities", "energies")) == "energies"
-    on_device = isinstance(scores, DeviceArray)
-    half_storage = check_choice(storage, "storage", ("float32", "float16")) == "float16"
-    if half_storage and not on_device:
-        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
-    if energies and scores.dtype == np.float64 and scores.size and not on_device:
+    energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
+    check_choice(storage, "storage", get_args(Storage))
+    on_cpu = is_on_cpu(scores)
+    if energies and scores.dtype == np.float64 and scores.size and on_cpu:
         largest = np.abs(scores).max()
         if np.finfo(np.float32).max < largest < np.inf:
             raise ValueError(f"probabilities must be energies in float32's range, got {largest}")
     if height * width >= 2**28:
         raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
     check_values(validate, ("probabilities", scores))
-    # On the CPU the kernel writes what takes part; fresh zeros for the others cost nothing.
-    if on_device or tags.all():
-        out = empty(scores.shape, scores.dtype, scores)
-    else:
-        out = np.zeros(scores.shape, scores.dtype)
+    # On the CPU the kernel writes the classes that take part; fresh zeros for the others are free.
+    blank = zeros if on_cpu and not tags.all() else empty
+    out = blank(scores.shape, scores.dtype, scores)
     if out.size:
         shape = (math.prod(batch), channels, height, width)
-        kernels, where = backend(scores, threads)
-        gaussian: tuple[Any, ...]
-        how: tuple[Any, ...]
-        if on_device:
-            gaussian = (params.gaussian_weight, _width(params.gaussian_sxy))
-            how = (half_storage, where)
-        else:
-            lattice = _spatial_lattice(height, width, params, threads) if iterations else None
-            gaussian, how = (lattice,), (where,)
-        finite = kernels.dense_crf(
+        kernels, context = backend(scores, threads)
+        finite = kernels.crf(
             scores.reshape(shape),
             photos.reshape(shape[0], height, width, 3),
             tags.reshape(shape[0], channels - 1),
             out.reshape(shape),
-            *gaussian,
+            params.gaussian_weight,
+            _width(params.gaussian_sxy),
             params.bilateral_weight,
             _width(params.bilateral_sxy),
             _width(params.bilateral_srgb),
             energies,
             iterations,
             epsilon,
-            *how,
+            storage,
+            context,
         )
         check_finite(finite, ("probabilities", scores))
     return like(out, probabilities)

@@ -353,7 +353,8 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
     p = _check_probabilities(probabilities)
     *batch, channels, _, _ = p.shape
     if not isinstance(present, torch.Tensor) or present.device.type == "cpu":
-        present = check_present(present, "present", tuple(batch), channels - 1, "probabilities")
+        shape = (tuple(batch), channels - 1)
+        present = check_present(present, "present", *shape, None, "probabilities")
     tags = _mask(present, "present", ("bool",), (*batch, channels - 1), p)
     if p.numel() == 0:
         return p.sum()

@@ -11,8 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cuekit._arrays import Array, adopt
-from cuekit._checks import INTEGERS, check_array, check_integer, check_number, check_shape
+from cuekit._arrays import adopt
+from cuekit._checks import (
+    INTEGERS,
+    check_array,
+    check_integer,
+    check_number,
+    check_on_cpu,
+    check_shape,
+)
+from cuekit._device import Array
 
 IGNORE = 255
 
@@ -266,12 +274,14 @@ def bootstrap(
 
 
 def _check_matrix(matrix: Any, name: str = "matrix") -> Array:
-    counts = adopt(matrix, name)
+    counts: Any = adopt(matrix, name)
+    check_on_cpu(counts, name)
     if counts.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, got dtype {counts.dtype}")
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
         raise ValueError(f"{name} must have shape (..., K, K), got {counts.shape}")
-    return counts
+    result: Array = counts
+    return result
 
 
 def _ratio(part: Array, whole: Array) -> Array:

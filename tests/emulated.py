@@ -23,14 +23,14 @@ from common import ROOT
 STAND_IN = ROOT / "tests" / "emulated_cuda"
 BUILD = ROOT / "build" / "emulated"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-FLAGS += ["-DCUEKIT_CUDA_MODULE=cuekit_emulated", '-DCUEKIT_CUDA_VERSION="emulated"']
-FLAGS += ['-DCUEKIT_CUDA_ARCHITECTURES="none"', "-Wno-unknown-pragmas"]
+FLAGS += ["-DCUEKIT_BACKEND_CUDA", "-DCUEKIT_MODULE=cuekit_emulated", "-Wno-unknown-pragmas"]
+FLAGS += ['-DCUEKIT_CUDA_VERSION="emulated"', '-DCUEKIT_CUDA_ARCHITECTURES="none"']
 
 
 def sources():
     """What the module is compiled from."""
     kernels = sorted(ROOT.glob("csrc/cuda/**/*.cu"))
-    return [*kernels, ROOT / "csrc/bind_cuda.cpp", STAND_IN / "emulated.cpp"]
+    return [*kernels, ROOT / "csrc/bind.cpp", STAND_IN / "emulated.cpp"]
 
 
 def headers():
@@ -139,15 +139,13 @@ def load():
 class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
     """CuPy's array: NumPy's that says it lies on a device."""
 
-    def __dlpack_device__(self):
-        return (2, 0)  # kDLCUDA
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
 
-    def __dlpack__(self, *, stream=None):
-        assert stream == -1
-        writeable = self.view(np.ndarray)
-        if not writeable.flags.writeable:  # CuPy has no read-only arrays
-            writeable = np.lib.stride_tricks.as_strided(writeable, writeable=True)
-        return writeable.__dlpack__()
+    @property
+    def device(self):
+        return SimpleNamespace(id=0)
 
 
 def to_device(array):
@@ -202,9 +200,9 @@ def installed(import_kernels=lambda: (load(), "")):
 @contextmanager
 def torch_on_device():
     """Let torch's CPU tensors play those of a device, but for streams and pinned memory."""
-    from cuekit import _arrays
+    from cuekit import _torch
 
     with installed(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_arrays, "is_on_cuda", lambda _: True)
-        patch.setattr(_arrays.TorchDevice, "stream", lambda _: 0)
+        patch.setattr(_torch, "is_on_cuda", lambda _: True)
+        patch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
         yield

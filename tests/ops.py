@@ -27,6 +27,8 @@ class Op:
     # from the CPU's result, as assert_allclose takes it; without it, the bits are the same.
     cuda: bool = False
     tolerance: dict | None = None
+    # Has a gradient with respect to the first array.
+    gradient: bool = False
     # Runs in cuekit's compiled core, with its threads and instruction sets.
     compiled: bool = True
     # The optional package that it calls.
@@ -143,6 +145,7 @@ def table(inputs):
             {"values": inputs.cams, "superpixels": inputs.superpixels},
             cuda=True,
             tolerance=sums,
+            gradient=True,
         ),
         "superpixel_mean, bool": Op(
             cuekit.superpixel_mean,

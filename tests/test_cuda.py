@@ -141,7 +141,7 @@ def test_tags_may_be_lists(device):
 @every(lambda op: not op.cuda)
 def test_what_has_no_cuda_kernel_says_so(device, op):
     message = (
-        "superpixels must be labels where cues are on a CUDA device"
+        "superpixels that are bool masks must be on the CPU, got an array on"
         if op.function is cuekit.snap_cues
         else f"{op.names[0]} must be on the CPU, got an array on"
     )
@@ -210,7 +210,7 @@ def test_labels_out_of_range_are_no_superpixels(device, dtype):
         np.testing.assert_allclose(means[b][:, right], expected[:, 0], rtol=1e-6, atol=1e-12)
     with raises(ValueError, "superpixels must be at least 0, got -1 at index (0, 0, 0)"):
         cuekit.snap_cues(values, superpixels, validate=True)
-    with raises(ValueError, "superpixels must be below num_superpixels, 30, got 39"):
+    with raises(ValueError, "superpixels must be less than 30, got 39"):
         cuekit.snap_cues(values, device.wrap(FINE), num_superpixels=30, validate=True)
 
 

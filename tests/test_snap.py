@@ -142,7 +142,10 @@ def test_batch_error_has_the_caller_s_index():
     [
         (np.zeros((3, 4, 5), int), r"shape \(H, W\) to match cues, got \(3, 4, 5\)"),
         (np.zeros(20, int), r"shape \(\.\.\., H, W\), got \(20,\)"),
-        (np.zeros((4, 5), dtype=bool), r"shape \(\.\.\., R, H, W\), got \(4, 5\)"),
+        (
+            np.zeros((4, 5), dtype=bool),
+            r"shape \(R, H, W\) to match cues, when they are bool masks, got \(4, 5\)",
+        ),
         (
             np.zeros((2, 3, 4, 5), dtype=bool),
             r"shape .*R.*H.*W.* to match cues, .* got \(2, 3, 4, 5\)",

@@ -1,10 +1,13 @@
+#include "cuekit/background.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
 #include <vector>
 
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -65,11 +68,11 @@ void add_resized(const double* sums, double* total, const BackgroundParams& p) {
 }  // namespace
 
 template <class T>
-bool background_add(const T* features, double* total, const BackgroundParams& p, int threads) {
+bool background_add(const T* features, double* total, const BackgroundParams& p, Context& context) {
   const std::int64_t pixels = p.in_height * p.in_width;
   const std::int64_t chunks = (pixels + chunk_size - 1) / chunk_size;
   const std::unique_ptr<double[]> sums(new double[static_cast<std::size_t>(p.batch * pixels)]);
-  parallel_for(p.batch * chunks, threads, [&](std::int64_t task) {
+  parallel_for(p.batch * chunks, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / chunks;
     const std::int64_t begin = task % chunks * chunk_size;
     dispatch<ChannelSum>(features + b * p.channels * pixels + begin, p.channels, pixels,
@@ -78,7 +81,7 @@ bool background_add(const T* features, double* total, const BackgroundParams& p,
   // A NaN or infinity among the features leaves one in the sum.
   const bool finite = std::all_of(sums.get(), sums.get() + p.batch * pixels,
                                   [](double sum) { return std::isfinite(sum); });
-  parallel_for(p.batch, threads, [&](std::int64_t b) {
+  parallel_for(p.batch, context.threads, [&](std::int64_t b) {
     add_resized(sums.get() + b * pixels, total + b * p.out_height * p.out_width, p);
   });
   return finite;
@@ -86,10 +89,10 @@ bool background_add(const T* features, double* total, const BackgroundParams& p,
 
 template <class T>
 bool background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
-                          int threads) {
+                          Context& context) {
   if (pixels == 0) return true;
   std::atomic<bool> all_finite{true};
-  parallel_for(batch, threads, [&](std::int64_t b) {
+  parallel_for(batch, context.threads, [&](std::int64_t b) {
     const double* image = total + b * pixels;
     const auto [low, high] = std::minmax_element(image, image + pixels);
     const double minimum = *low;
@@ -102,11 +105,11 @@ bool background_normalize(const double* total, T* out, std::int64_t batch, std::
   return all_finite;
 }
 
-template bool background_add(const half*, double*, const BackgroundParams&, int);
-template bool background_add(const float*, double*, const BackgroundParams&, int);
-template bool background_add(const double*, double*, const BackgroundParams&, int);
-template bool background_normalize(const double*, half*, std::int64_t, std::int64_t, int);
-template bool background_normalize(const double*, float*, std::int64_t, std::int64_t, int);
-template bool background_normalize(const double*, double*, std::int64_t, std::int64_t, int);
+template bool background_add(const half*, double*, const BackgroundParams&, Context&);
+template bool background_add(const float*, double*, const BackgroundParams&, Context&);
+template bool background_add(const double*, double*, const BackgroundParams&, Context&);
+template bool background_normalize(const double*, half*, std::int64_t, std::int64_t, Context&);
+template bool background_normalize(const double*, float*, std::int64_t, std::int64_t, Context&);
+template bool background_normalize(const double*, double*, std::int64_t, std::int64_t, Context&);
 
 }  // namespace cuekit::cpu

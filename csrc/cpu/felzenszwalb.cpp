@@ -29,7 +29,6 @@
 #include <vector>
 
 #include "finite.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
 #include "workspace.h"
@@ -956,12 +955,13 @@ class Segmenter {
 }  // namespace
 
 template <class T>
-bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParams& p, int threads) {
+bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParams& p,
+                  Context& context) {
   const std::int64_t pixels = p.height * p.width;
-  const std::int64_t workers = std::min<std::int64_t>(threads, p.batch);
+  const std::int64_t workers = std::min<std::int64_t>(context.threads, p.batch);
   std::atomic<std::int64_t> next{0};
   std::atomic<bool> all_finite{true};
-  parallel_for(workers, threads, [&](std::int64_t) {
+  parallel_for(workers, context.threads, [&](std::int64_t) {
     Segmenter<T> segmenter(p);
     for (std::int64_t b; (b = next.fetch_add(1)) < p.batch;) {
       const T* const photo = photos + b * pixels * p.channels;
@@ -978,9 +978,9 @@ bool felzenszwalb(const T* photos, std::int32_t* labels, const FelzenszwalbParam
   return all_finite;
 }
 
-template bool felzenszwalb(const std::uint8_t*, std::int32_t*, const FelzenszwalbParams&, int);
-template bool felzenszwalb(const half*, std::int32_t*, const FelzenszwalbParams&, int);
-template bool felzenszwalb(const float*, std::int32_t*, const FelzenszwalbParams&, int);
-template bool felzenszwalb(const double*, std::int32_t*, const FelzenszwalbParams&, int);
+template bool felzenszwalb(const std::uint8_t*, std::int32_t*, const FelzenszwalbParams&, Context&);
+template bool felzenszwalb(const half*, std::int32_t*, const FelzenszwalbParams&, Context&);
+template bool felzenszwalb(const float*, std::int32_t*, const FelzenszwalbParams&, Context&);
+template bool felzenszwalb(const double*, std::int32_t*, const FelzenszwalbParams&, Context&);
 
 }  // namespace cuekit::cpu

@@ -1,14 +1,15 @@
+#include "cuekit/fuse.h"
+
 #include <algorithm>
 
-#include "kernels.h"
 #include "parallel.h"
 
 namespace cuekit::cpu {
 
-void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, int threads) {
+void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, Context& context) {
   constexpr std::int64_t chunk_size = 16384;  // the piece of `out` stays in the L1 cache
   const std::int64_t chunks = (p.elements + chunk_size - 1) / chunk_size;
-  parallel_for(chunks, threads, [&](std::int64_t chunk) {
+  parallel_for(chunks, context.threads, [&](std::int64_t chunk) {
     const std::int64_t begin = chunk * chunk_size;
     const std::int64_t count = std::min(chunk_size, p.elements - begin);
     bool* target = out + begin;

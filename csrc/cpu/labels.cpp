@@ -1,8 +1,9 @@
+#include "cuekit/labels.h"
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
-#include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -66,9 +67,9 @@ struct PaintTile {
 
 template <class L>
 void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const LabelsParams& p,
-            int threads) {
+            Context& context) {
   const std::int64_t tiles = (p.pixels + tile_size - 1) / tile_size;
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     const std::uint8_t* image = cues + b * p.channels * p.pixels;
     const std::vector<std::int64_t> order = painting_order(image, p);
     parallel_for(tiles, inner_threads, [&](std::int64_t t) {
@@ -80,8 +81,8 @@ void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const
 }
 
 template void labels(const std::uint8_t*, const std::int64_t*, std::uint8_t*, const LabelsParams&,
-                     int);
+                     Context&);
 template void labels(const std::uint8_t*, const std::int64_t*, std::int32_t*, const LabelsParams&,
-                     int);
+                     Context&);
 
 }  // namespace cuekit::cpu

@@ -1,9 +1,10 @@
+#include "cuekit/raw_cues.h"
+
 #include <algorithm>
 #include <atomic>
 #include <limits>
 
 #include "finite.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -42,15 +43,20 @@ struct Background {
     *finite = !any_nonfinite(nonfinite_bits(map, pixels));
     for (std::int64_t i = 0; i < pixels; ++i) out[i] = load(map[i]) < threshold;
   }
+  static CUEKIT_INLINE void run(const flag* cue, std::int64_t pixels, double, bool* out,
+                                bool* finite) {
+    *finite = true;
+    for (std::int64_t i = 0; i < pixels; ++i) out[i] = cue[i].byte != 0;
+  }
 };
 
 }  // namespace
 
 template <class T>
-bool raw_foreground(const T* maps, const bool* present, bool* out, const RawCuesParams& p,
-                    int threads) {
+bool raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const RawCuesParams& p,
+                    Context& context) {
   std::atomic<bool> all_finite{true};
-  parallel_for(p.batch * p.classes, threads, [&](std::int64_t task) {
+  parallel_for(p.batch * p.classes, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / p.classes;
     bool* target = out + (task + b + 1) * p.pixels;  // channel c + 1 of C + 1
     if (!present[task]) {
@@ -65,22 +71,31 @@ bool raw_foreground(const T* maps, const bool* present, bool* out, const RawCues
 }
 
 template <class T>
-bool raw_background(const T* background, bool* out, const RawCuesParams& p, int threads) {
+bool raw_background(const T* background, bool* out, const RawCuesParams& p, Context& context) {
   std::atomic<bool> all_finite{true};
-  parallel_for(p.batch, threads, [&](std::int64_t b) {
+  parallel_for(p.batch, context.threads, [&](std::int64_t b) {
+    bool* target = out + b * (p.classes + 1) * p.pixels;  // channel 0 of C + 1
+    if (background == nullptr) {
+      std::fill_n(target, p.pixels, false);
+      return;
+    }
     bool finite = true;
-    dispatch<Background>(background + b * p.pixels, p.pixels, p.background_threshold,
-                         out + b * (p.classes + 1) * p.pixels, &finite);
+    dispatch<Background>(background + b * p.pixels, p.pixels, p.background_threshold, target,
+                         &finite);
     if (!finite) all_finite = false;
   });
   return all_finite;
 }
 
-template bool raw_foreground(const half*, const bool*, bool*, const RawCuesParams&, int);
-template bool raw_foreground(const float*, const bool*, bool*, const RawCuesParams&, int);
-template bool raw_foreground(const double*, const bool*, bool*, const RawCuesParams&, int);
-template bool raw_background(const half*, bool*, const RawCuesParams&, int);
-template bool raw_background(const float*, bool*, const RawCuesParams&, int);
-template bool raw_background(const double*, bool*, const RawCuesParams&, int);
+template bool raw_foreground(const half*, const std::uint8_t*, bool*, const RawCuesParams&,
+                             Context&);
+template bool raw_foreground(const float*, const std::uint8_t*, bool*, const RawCuesParams&,
+                             Context&);
+template bool raw_foreground(const double*, const std::uint8_t*, bool*, const RawCuesParams&,
+                             Context&);
+template bool raw_background(const half*, bool*, const RawCuesParams&, Context&);
+template bool raw_background(const float*, bool*, const RawCuesParams&, Context&);
+template bool raw_background(const flag*, bool*, const RawCuesParams&, Context&);
+template bool raw_background(const double*, bool*, const RawCuesParams&, Context&);
 
 }  // namespace cuekit::cpu

@@ -1,7 +1,8 @@
+#include "cuekit/resize.h"
+
 #include <algorithm>
 #include <vector>
 
-#include "kernels.h"
 #include "parallel.h"
 
 namespace cuekit::cpu {
@@ -40,8 +41,8 @@ void resize_area(const std::uint8_t* map, bool* out, const ResizeParams& p) {
 
 }  // namespace
 
-void resize(const std::uint8_t* cues, bool* out, const ResizeParams& p, int threads) {
-  parallel_for(p.maps, threads, [&](std::int64_t m) {
+void resize(const std::uint8_t* cues, bool* out, const ResizeParams& p, Context& context) {
+  parallel_for(p.maps, context.threads, [&](std::int64_t m) {
     const std::uint8_t* map = cues + m * p.in_height * p.in_width;
     bool* target = out + m * p.out_height * p.out_width;
     if (p.rule == ResizeRule::nearest) {

@@ -6,9 +6,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
 #include "decide.h"
 #include "finite.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "superpixels.h"
 
@@ -230,14 +231,16 @@ bool all_zero(const T* values, std::int64_t count) {
 }  // namespace
 
 template <class T>
-bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& p, int threads) {
+bool snap(const T* cues, const SuperpixelsView& labels, bool* out, const SnapParams& p,
+          Context& context) {
   const std::int64_t pixels = p.height * p.width;
   const std::int64_t in_pixels = p.in_height * p.in_width;
   const std::int64_t bands = (p.height + band_height - 1) / band_height;
   const Geometry geometry(p);
   std::atomic<bool> all_finite{true};
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
-    const Superpixels superpixels = read_superpixels(labels, b, p.height, p.width);
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
+    const Superpixels superpixels =
+        read_superpixels(labels, b, p.height, p.width, p.num_superpixels);
     const std::int64_t count = superpixels.count;
 
     // Most photos contain few of the classes: a cue that is on nowhere only clears its channel.
@@ -277,7 +280,7 @@ bool snap(const T* cues, const LabelsView& labels, bool* out, const SnapParams& 
 }
 
 #define CUEKIT_INSTANTIATE(T) \
-  template bool snap(const T*, const LabelsView&, bool*, const SnapParams&, int);
+  template bool snap(const T*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
 CUEKIT_INSTANTIATE(std::uint8_t)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

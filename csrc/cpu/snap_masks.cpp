@@ -7,9 +7,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
 #include "decide.h"
 #include "finite.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "superpixels.h"
 
@@ -369,11 +370,11 @@ class Tile {
 
 template <class T>
 bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapMasksParams& p,
-                int threads) {
+                Context& context) {
   const std::int64_t pixels = p.height * p.width;
   const std::int64_t in_pixels = p.in_height * p.in_width;
   std::atomic<bool> all_finite{true};
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     const Masks read = read_masks(masks + b * p.masks * pixels, p, inner_threads);
 
     // Most photos contain few of the classes: a channel that is positive nowhere is only cleared.
@@ -411,7 +412,7 @@ bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapM
 }
 
 #define CUEKIT_INSTANTIATE(T) \
-  template bool snap_masks(const T*, const std::uint8_t*, bool*, const SnapMasksParams&, int);
+  template bool snap_masks(const T*, const std::uint8_t*, bool*, const SnapMasksParams&, Context&);
 CUEKIT_INSTANTIATE(std::uint8_t)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

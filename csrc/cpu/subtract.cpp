@@ -1,3 +1,5 @@
+#include "cuekit/subtract.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -5,7 +7,6 @@
 #include <vector>
 
 #include "finite.h"
-#include "kernels.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "simd.h"
@@ -239,7 +240,7 @@ std::size_t to_size(std::int64_t n) { return static_cast<std::size_t>(n); }
 template <class T>
 class Image {
  public:
-  Image(const T* maps, const bool* present, T* out, const SubtractParams& p)
+  Image(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p)
       : pixels_(p.pixels), chunks_((p.pixels + chunk_size - 1) / chunk_size) {
     for (std::int64_t c = 0; c < p.classes; ++c) {
       (present[c] ? out_ : absent_).push_back(out + c * pixels_);
@@ -353,9 +354,10 @@ class Image {
 }  // namespace
 
 template <class T>
-bool subtract(const T* maps, const bool* present, T* out, const SubtractParams& p, int threads) {
+bool subtract(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p,
+              Context& context) {
   std::atomic<bool> all_finite{true};
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     const std::int64_t offset = b * p.classes * p.pixels;
     Image<T> image(maps + offset, present + b * p.classes, out + offset, p);
     if (!image.subtract(p.mode, inner_threads)) all_finite = false;
@@ -363,8 +365,9 @@ bool subtract(const T* maps, const bool* present, T* out, const SubtractParams& 
   return all_finite;
 }
 
-template bool subtract(const half*, const bool*, half*, const SubtractParams&, int);
-template bool subtract(const float*, const bool*, float*, const SubtractParams&, int);
-template bool subtract(const double*, const bool*, double*, const SubtractParams&, int);
+template bool subtract(const half*, const std::uint8_t*, half*, const SubtractParams&, Context&);
+template bool subtract(const float*, const std::uint8_t*, float*, const SubtractParams&, Context&);
+template bool subtract(const double*, const std::uint8_t*, double*, const SubtractParams&,
+                       Context&);
 
 }  // namespace cuekit::cpu

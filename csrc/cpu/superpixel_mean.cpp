@@ -1,3 +1,5 @@
+#include "cuekit/superpixel_mean.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -5,7 +7,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels.h"
 #include "parallel.h"
 #include "superpixels.h"
 
@@ -146,11 +147,12 @@ bool tile_mean(const T* values, mean_type<T>* out, std::int64_t channels,
 }  // namespace
 
 template <class T>
-bool superpixel_mean(const T* values, const LabelsView& labels, mean_type<T>* out,
-                     const SuperpixelMeanParams& p, int threads) {
+bool superpixel_mean(const T* values, const SuperpixelsView& labels, mean_type<T>* out,
+                     const SuperpixelMeanParams& p, Context& context) {
   std::atomic<bool> all_finite{true};
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner_threads) {
-    const Superpixels superpixels = read_superpixels(labels, b, p.height, p.width);
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
+    const Superpixels superpixels =
+        read_superpixels(labels, b, p.height, p.width, p.num_superpixels);
     parallel_for(number_of_tiles(p.channels), inner_threads, [&](std::int64_t tile) {
       const std::int64_t first = tile * lanes;
       const std::int64_t offset = (b * p.channels + first) * p.height * p.width;
@@ -162,9 +164,9 @@ bool superpixel_mean(const T* values, const LabelsView& labels, mean_type<T>* ou
   return all_finite;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                               \
-  template bool superpixel_mean(const T*, const LabelsView&, mean_type<T>*, \
-                                const SuperpixelMeanParams&, int);
+#define CUEKIT_INSTANTIATE(T)                                                    \
+  template bool superpixel_mean(const T*, const SuperpixelsView&, mean_type<T>*, \
+                                const SuperpixelMeanParams&, Context&);
 CUEKIT_INSTANTIATE(flag)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

@@ -12,7 +12,6 @@
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::uint64_t label_limit = std::uint64_t{1} << 31;
 constexpr std::uint64_t top_bit = std::uint64_t{1} << 63;
 
 CUEKIT_INLINE int lowest_bit(std::uint64_t word) {
@@ -96,15 +95,15 @@ struct FindRuns {
   }
 };
 
-// Throws for the first label that is negative or 2^31 and more, if there is one.
+// Throws for the first label that is negative, or `limit` or more, if there is one.
 template <class L>
-void refuse(const L* labels, std::int64_t count) {
+void refuse(const L* labels, std::int64_t count, std::int64_t limit) {
   for (std::int64_t i = 0; i < count; ++i) {
-    if (static_cast<std::uint64_t>(labels[i]) < label_limit) continue;
+    if (static_cast<std::uint64_t>(labels[i]) < static_cast<std::uint64_t>(limit)) continue;
     const bool negative = labels[i] < L{0};
     throw std::invalid_argument(std::string("superpixels must be ") +
-                                (negative ? "at least 0" : "less than 2147483648") + ", got " +
-                                std::to_string(labels[i]));
+                                (negative ? "at least 0" : "less than " + std::to_string(limit)) +
+                                ", got " + std::to_string(labels[i]));
   }
 }
 
@@ -122,7 +121,8 @@ std::int64_t renumber(std::vector<Run>& runs) {
 }
 
 template <class L>
-Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width) {
+Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width,
+                       std::int64_t limit) {
   Superpixels result;
   std::vector<std::uint8_t> edge(to_size(width + 64));
   // A row has at most `width` runs: room is made before it is read.
@@ -140,7 +140,8 @@ Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width)
   }
   result.row_begin.push_back(found);
   result.runs.resize(to_size(found));
-  if (seen.bits >= label_limit) refuse(labels, height * width);
+  const bool wide = seen.bits >= static_cast<std::uint64_t>(superpixel_limit);
+  if (wide || seen.high >= limit) refuse(labels, height * width, limit);
   const std::int64_t high = seen.high;
   result.count = high < found ? high + 1 : renumber(result.runs);
   result.sizes.resize(to_size(result.count));
@@ -149,27 +150,27 @@ Superpixels read_typed(const L* labels, std::int64_t height, std::int64_t width)
 }
 
 template <class Signed, class Unsigned>
-Superpixels read_of_size(const LabelsView& labels, std::int64_t b, std::int64_t height,
-                         std::int64_t width) {
+Superpixels read_of_size(const SuperpixelsView& labels, std::int64_t b, std::int64_t height,
+                         std::int64_t width, std::int64_t limit) {
   const std::int64_t offset = b * height * width;
   if (labels.is_signed)
-    return read_typed(static_cast<const Signed*>(labels.data) + offset, height, width);
-  return read_typed(static_cast<const Unsigned*>(labels.data) + offset, height, width);
+    return read_typed(static_cast<const Signed*>(labels.data) + offset, height, width, limit);
+  return read_typed(static_cast<const Unsigned*>(labels.data) + offset, height, width, limit);
 }
 
 }  // namespace
 
-Superpixels read_superpixels(const LabelsView& labels, std::int64_t b, std::int64_t height,
-                             std::int64_t width) {
+Superpixels read_superpixels(const SuperpixelsView& labels, std::int64_t b, std::int64_t height,
+                             std::int64_t width, std::int64_t limit) {
   switch (labels.itemsize) {
     case 1:
-      return read_of_size<std::int8_t, std::uint8_t>(labels, b, height, width);
+      return read_of_size<std::int8_t, std::uint8_t>(labels, b, height, width, limit);
     case 2:
-      return read_of_size<std::int16_t, std::uint16_t>(labels, b, height, width);
+      return read_of_size<std::int16_t, std::uint16_t>(labels, b, height, width, limit);
     case 4:
-      return read_of_size<std::int32_t, std::uint32_t>(labels, b, height, width);
+      return read_of_size<std::int32_t, std::uint32_t>(labels, b, height, width, limit);
     default:
-      return read_of_size<std::int64_t, std::uint64_t>(labels, b, height, width);
+      return read_of_size<std::int64_t, std::uint64_t>(labels, b, height, width, limit);
   }
 }
 

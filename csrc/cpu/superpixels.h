@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "cuekit/half.h"
-#include "cuekit/labels_view.h"
+#include "cuekit/superpixels_view.h"
 #include "lanes.h"
 #include "simd.h"
 
@@ -41,11 +41,11 @@ struct Superpixels {
   const Run* row(std::int64_t y) const { return runs.data() + row_begin[to_size(y)]; }
 };
 
-// Reads image `b` of the labels. Throws std::invalid_argument for one that is negative or 2^31 and
-// more. Labels are renumbered where the largest is not below the number of runs: workspace must not
-// grow with what the labels are.
-Superpixels read_superpixels(const LabelsView& labels, std::int64_t b, std::int64_t height,
-                             std::int64_t width);
+// Reads image `b` of the labels. Throws std::invalid_argument for one that is negative, or `limit`
+// or more. Labels are renumbered where the largest is not below the number of runs: workspace must
+// not grow with what the labels are.
+Superpixels read_superpixels(const SuperpixelsView& labels, std::int64_t b, std::int64_t height,
+                             std::int64_t width, std::int64_t limit);
 
 // rows[j][x] -> pixels[x * lanes + j]
 template <class T>

@@ -1,10 +1,11 @@
+#include "cuekit/suppress.h"
+
 #include <algorithm>
 #include <atomic>
 #include <memory>
 #include <type_traits>
 
 #include "finite.h"
-#include "kernels.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "simd.h"
@@ -97,7 +98,7 @@ struct SuppressTile {
   }
 
   template <class T>
-  static CUEKIT_INLINE void run(const T* scores, const bool* present, T* out,
+  static CUEKIT_INLINE void run(const T* scores, const std::uint8_t* present, T* out,
                                 const SuppressParams* p, std::int64_t count, bool streaming,
                                 T* ceiling, bool* finite) {
     const T margin = store<T>(p->margin);
@@ -132,12 +133,13 @@ struct SuppressTile {
 }  // namespace
 
 template <class T>
-bool suppress(const T* scores, const bool* present, T* out, const SuppressParams& p, int threads) {
+bool suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
+              Context& context) {
   const std::int64_t tiles = (p.pixels + tile_size - 1) / tile_size;
   const bool streaming =
       p.batch * p.channels * p.pixels * static_cast<std::int64_t>(sizeof(T)) >= streaming_size;
   std::atomic<bool> all_finite{true};
-  parallel_for(p.batch * tiles, threads, [&](std::int64_t task) {
+  parallel_for(p.batch * tiles, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / tiles;
     const std::int64_t begin = task % tiles * tile_size;
     const std::int64_t offset = b * p.channels * p.pixels + begin;
@@ -151,8 +153,9 @@ bool suppress(const T* scores, const bool* present, T* out, const SuppressParams
   return all_finite;
 }
 
-template bool suppress(const half*, const bool*, half*, const SuppressParams&, int);
-template bool suppress(const float*, const bool*, float*, const SuppressParams&, int);
-template bool suppress(const double*, const bool*, double*, const SuppressParams&, int);
+template bool suppress(const half*, const std::uint8_t*, half*, const SuppressParams&, Context&);
+template bool suppress(const float*, const std::uint8_t*, float*, const SuppressParams&, Context&);
+template bool suppress(const double*, const std::uint8_t*, double*, const SuppressParams&,
+                       Context&);
 
 }  // namespace cuekit::cpu

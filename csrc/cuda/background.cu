@@ -5,7 +5,9 @@
 //
 // Workspace: of background_add (parts, B, h, w) float64; of background_normalize the lowest and
 // highest value of parts of every image, (B, parts, 2) float64.
-#include "kernels.h"
+#include "cuekit/background.h"
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -120,44 +122,37 @@ __global__ void normalize(const double* __restrict__ total, const double* __rest
 
 }  // namespace
 
-std::int64_t background_add_workspace(const BackgroundParams& p) {
-  return channel_parts(p) * p.batch * p.in_height * p.in_width *
-         static_cast<std::int64_t>(sizeof(double));
-}
-
 template <class T>
-void background_add(const T* features, double* total, const BackgroundParams& p, void* workspace,
-                    cudaStream_t stream) {
-  auto* sums = static_cast<double*>(workspace);
+bool background_add(const T* features, double* total, const BackgroundParams& p, Context& context) {
+  const cudaStream_t stream = context.stream;
   const std::int64_t pixels = p.in_height * p.in_width;
   const std::int64_t parts = channel_parts(p);
+  auto* sums = allocate<double>(context, parts * p.batch * pixels);
   launch(sum_channels<T>, parts * p.batch * blocks_per_image(pixels, 1), block_size, stream,
          features, sums, p);
   if (parts > 1)
     launch(add_parts, ceil_div(p.batch * pixels, block_size), block_size, stream, sums, p);
   launch(add_resized, p.batch * blocks_per_image(p.out_height * p.out_width, 1), block_size, stream,
          sums, total, p);
-}
-
-std::int64_t background_normalize_workspace(std::int64_t batch, std::int64_t pixels) {
-  return 2 * batch * parts_of(pixels) * static_cast<std::int64_t>(sizeof(double));
+  return true;
 }
 
 template <class T>
-void background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
-                          void* workspace, cudaStream_t stream) {
-  auto* ranges = static_cast<double*>(workspace);
+bool background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
+                          Context& context) {
+  const cudaStream_t stream = context.stream;
+  auto* ranges = allocate<double>(context, 2 * batch * parts_of(pixels));
   launch(part_ranges, batch * parts_of(pixels), block_size, stream, total, ranges, pixels);
   with_width<T>(pixels, {out}, [&](auto width) {
     launch(normalize<T, width>, batch * blocks_per_image(pixels, width), block_size, stream, total,
            ranges, out, pixels);
   });
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                                    \
-  template void background_add(const T*, double*, const BackgroundParams&, void*, cudaStream_t); \
-  template void background_normalize(const double*, T*, std::int64_t, std::int64_t, void*,       \
-                                     cudaStream_t);
+#define CUEKIT_INSTANTIATE(T)                                                         \
+  template bool background_add(const T*, double*, const BackgroundParams&, Context&); \
+  template bool background_normalize(const double*, T*, std::int64_t, std::int64_t, Context&);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

@@ -2,7 +2,7 @@
 // launch.
 #include <algorithm>
 
-#include "kernels.h"
+#include "cuekit/fuse.h"
 #include "launch.h"
 
 namespace cuekit::cuda {
@@ -43,7 +43,8 @@ __global__ void fuse_bytes(Sets sets, bool* out, std::int64_t begin, std::int64_
 
 }  // namespace
 
-void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, cudaStream_t stream) {
+void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, Context& context) {
+  const cudaStream_t stream = context.stream;
   std::int64_t done = 0;
   while (done < p.sets) {
     // What the launch before has fused is a set of the next.

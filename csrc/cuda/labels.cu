@@ -2,7 +2,9 @@
 // its channels. Counts are integers: the order in which they are added does not matter.
 //
 // Workspace: counts (B, K) int64.
-#include "kernels.h"
+#include <string>
+
+#include "cuekit/labels.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -10,9 +12,10 @@ namespace cuekit::cuda {
 namespace {
 
 constexpr std::int64_t pixels_per_part = 64 * block_size;
+constexpr int max_channels = 960;  // their class ids are passed by value: a launch takes 4 kB
 
 struct Names {
-  std::int32_t of[max_label_channels];
+  std::int32_t of[max_channels];
 };
 
 // An "image" is one channel of one.
@@ -70,18 +73,19 @@ __global__ void choose_label(const std::uint8_t* __restrict__ cues,
 
 }  // namespace
 
-std::int64_t labels_workspace(const LabelsParams& p) {
-  return p.batch * p.channels * static_cast<std::int64_t>(sizeof(unsigned long long));
-}
-
 template <class L>
 void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const LabelsParams& p,
-            void* workspace, cudaStream_t stream) {
+            Context& context) {
+  if (p.channels > max_channels)
+    throw std::invalid_argument("cues must have at most " + std::to_string(max_channels) +
+                                " channels on a CUDA device, got " + std::to_string(p.channels));
   if (p.batch == 0) return;
-  auto* counts = static_cast<unsigned long long*>(workspace);
+  const cudaStream_t stream = context.stream;
+  const std::int64_t size = p.batch * p.channels;
+  auto* counts = allocate<unsigned long long>(context, size);
   Names names{};
   for (std::int64_t k = 0; k < p.channels; ++k) names.of[k] = static_cast<std::int32_t>(classes[k]);
-  check(cudaMemsetAsync(counts, 0, static_cast<std::size_t>(labels_workspace(p)), stream));
+  check(cudaMemsetAsync(counts, 0, static_cast<std::size_t>(size) * sizeof *counts, stream));
   launch(count_pixels, p.batch * p.channels * ceil_div(p.pixels, pixels_per_part), block_size,
          stream, cues, counts, p.pixels);
   with_width<L>(p.pixels, {cues, out}, [&](auto width) {
@@ -91,8 +95,8 @@ void labels(const std::uint8_t* cues, const std::int64_t* classes, L* out, const
 }
 
 template void labels(const std::uint8_t*, const std::int64_t*, std::uint8_t*, const LabelsParams&,
-                     void*, cudaStream_t);
+                     Context&);
 template void labels(const std::uint8_t*, const std::int64_t*, std::int32_t*, const LabelsParams&,
-                     void*, cudaStream_t);
+                     Context&);
 
 }  // namespace cuekit::cuda

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "check.h"
+#include "cuekit/context.h"
 #include "cuekit/host_device.h"
 
 namespace cuekit::cuda {
@@ -31,6 +32,12 @@ void launch(void (*kernel)(Expected...), std::int64_t blocks, int threads, cudaS
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...));
+}
+
+// Workspace for `count` values.
+template <class T>
+T* allocate(Context& context, std::int64_t count) {
+  return static_cast<T*>(context.allocate(count * static_cast<std::int64_t>(sizeof(T))));
 }
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

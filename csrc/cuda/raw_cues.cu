@@ -2,7 +2,8 @@
 // of its parts.
 #include <cmath>
 
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/raw_cues.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -88,38 +89,37 @@ __global__ void background_cue(const T* __restrict__ background, bool* __restric
 
 }  // namespace
 
-std::int64_t raw_foreground_workspace(const RawCuesParams& p) {
-  return p.batch * p.classes * parts_of(p) * static_cast<std::int64_t>(sizeof(double));
-}
-
 template <class T>
-void raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const RawCuesParams& p,
-                    void* workspace, cudaStream_t stream) {
-  auto* maxima = static_cast<double*>(workspace);
+bool raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const RawCuesParams& p,
+                    Context& context) {
+  const cudaStream_t stream = context.stream;
+  auto* maxima = allocate<double>(context, p.batch * p.classes * parts_of(p));
   launch(part_maxima<T>, p.batch * p.classes * parts_of(p), block_size, stream, maps, present,
          maxima, p);
   with_width<T>(p.pixels, {maps, out}, [&](auto width) {
     launch(above_level<T, width>, p.batch * p.classes * blocks_per_image(p.pixels, width * packs),
            block_size, stream, maps, present, maxima, out, p);
   });
+  return true;
 }
 
 template <class T>
-void raw_background(const T* background, bool* out, const RawCuesParams& p, cudaStream_t stream) {
+bool raw_background(const T* background, bool* out, const RawCuesParams& p, Context& context) {
   with_width<T>(p.pixels, {background, out}, [&](auto width) {
     launch(background_cue<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
-           stream, background, out, p);
+           context.stream, background, out, p);
   });
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                                     \
-  template void raw_foreground(const T*, const std::uint8_t*, bool*, const RawCuesParams&, void*, \
-                               cudaStream_t);                                                     \
-  template void raw_background(const T*, bool*, const RawCuesParams&, cudaStream_t);
+#define CUEKIT_INSTANTIATE(T)                                                              \
+  template bool raw_foreground(const T*, const std::uint8_t*, bool*, const RawCuesParams&, \
+                               Context&);                                                  \
+  template bool raw_background(const T*, bool*, const RawCuesParams&, Context&);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)
 #undef CUEKIT_INSTANTIATE
-template void raw_background(const flag*, bool*, const RawCuesParams&, cudaStream_t);
+template bool raw_background(const flag*, bool*, const RawCuesParams&, Context&);
 
 }  // namespace cuekit::cuda

@@ -1,5 +1,5 @@
 // One thread per cell of the target.
-#include "kernels.h"
+#include "cuekit/resize.h"
 #include "launch.h"
 
 namespace cuekit::cuda {
@@ -32,9 +32,9 @@ __global__ void resize_kernel(const std::uint8_t* __restrict__ cues, bool* __res
 
 }  // namespace
 
-void resize(const std::uint8_t* cues, bool* out, const ResizeParams& p, cudaStream_t stream) {
+void resize(const std::uint8_t* cues, bool* out, const ResizeParams& p, Context& context) {
   const std::int64_t blocks = p.maps * blocks_per_image(p.out_height * p.out_width, 1);
-  launch(resize_kernel, blocks, block_size, stream, cues, out, p);
+  launch(resize_kernel, blocks, block_size, context.stream, cues, out, p);
 }
 
 }  // namespace cuekit::cuda

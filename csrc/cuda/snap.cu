@@ -6,7 +6,9 @@
 // channel, in raster order: so the masks are the CPU's, bit by bit.
 #include <algorithm>
 
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
+#include "cuekit/snap.h"
 #include "superpixels.h"
 
 namespace cuekit::cuda {
@@ -152,8 +154,8 @@ __global__ void paint_bits(const std::uint32_t* __restrict__ bits, Grouped g,
 }
 
 struct Workspace {
-  Workspace(const SnapParams& p, std::int64_t num_superpixels, std::int64_t images, Arena& arena)
-      : grouped(images, p.height * p.width, num_superpixels, arena),
+  Workspace(const SnapParams& p, std::int64_t images, Arena& arena)
+      : grouped(images, p.height * p.width, p.num_superpixels, arena),
         words(arena.take<std::uint32_t>(images * p.in_height * p.in_width)),
         counts(arena.take<std::uint32_t>(piece_rows(grouped) * table_width)),
         means(arena.take<double>(grouped.groups() * table_width)),
@@ -198,24 +200,25 @@ void find_means(const T* maps, const Workspace& at, const SnapParams& p, std::in
          stream, sampler, at.grouped, k, channels, at.means);
 }
 
-}  // namespace
-
-std::int64_t snap_workspace(const SnapParams& p, std::int64_t num_superpixels) {
+std::int64_t workspace_bytes(const SnapParams& p, std::int64_t images) {
   Arena arena(nullptr);
-  const std::int64_t images = images_at_a_time(p.batch, p.height * p.width, num_superpixels);
-  const Workspace workspace(p, num_superpixels, images, arena);
+  const Workspace workspace(p, images, arena);
   return arena.used();
 }
 
+}  // namespace
+
 template <class T>
-void snap(const T* cues, const LabelsView& superpixels, std::int64_t num_superpixels, bool* out,
-          const SnapParams& p, void* workspace, cudaStream_t stream) {
+bool snap(const T* cues, const SuperpixelsView& superpixels, bool* out, const SnapParams& p,
+          Context& context) {
+  const cudaStream_t stream = context.stream;
   const std::int64_t pixels = p.height * p.width;
-  const std::int64_t step = images_at_a_time(p.batch, pixels, num_superpixels);
+  const std::int64_t step = images_at_a_time(p.batch, pixels, p.num_superpixels);
+  void* const workspace = context.allocate(workspace_bytes(p, step));
   for (std::int64_t first = 0; first < p.batch; first += step) {
     Arena arena(workspace);
     const std::int64_t images = std::min(step, p.batch - first);
-    const Workspace at(p, num_superpixels, images, arena);
+    const Workspace at(p, images, arena);
     at.grouped.group(superpixels, first, stream);
     const T* maps = cues + first * p.channels * p.in_height * p.in_width;
     bool* target = out + first * p.channels * pixels;
@@ -230,11 +233,11 @@ void snap(const T* cues, const LabelsView& superpixels, std::int64_t num_superpi
       });
     }
   }
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                                    \
-  template void snap(const T*, const LabelsView&, std::int64_t, bool*, const SnapParams&, void*, \
-                     cudaStream_t);
+#define CUEKIT_INSTANTIATE(T) \
+  template bool snap(const T*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
 CUEKIT_INSTANTIATE(std::uint8_t)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

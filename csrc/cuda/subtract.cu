@@ -7,7 +7,8 @@
 // finds them, in whatever order threads come.
 #include <cmath>
 
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/subtract.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -245,8 +246,10 @@ __global__ void last_tanh(const T* __restrict__ maps, const std::uint8_t* __rest
 
 template <class T>
 void dcsm(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p,
-          double* workspace, cudaStream_t stream) {
-  double* maxima = workspace;
+          Context& context) {
+  const cudaStream_t stream = context.stream;
+  const std::int64_t maps_of_batch = p.batch * p.classes;
+  double* maxima = allocate<double>(context, maps_of_batch * (p.classes + 1 + p.pixels));
   double* peaks = maxima + p.batch * p.classes * p.classes;
   double* sums = peaks + p.batch * p.classes;
   check(
@@ -260,31 +263,25 @@ void dcsm(const T* maps, const std::uint8_t* present, T* out, const SubtractPara
 
 }  // namespace
 
-std::int64_t subtract_workspace(const SubtractParams& p) {
-  if (p.mode != SubtractMode::dcsm) return 0;
-  return p.batch * p.classes * (p.classes + 1 + p.pixels) *
-         static_cast<std::int64_t>(sizeof(double));
-}
-
 template <class T>
-void subtract(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p,
-              void* workspace, cudaStream_t stream) {
-  if (p.batch * p.classes * p.pixels == 0) return;
+bool subtract(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p,
+              Context& context) {
+  if (p.batch * p.classes * p.pixels == 0) return true;
   if (p.mode == SubtractMode::dcsm) {
-    dcsm(maps, present, out, p, static_cast<double*>(workspace), stream);
-    return;
+    dcsm(maps, present, out, p, context);
+    return true;
   }
   with_width<T>(p.pixels, {maps, out}, [&](auto width) {
     const auto kernel =
         p.mode == SubtractMode::pairwise ? pairwise_kernel<T, width> : strongest_kernel<T, width>;
-    launch(kernel, p.batch * blocks_per_image(p.pixels, width), block_size, stream, maps, present,
-           out, p);
+    launch(kernel, p.batch * blocks_per_image(p.pixels, width), block_size, context.stream, maps,
+           present, out, p);
   });
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                             \
-  template void subtract(const T*, const std::uint8_t*, T*, const SubtractParams&, void*, \
-                         cudaStream_t);
+#define CUEKIT_INSTANTIATE(T) \
+  template bool subtract(const T*, const std::uint8_t*, T*, const SubtractParams&, Context&);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

@@ -1,6 +1,7 @@
 // Pixels are grouped by superpixel once (superpixels.h); then, 32 channels at a time, the means of
 // all superpixels go into a table, and every pixel takes its own row of it.
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/superpixel_mean.h"
 #include "superpixels.h"
 
 namespace cuekit::cuda {
@@ -78,9 +79,8 @@ __global__ void paint_means(const Mean* __restrict__ means, Grouped g, std::int6
 
 template <class T>
 struct Workspace {
-  Workspace(const SuperpixelMeanParams& p, std::int64_t num_superpixels, std::int64_t images,
-            Arena& arena)
-      : grouped(images, p.height * p.width, num_superpixels, arena),
+  Workspace(const SuperpixelMeanParams& p, std::int64_t images, Arena& arena)
+      : grouped(images, p.height * p.width, p.num_superpixels, arena),
         sums(arena.take<double>(piece_rows(grouped) * table_width)),
         means(arena.take<T>(grouped.groups() * table_width)) {}
 
@@ -89,27 +89,27 @@ struct Workspace {
   T* means;
 };
 
-}  // namespace
-
-std::int64_t superpixel_mean_workspace(const SuperpixelMeanParams& p,
-                                       std::int64_t num_superpixels) {
+template <class Mean>
+std::int64_t workspace_bytes(const SuperpixelMeanParams& p, std::int64_t images) {
   Arena arena(nullptr);
-  const std::int64_t images = images_at_a_time(p.batch, p.height * p.width, num_superpixels);
-  const Workspace<double> workspace(p, num_superpixels, images, arena);
+  const Workspace<Mean> workspace(p, images, arena);
   return arena.used();
 }
 
+}  // namespace
+
 template <class T>
-void superpixel_mean(const T* values, const LabelsView& superpixels, std::int64_t num_superpixels,
-                     mean_type<T>* out, const SuperpixelMeanParams& p, void* workspace,
-                     cudaStream_t stream) {
+bool superpixel_mean(const T* values, const SuperpixelsView& superpixels, mean_type<T>* out,
+                     const SuperpixelMeanParams& p, Context& context) {
   using Mean = mean_type<T>;
+  const cudaStream_t stream = context.stream;
   const std::int64_t pixels = p.height * p.width;
-  const std::int64_t step = images_at_a_time(p.batch, pixels, num_superpixels);
+  const std::int64_t step = images_at_a_time(p.batch, pixels, p.num_superpixels);
+  void* const workspace = context.allocate(workspace_bytes<Mean>(p, step));
   for (std::int64_t first = 0; first < p.batch; first += step) {
     Arena arena(workspace);
     const std::int64_t images = p.batch - first < step ? p.batch - first : step;
-    const Workspace<Mean> at(p, num_superpixels, images, arena);
+    const Workspace<Mean> at(p, images, arena);
     at.grouped.group(superpixels, first, stream);
     const std::int64_t offset = first * p.channels * pixels;
     for (std::int64_t k = 0; k < p.channels; k += table_width) {
@@ -127,11 +127,12 @@ void superpixel_mean(const T* values, const LabelsView& superpixels, std::int64_
       });
     }
   }
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                             \
-  template void superpixel_mean(const T*, const LabelsView&, std::int64_t, mean_type<T>*, \
-                                const SuperpixelMeanParams&, void*, cudaStream_t);
+#define CUEKIT_INSTANTIATE(T)                                                    \
+  template bool superpixel_mean(const T*, const SuperpixelsView&, mean_type<T>*, \
+                                const SuperpixelMeanParams&, Context&);
 CUEKIT_INSTANTIATE(flag)
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)

@@ -42,7 +42,7 @@ int bits_of(std::int64_t value) {
 }
 
 template <class Label>
-void launch_make_keys(const LabelsView& labels, std::int64_t first, const Grouped& g,
+void launch_make_keys(const SuperpixelsView& labels, std::int64_t first, const Grouped& g,
                       cudaStream_t stream) {
   launch(make_keys<Label>, ceil_div(g.size(), block_size), block_size, stream,
          static_cast<const Label*>(labels.data) + first * g.pixels, g);
@@ -68,7 +68,7 @@ Grouped::Grouped(std::int64_t num_images, std::int64_t image_pixels, std::int64_
   temporary = arena.take<char>(static_cast<std::int64_t>(temporary_bytes));
 }
 
-void Grouped::group(const LabelsView& labels, std::int64_t first, cudaStream_t stream) const {
+void Grouped::group(const SuperpixelsView& labels, std::int64_t first, cudaStream_t stream) const {
   switch (labels.itemsize) {
     case 1:
       labels.is_signed ? launch_make_keys<std::int8_t>(labels, first, *this, stream)

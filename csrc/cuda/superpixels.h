@@ -11,7 +11,7 @@
 
 #include "arena.h"
 #include "cuekit/half.h"
-#include "cuekit/labels_view.h"
+#include "cuekit/superpixels_view.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -34,7 +34,7 @@ struct Grouped {
   CUEKIT_HD std::int64_t groups() const { return images * num_superpixels; }
 
   // Of `images` images from `first` on.
-  void group(const LabelsView& labels, std::int64_t first, cudaStream_t stream) const;
+  void group(const SuperpixelsView& labels, std::int64_t first, cudaStream_t stream) const;
 };
 
 // Channels that share a table: a row of it is what a warp works on.

@@ -1,7 +1,8 @@
 // A thread has `width` neighbouring pixels and goes twice over the channels: those that keep their
 // scores are copied while their maximum is found, then the absent ones are read, for the first
 // time, and held below it. So every score is read once and written once, in one launch.
-#include "kernels.h"
+#include "cuekit/half.h"
+#include "cuekit/suppress.h"
 #include "launch.h"
 
 namespace cuekit::cuda {
@@ -39,19 +40,18 @@ __global__ void suppress_kernel(const T* __restrict__ scores,
 }  // namespace
 
 template <class T>
-void suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
-              cudaStream_t stream) {
+bool suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
+              Context& context) {
   with_width<T>(p.pixels, {scores, out}, [&](auto width) {
     launch(suppress_kernel<T, width>, p.batch * blocks_per_image(p.pixels, width), block_size,
-           stream, scores, present, out, p, store<T>(p.margin));
+           context.stream, scores, present, out, p, store<T>(p.margin));
   });
+  return true;
 }
 
-template void suppress(const half*, const std::uint8_t*, half*, const SuppressParams&,
-                       cudaStream_t);
-template void suppress(const float*, const std::uint8_t*, float*, const SuppressParams&,
-                       cudaStream_t);
-template void suppress(const double*, const std::uint8_t*, double*, const SuppressParams&,
-                       cudaStream_t);
+template bool suppress(const half*, const std::uint8_t*, half*, const SuppressParams&, Context&);
+template bool suppress(const float*, const std::uint8_t*, float*, const SuppressParams&, Context&);
+template bool suppress(const double*, const std::uint8_t*, double*, const SuppressParams&,
+                       Context&);
 
 }  // namespace cuekit::cuda

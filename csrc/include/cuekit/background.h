@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 struct BackgroundParams {
@@ -20,3 +22,20 @@ struct BackgroundParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// Adds the channel sum of one feature tensor, resized, to `total`, which starts at zero. Returns
+// false where a sum is not finite; a GPU does not check.
+template <class T>
+bool background_add(const T* features,  // (B, D, h, w)
+                    double* total,      // (B, H, W)
+                    const BackgroundParams& p, Context& context);
+
+// Returns false where the range of an image is not finite; a GPU does not check.
+template <class T>
+bool background_normalize(const double* total,  // (B, N)
+                          T* out,               // (B, N)
+                          std::int64_t batch, std::int64_t pixels, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -18,6 +18,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 struct FelzenszwalbParams {
@@ -31,3 +33,13 @@ struct FelzenszwalbParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// T is std::uint8_t or floating. Returns false where a photo holds a non-finite value.
+template <class T>
+bool felzenszwalb(const T* photos,            // (B, H, W, C)
+                  std::int32_t* superpixels,  // (B, H, W)
+                  const FelzenszwalbParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 struct FuseParams {
@@ -14,3 +16,12 @@ struct FuseParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+void fuse(
+    const std::uint8_t* const* sets,  // M arrays (N), nonzero = on; the list is in host memory
+    bool* out,                        // (N)
+    const FuseParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

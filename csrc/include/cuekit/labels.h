@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 constexpr int ignore_label = 255;
@@ -27,3 +29,15 @@ struct LabelsParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// L is std::uint8_t or std::int32_t. On a GPU at most 960 channels: their class ids are passed by
+// value in the kernel's parameters.
+template <class L>
+void labels(const std::uint8_t* cues,       // (B, K, N), nonzero = on
+            const std::int64_t* class_ids,  // (K), in host memory
+            L* out,                         // (B, N)
+            const LabelsParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 struct RawCuesParams {
@@ -22,3 +24,22 @@ struct RawCuesParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// Fills channels 1..C. Returns false where a present class's map holds a non-finite value; a GPU
+// does not check.
+template <class T>
+bool raw_foreground(const T* maps,                // (B, C, N)
+                    const std::uint8_t* present,  // (B, C), nonzero = present
+                    bool* out,                    // (B, C + 1, N)
+                    const RawCuesParams& p, Context& context);
+
+// Fills channel 0. T is floating, a background map; or flag, the background cue itself. Returns
+// false where the map holds a non-finite value; a GPU does not check.
+template <class T>
+bool raw_background(const T* background,  // (B, N), or null: no background
+                    bool* out,            // (B, C + 1, N)
+                    const RawCuesParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

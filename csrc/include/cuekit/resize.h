@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
 #include "cuekit/host_device.h"
 
 namespace cuekit {
@@ -69,3 +70,11 @@ CUEKIT_HD inline double interpolate(double a, double b, double weight) {
 }
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+void resize(const std::uint8_t* cues,  // (B, h, w), nonzero = on
+            bool* out,                 // (B, H, W)
+            const ResizeParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

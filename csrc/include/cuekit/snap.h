@@ -11,6 +11,9 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+#include "cuekit/superpixels_view.h"
+
 namespace cuekit {
 
 struct SnapParams {
@@ -19,6 +22,21 @@ struct SnapParams {
   std::int64_t in_height, in_width;  // of the cues
   std::int64_t height, width;        // of the superpixels
   double threshold;
+  // Superpixel labels are below it. One that is not: std::invalid_argument on the CPU; on a GPU its
+  // pixel is in no superpixel.
+  std::int64_t num_superpixels;
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// T is std::uint8_t (nonzero = on) or floating. Returns false where a cue is not finite; a GPU does
+// not check.
+template <class T>
+bool snap(const T* cues,                       // (B, K, h, w)
+          const SuperpixelsView& superpixels,  // (B, H, W)
+          bool* out,                           // (B, K, H, W)
+          const SnapParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -20,6 +20,8 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
+
 namespace cuekit {
 
 enum class MaskRule : int { mean, sepl };
@@ -35,3 +37,14 @@ struct SnapMasksParams {
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// T is std::uint8_t (nonzero = on) or floating. Returns false where a cue is not finite.
+template <class T>
+bool snap_masks(const T* cues,              // (B, K, h, w)
+                const std::uint8_t* masks,  // (B, R, H, W), nonzero = on
+                bool* out,                  // (B, K, H, W)
+                const SnapMasksParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
 #include "cuekit/host_device.h"
 
 namespace cuekit {
@@ -48,3 +49,14 @@ CUEKIT_HD inline double tanh_to_three(double x) {
 }
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// Returns false where a present class's map holds a non-finite value; a GPU does not check.
+template <class T>
+bool subtract(const T* maps,                // (B, C, N)
+              const std::uint8_t* present,  // (B, C), nonzero = present
+              T* out,                       // (B, C, N)
+              const SubtractParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuekit/context.h"
 #include "cuekit/half.h"
+#include "cuekit/superpixels_view.h"
 
 namespace cuekit {
 
@@ -22,6 +24,20 @@ struct SuperpixelMeanParams {
   std::int64_t batch;
   std::int64_t channels;  // K
   std::int64_t height, width;
+  // Superpixel labels are below it. One that is not: std::invalid_argument on the CPU; on a GPU its
+  // pixel is in no superpixel.
+  std::int64_t num_superpixels;
 };
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// Returns false where a value is not finite; a GPU does not check.
+template <class T>
+bool superpixel_mean(const T* values,                     // (B, K, H, W)
+                     const SuperpixelsView& superpixels,  // (B, H, W)
+                     mean_type<T>* out,                   // (B, K, H, W)
+                     const SuperpixelMeanParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "cuekit/context.h"
 #include "cuekit/half.h"
 
 namespace cuekit {
@@ -59,3 +60,14 @@ CUEKIT_HD inline T ceiling_below(T ceiling, T margin) {
 }
 
 }  // namespace cuekit
+
+namespace cuekit::CUEKIT_BACKEND {
+
+// Returns false where a score is not finite; a GPU does not check.
+template <class T>
+bool suppress(const T* scores,              // (B, K, N)
+              const std::uint8_t* present,  // (B, K - 1), nonzero = present
+              T* out,                       // (B, K, N)
+              const SuppressParams& p, Context& context);
+
+}  // namespace cuekit::CUEKIT_BACKEND

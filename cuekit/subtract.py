@@ -1,11 +1,9 @@
-"""Step 1: class subtraction, what of a class's activation map no other class claims."""
+"""Class subtraction: the part of a class's activation map that no other class claims."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal, TypeAlias, get_args
 
 from cuekit._arrays import empty, like
 from cuekit._backend import backend
@@ -18,18 +16,19 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
+from cuekit._device import AnyFramework
 
-MODES = ("pairwise", "strongest", "dcsm")
+Mode: TypeAlias = Literal["pairwise", "strongest", "dcsm"]
 
 
 def subtract_classes(
-    cams: Any,
+    cams: AnyFramework,
     present: Any = None,
     *,
-    mode: str = "pairwise",
+    mode: Mode = "pairwise",
     validate: bool = False,
     threads: int | None = 1,
-) -> Any:
+) -> AnyFramework:
     """Subtract the other present classes' maps from each present class's own.
 
     Classes that occur together light up together: what another class claims more strongly is
@@ -56,10 +55,10 @@ def subtract_classes(
 
         A class that is present alone gives max(M_c, 0) in every mode.
     validate : bool, optional
-        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
-        is always done.
+        On a CUDA device, also check for non-finite values; this synchronises with the device. On
+        the CPU they are always checked.
     threads : int or None, optional
-        Threads to use; None means one per core. Never changes the result.
+        Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
@@ -100,15 +99,14 @@ def subtract_classes(
     threads = check_threads(threads)
     maps = check_any_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, classes, height, width = maps.shape
-    tags = check_present(present, "present", tuple(batch), classes, "cams", maps)
-    check_choice(mode, "mode", MODES)
+    tags = check_present(present, "present", tuple(batch), classes, maps, "cams")
+    check_choice(mode, "mode", get_args(Mode))
     check_values(validate, ("cams", maps), present=tags)
     out = empty(maps.shape, maps.dtype, maps)
     shape = (math.prod(batch), classes, height * width)
-    kernels, where = backend(maps, threads)
+    kernels, context = backend(maps, threads)
     finite = kernels.subtract(
-        maps.reshape(shape), tags.reshape(shape[:2]), out.reshape(shape), mode, where
+        maps.reshape(shape), tags.reshape(shape[:2]), out.reshape(shape), mode, context
     )
-    if finite is False:
-        check_finite(finite, ("cams", np.where(tags[..., None, None], maps, 0)))
+    check_finite(finite, ("cams", maps), present=tags)
     return like(out, cams)

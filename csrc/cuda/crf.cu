@@ -32,7 +32,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels.h"
+#include "cuekit/crf.h"
 #include "launch.h"
 #include "permutohedral.h"
 #include "reduce.h"
@@ -405,15 +405,15 @@ __global__ void write_probabilities(Lattice at, Maps maps, const float* __restri
 // ---- the call ----
 
 // Without iterations there is nothing to filter.
-FilterParams filters_of(const DenseCrfParams& p, const GaussianParams& gaussian) {
+FilterParams filters_of(const CrfParams& p) {
   const float unit = static_cast<float>(log2_of_e) * (p.iterations > 0 ? 1.0f : 0.0f);
-  return {gaussian.weight * unit, gaussian.sxy, p.bilateral_weight * unit, p.bilateral_sxy,
+  return {p.gaussian_weight * unit, p.gaussian_sxy, p.bilateral_weight * unit, p.bilateral_sxy,
           p.bilateral_srgb};
 }
 
 template <class V>
 struct Workspace {
-  Workspace(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images, Arena& arena)
+  Workspace(const CrfParams& p, const FilterParams& filters, std::int64_t images, Arena& arena)
       : stride(ceil_div(p.channels, 4) * 4),
         lattice(images, p.height, p.width, filters, arena),
         maps{p.channels,
@@ -437,7 +437,7 @@ struct Workspace {
 };
 
 template <class V>
-std::int64_t bytes_for(const DenseCrfParams& p, const FilterParams& filters, std::int64_t images) {
+std::int64_t bytes_for(const CrfParams& p, const FilterParams& filters, std::int64_t images) {
   Arena arena(nullptr);
   const Workspace<V> workspace(p, filters, images, arena);
   return arena.used();
@@ -445,16 +445,17 @@ std::int64_t bytes_for(const DenseCrfParams& p, const FilterParams& filters, std
 
 // How many to work on at a time: some photos fill any GPU.
 template <class V>
-std::int64_t images_at_a_time(const DenseCrfParams& p, const FilterParams& filters) {
+std::int64_t images_at_a_time(const CrfParams& p, const FilterParams& filters) {
   constexpr std::int64_t enough = std::int64_t{1} << 32;
   return std::clamp<std::int64_t>(enough / bytes_for<V>(p, filters, 1), 1, p.batch);
 }
 
 template <class T, class V>
 void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-           const DenseCrfParams& p, const FilterParams& filters, void* workspace,
-           cudaStream_t stream) {
+           const CrfParams& p, const FilterParams& filters, Context& context) {
+  const cudaStream_t stream = context.stream;
   const std::int64_t pixels = p.height * p.width, step = images_at_a_time<V>(p, filters);
+  void* const workspace = context.allocate(bytes_for<V>(p, filters, step));
   for (std::int64_t first = 0; first < p.batch; first += step) {
     Arena arena(workspace);
     const Workspace<V> at(p, filters, std::min(step, p.batch - first), arena);
@@ -492,28 +493,20 @@ void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* pres
 
 }  // namespace
 
-std::int64_t dense_crf_workspace(const DenseCrfParams& p, const GaussianParams& gaussian,
-                                 bool half_storage) {
-  const FilterParams filters = filters_of(p, gaussian);
-  return half_storage ? bytes_for<half>(p, filters, images_at_a_time<half>(p, filters))
-                      : bytes_for<float>(p, filters, images_at_a_time<float>(p, filters));
-}
-
 template <class T>
-void dense_crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-               const DenseCrfParams& p, const GaussianParams& gaussian, bool half_storage,
-               void* workspace, cudaStream_t stream) {
-  const FilterParams filters = filters_of(p, gaussian);
-  if (half_storage)
-    infer<T, half>(scores, photos, present, out, p, filters, workspace, stream);
+bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+         const CrfParams& p, Context& context) {
+  const FilterParams filters = filters_of(p);
+  if (p.half_storage)
+    infer<T, half>(scores, photos, present, out, p, filters, context);
   else
-    infer<T, float>(scores, photos, present, out, p, filters, workspace, stream);
+    infer<T, float>(scores, photos, present, out, p, filters, context);
+  return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                        \
-  template void dense_crf(const T*, const std::uint8_t*, const std::uint8_t*, T*,    \
-                          const DenseCrfParams&, const GaussianParams&, bool, void*, \
-                          cudaStream_t);
+#define CUEKIT_INSTANTIATE(T)                                                                 \
+  template bool crf(const T*, const std::uint8_t*, const std::uint8_t*, T*, const CrfParams&, \
+                    Context&);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

@@ -1,4 +1,4 @@
-"""Compare marginals with pydensecrf's: ``python -m benchmarks.equal_dense_crf FOLDER``.
+"""Compare marginals with pydensecrf's: ``python -m benchmarks.equal_crf FOLDER``.
 
 Prints a line per preset, for random probabilities of 21 classes on every photo: the labels that
 differ, and by how much marginals do. Photos are cropped to a multiple of 4 pixels: elsewhere

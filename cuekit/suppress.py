@@ -1,4 +1,4 @@
-"""At test time: what the image does not contain stays below what it does."""
+"""Prediction-ceiling suppression: at test time, absent classes score below present ones."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
+from cuekit._device import AnyFramework
 
 
 def suppress_absent(
-    scores: Any,
+    scores: AnyFramework,
     present: Any,
     *,
     margin: float = 1e-4,
     validate: bool = False,
     threads: int | None = 1,
-) -> Any:
+) -> AnyFramework:
     """Cap the scores of absent classes just below those of background and present classes.
 
     Parameters
@@ -40,10 +41,10 @@ def suppress_absent(
     margin : float, optional
         How far below the ceiling absent classes end up at least, up to rounding.
     validate : bool, optional
-        On a CUDA device, look for values that are not finite, and wait for it; on the CPU this
-        is always done.
+        On a CUDA device, also check for non-finite values; this synchronises with the device. On
+        the CPU they are always checked.
     threads : int or None, optional
-        Threads to use; None means one per core. Never changes the result.
+        Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
@@ -59,9 +60,9 @@ def suppress_absent(
 
     Notes
     -----
-    No absent class is the arg max of the result. That holds *before* a dense CRF only: its
-    messages can lift a class over a ceiling. To keep absent classes out of a CRF, leave them out
-    of its classes, which is what ``present`` of the CRF is for.
+    No absent class is the arg max of the result. This holds *before* a dense CRF only: its
+    messages can raise a class above the ceiling. To keep absent classes out of a CRF, pass
+    ``present`` to `dense_crf`: then they take no part in it.
 
     Computed in the dtype of `scores`. Input that is not C-contiguous is copied once.
 
@@ -82,20 +83,20 @@ def suppress_absent(
     *batch, channels, height, width = maps.shape
     if channels == 0:
         raise ValueError(f"scores must have a background channel, got {maps.shape}")
-    tags = check_present(present, "present", tuple(batch), channels - 1, "scores", maps)
+    tags = check_present(present, "present", tuple(batch), channels - 1, maps, "scores")
     margin = check_number(margin, "margin", minimum=0)
     if margin > np.finfo(maps.dtype).max:
         raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
     check_values(validate, ("scores", maps))
     out = empty(maps.shape, maps.dtype, maps)
     shape = (math.prod(batch), channels, height * width)
-    kernels, where = backend(maps, threads)
+    kernels, context = backend(maps, threads)
     finite = kernels.suppress(
         maps.reshape(shape),
         tags.reshape(shape[0], channels - 1),
         out.reshape(shape),
         margin,
-        where,
+        context,
     )
     check_finite(finite, ("scores", maps))
     return like(out, scores)

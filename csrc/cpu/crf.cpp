@@ -15,19 +15,20 @@
 //
 // Memory, L = labels padded: 4 L + 72 bytes per pixel; for every vertex 8 L and, in building the
 // lattice, some 100.
-#include "cuekit/dense_crf.h"
+#include "cuekit/crf.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <limits>
+#include <stdexcept>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "cuekit/crf.h"
 #include "finite.h"
 #include "float_state.h"
-#include "kernels.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "permutohedral.h"
@@ -465,8 +466,8 @@ void read_energies(const Patch<T>& patch, const std::vector<std::int64_t>& chann
 template <class T>
 class Inference {
  public:
-  Inference(const T* scores, const std::uint8_t* photo, const bool* present, T* out,
-            const Lattice* spatial, const DenseCrfParams& p, int threads)
+  Inference(const T* scores, const std::uint8_t* photo, const std::uint8_t* present, T* out,
+            const Lattice* spatial, const CrfParams& p, int threads)
       : scores_(scores),
         out_(out),
         p_(p),
@@ -652,7 +653,7 @@ class Inference {
 
   const T* scores_;
   T* out_;
-  const DenseCrfParams& p_;
+  const CrfParams& p_;
   int threads_;
   std::int64_t pixels_;
   std::vector<Band> bands_;
@@ -668,11 +669,19 @@ class Inference {
 }  // namespace
 
 template <class T>
-bool dense_crf(const T* scores, const std::uint8_t* photos, const bool* present, T* out,
-               const Lattice* spatial, const DenseCrfParams& p, int threads) {
+bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
+         const CrfParams& p, Context& context) {
+  if (p.half_storage)
+    throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
   const std::int64_t pixels = p.height * p.width;
+  const bool filtered = p.gaussian_weight > 0 && p.iterations > 0;
+  const Lattice lattice =
+      filtered ? spatial_lattice(p.height, p.width, p.gaussian_sxy,
+                                 p.gaussian_weight * static_cast<float>(log2_of_e), context.threads)
+               : Lattice{};
+  const Lattice* const spatial = filtered ? &lattice : nullptr;
   std::atomic<bool> finite{true};
-  for_each_image(p.batch, threads, [&](std::int64_t b, int inner) {
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner) {
     Inference<T> inference(scores + b * p.channels * pixels, photos + b * 3 * pixels,
                            present + b * (p.channels - 1), out + b * p.channels * pixels, spatial,
                            p, inner);
@@ -681,11 +690,11 @@ bool dense_crf(const T* scores, const std::uint8_t* photos, const bool* present,
   return finite;
 }
 
-template bool dense_crf(const half*, const std::uint8_t*, const bool*, half*, const Lattice*,
-                        const DenseCrfParams&, int);
-template bool dense_crf(const float*, const std::uint8_t*, const bool*, float*, const Lattice*,
-                        const DenseCrfParams&, int);
-template bool dense_crf(const double*, const std::uint8_t*, const bool*, double*, const Lattice*,
-                        const DenseCrfParams&, int);
+template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, half*, const CrfParams&,
+                  Context&);
+template bool crf(const float*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
+                  Context&);
+template bool crf(const double*, const std::uint8_t*, const std::uint8_t*, double*,
+                  const CrfParams&, Context&);
 
 }  // namespace cuekit::cpu

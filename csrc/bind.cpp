@@ -1,0 +1,431 @@
+// Every binding, in one file that is compiled once for each backend: as cuekit._cpu, and with
+// -DCUEKIT_BACKEND_CUDA as cuekit._cuda. cuekit/_kernels.pyi lists the same signatures.
+//
+// The Python side has checked and shaped all arguments. A binding reads sizes from the arrays,
+// fills in the op's Params and calls the kernel for the array's dtype. The GIL is released for the
+// whole call, after the arguments were converted. Nothing is copied here.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "cuekit/background.h"
+#include "cuekit/context.h"
+#include "cuekit/crf.h"
+#include "cuekit/fuse.h"
+#include "cuekit/half.h"
+#include "cuekit/labels.h"
+#include "cuekit/raw_cues.h"
+#include "cuekit/resize.h"
+#include "cuekit/snap.h"
+#include "cuekit/subtract.h"
+#include "cuekit/superpixel_mean.h"
+#include "cuekit/suppress.h"
+
+#ifdef CUEKIT_BACKEND_CUDA
+#include "cuda/check.h"
+#else
+#include "cpu/simd.h"
+#include "cuekit/felzenszwalb.h"
+#include "cuekit/snap_masks.h"
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace cuekit;
+namespace backend = cuekit::CUEKIT_BACKEND;
+
+// ---- arrays ----
+
+// A C-contiguous array on the backend's device. `kind` is NumPy's: b, i, u or f.
+struct View {
+  void* data = nullptr;
+  std::vector<std::int64_t> shape;
+  char kind = 0;
+  int itemsize = 0;
+
+  std::int64_t size() const {
+    std::int64_t product = 1;
+    for (const std::int64_t length : shape) product *= length;
+    return product;
+  }
+
+  template <class T>
+  bool holds() const {
+    constexpr bool is_float = std::is_floating_point_v<T> || std::is_same_v<T, half>;
+    constexpr bool is_bool = std::is_same_v<T, bool> || std::is_same_v<T, flag>;
+    constexpr char wanted = is_float ? 'f' : is_bool ? 'b' : std::is_signed_v<T> ? 'i' : 'u';
+    return kind == wanted && itemsize == static_cast<int>(sizeof(T));
+  }
+
+  template <class T>
+  T* as() const {
+    if (!holds<T>()) throw std::invalid_argument("a kernel's array has another dtype");
+    return static_cast<T*>(data);
+  }
+
+  // Bool or uint8: nonzero is true.
+  const std::uint8_t* as_flags() const {
+    return holds<bool>() ? static_cast<const std::uint8_t*>(data) : as<std::uint8_t>();
+  }
+
+  SuperpixelsView as_superpixels() const { return {data, itemsize, kind == 'i'}; }
+};
+
+// Calls body(T()) for that of the types which the array holds.
+template <class T, class... Others, class Body>
+auto visit(const View& array, Body&& body) {
+  if (array.holds<T>()) return body(T());
+  if constexpr (sizeof...(Others) > 0)
+    return visit<Others...>(array, body);
+  else
+    throw std::invalid_argument("no kernel for this dtype");
+}
+
+template <class Body>
+auto visit_floating(const View& array, Body&& body) {
+  return visit<half, float, double>(array, body);
+}
+
+// The enumerator that stands where `value` does among the names.
+template <class Enum, std::size_t count>
+Enum one_of(const std::string& value, const std::array<const char*, count>& names) {
+  const auto found = std::find(names.begin(), names.end(), value);
+  if (found == names.end()) throw std::invalid_argument("no such choice: " + value);
+  return static_cast<Enum>(found - names.begin());
+}
+
+// ---- what differs between the backends: how an array and a context come from Python ----
+
+#ifdef CUEKIT_BACKEND_CUDA
+
+// From cuekit._device.DeviceArray.
+View view_of(const py::handle& array) {
+  const py::object dtype = array.attr("dtype");
+  return {reinterpret_cast<void*>(array.attr("address").cast<std::uintptr_t>()),
+          array.attr("shape").cast<std::vector<std::int64_t>>(),
+          dtype.attr("kind").cast<std::string>()[0], dtype.attr("itemsize").cast<int>()};
+}
+
+// From cuekit._device.Device: its current stream and its allocator. The device is the current one
+// of this thread while this lives. Workspace is given back when this is destroyed, after the
+// launches: the allocator hands it out again in the order of the stream.
+class Call final : public cuda::Context {
+ public:
+  explicit Call(const py::handle& device)
+      : Context(reinterpret_cast<cudaStream_t>(device.attr("stream")().cast<std::uintptr_t>())),
+        device_(py::reinterpret_borrow<py::object>(device)),
+        index_(device.attr("index").cast<int>()) {
+    cuda::check(cudaGetDevice(&before_));
+    // Setting a device creates a context on it: not done for one that is current already.
+    if (before_ != index_) cuda::check(cudaSetDevice(index_));
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  ~Call() {
+    if (before_ != index_) static_cast<void>(cudaSetDevice(before_));
+  }
+
+  void* allocate(std::int64_t bytes) override {
+    if (bytes == 0) return nullptr;
+    const py::gil_scoped_acquire locked;
+    blocks_.push_back(device_.attr("allocate")(bytes));
+    return view_of(blocks_.back()).data;
+  }
+
+ private:
+  py::object device_;
+  std::vector<py::object> blocks_;
+  int index_;
+  int before_ = 0;
+};
+
+#else
+
+View view_of(const py::handle& value) {
+  const auto array = py::reinterpret_borrow<py::array>(value);
+  if ((array.flags() & py::array::c_style) == 0)
+    throw std::invalid_argument("a kernel's array is not C-contiguous");
+  View view;
+  view.data = const_cast<void*>(array.data());
+  view.shape.assign(array.shape(), array.shape() + array.ndim());
+  view.kind = array.dtype().kind();
+  view.itemsize = static_cast<int>(array.itemsize());
+  return view;
+}
+
+struct Call : cpu::Context {
+  explicit Call(const py::handle& threads) : Context{threads.cast<int>()} {}
+};
+
+#endif
+
+}  // namespace
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<View> {
+  PYBIND11_TYPE_CASTER(View, const_name("Array"));
+  bool load(handle source, bool) {
+#ifndef CUEKIT_BACKEND_CUDA
+    if (!isinstance<array>(source)) return false;
+#endif
+    if (source.is_none()) return false;
+    value = view_of(source);
+    return true;
+  }
+};
+
+// Kernels take a Context&; it lives as long as the call.
+template <>
+struct type_caster<Call> {
+  static constexpr auto name = const_name("Context");
+  template <class>
+  using cast_op_type = Call&;
+  operator Call&() { return *call; }
+  bool load(handle source, bool) {
+    call.emplace(source);
+    return true;
+  }
+  std::optional<Call> call;
+};
+
+}  // namespace pybind11::detail
+
+namespace {
+
+// ---- one binding for each kernel, in the order of _kernels.pyi ----
+
+bool subtract(const View& maps, const View& present, const View& out, const std::string& mode,
+              Call& context) {
+  const SubtractParams p{maps.shape[0], maps.shape[1], maps.shape[2],
+                         one_of<SubtractMode>(mode, std::array{"pairwise", "strongest", "dcsm"})};
+  return visit_floating(maps, [&](auto type) {
+    using T = decltype(type);
+    return backend::subtract(maps.as<T>(), present.as_flags(), out.as<T>(), p, context);
+  });
+}
+
+bool background_add(const View& features, const View& total, Call& context) {
+  const BackgroundParams p{features.shape[0], features.shape[1], features.shape[2],
+                           features.shape[3], total.shape[1],    total.shape[2]};
+  return visit_floating(features, [&](auto type) {
+    using T = decltype(type);
+    return backend::background_add(features.as<T>(), total.as<double>(), p, context);
+  });
+}
+
+bool background_normalize(const View& total, const View& out, Call& context) {
+  const std::int64_t batch = total.shape[0], pixels = total.shape[1] * total.shape[2];
+  return visit_floating(out, [&](auto type) {
+    using T = decltype(type);
+    return backend::background_normalize(total.as<double>(), out.as<T>(), batch, pixels, context);
+  });
+}
+
+bool raw_foreground(const View& maps, const View& present, const View& out, double threshold,
+                    Call& context) {
+  const RawCuesParams p{maps.shape[0], maps.shape[1], maps.shape[2], threshold, 0.0};
+  return visit_floating(maps, [&](auto type) {
+    using T = decltype(type);
+    return backend::raw_foreground(maps.as<T>(), present.as_flags(), out.as<bool>(), p, context);
+  });
+}
+
+bool raw_background(const std::optional<View>& background, const View& out, double threshold,
+                    Call& context) {
+  const RawCuesParams p{out.shape[0], out.shape[1] - 1, out.shape[2], 0.0, threshold};
+  if (!background) return backend::raw_background<flag>(nullptr, out.as<bool>(), p, context);
+  return visit<flag, half, float, double>(*background, [&](auto type) {
+    using T = decltype(type);
+    return backend::raw_background<T>(background->as<T>(), out.as<bool>(), p, context);
+  });
+}
+
+bool superpixel_mean(const View& values, const View& superpixels, std::int64_t num_superpixels,
+                     const View& out, Call& context) {
+  const SuperpixelMeanParams p{values.shape[0], values.shape[1], values.shape[2], values.shape[3],
+                               num_superpixels};
+  return visit<float, half, double, flag, std::uint8_t, std::int8_t, std::uint16_t, std::int16_t,
+               std::uint32_t, std::int32_t, std::uint64_t, std::int64_t>(values, [&](auto type) {
+    using T = decltype(type);
+    return backend::superpixel_mean(values.as<T>(), superpixels.as_superpixels(),
+                                    out.as<mean_type<T>>(), p, context);
+  });
+}
+
+bool snap(const View& cues, const View& superpixels, std::int64_t num_superpixels, const View& out,
+          double threshold, Call& context) {
+  const SnapParams p{cues.shape[0], cues.shape[1], cues.shape[2], cues.shape[3],
+                     out.shape[2],  out.shape[3],  threshold,     num_superpixels};
+  return visit<std::uint8_t, half, float, double>(cues, [&](auto type) {
+    using T = decltype(type);
+    return backend::snap(cues.as<T>(), superpixels.as_superpixels(), out.as<bool>(), p, context);
+  });
+}
+
+void fuse(const std::vector<View>& sets, const View& out, Call& context) {
+  std::vector<const std::uint8_t*> pointers;
+  for (const View& set : sets) pointers.push_back(set.as_flags());
+  const FuseParams p{static_cast<std::int64_t>(pointers.size()), out.size()};
+  backend::fuse(pointers.data(), out.as<bool>(), p, context);
+}
+
+void resize(const View& cues, const View& out, const std::string& rule, Call& context) {
+  const ResizeParams p{
+      cues.shape[0], cues.shape[1], cues.shape[2],
+      out.shape[1],  out.shape[2],  one_of<ResizeRule>(rule, std::array{"nearest", "any", "half"})};
+  backend::resize(cues.as_flags(), out.as<bool>(), p, context);
+}
+
+void labels(const View& cues, const std::vector<std::int64_t>& class_ids, const View& out,
+            const std::string& overlap, const std::string& background_overlap, std::int64_t unknown,
+            Call& context) {
+  const LabelsParams p{cues.shape[0],
+                       cues.shape[1],
+                       cues.shape[2],
+                       one_of<ForegroundOverlap>(overlap, std::array{"smallest", "ignore"}),
+                       one_of<BackgroundOverlap>(background_overlap,
+                                                 std::array{"foreground", "background", "ignore"}),
+                       unknown};
+  if (static_cast<std::int64_t>(class_ids.size()) != p.channels)
+    throw std::invalid_argument("class_ids has another length than cues has channels");
+  visit<std::uint8_t, std::int32_t>(out, [&](auto type) {
+    using L = decltype(type);
+    backend::labels(cues.as_flags(), class_ids.data(), out.as<L>(), p, context);
+  });
+}
+
+bool suppress(const View& scores, const View& present, const View& out, double margin,
+              Call& context) {
+  const SuppressParams p{scores.shape[0], scores.shape[1], scores.shape[2], margin};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return backend::suppress(scores.as<T>(), present.as_flags(), out.as<T>(), p, context);
+  });
+}
+
+bool crf(const View& scores, const View& photos, const View& present, const View& out,
+         float gaussian_weight, float gaussian_sxy, float bilateral_weight, float bilateral_sxy,
+         float bilateral_srgb, bool energies, std::int64_t iterations, float epsilon,
+         const std::string& storage, Call& context) {
+  enum class Storage { float32, float16 };
+  const bool half_storage =
+      one_of<Storage>(storage, std::array{"float32", "float16"}) == Storage::float16;
+  const CrfParams p{scores.shape[0], scores.shape[1], scores.shape[2],  scores.shape[3],
+                    gaussian_weight, gaussian_sxy,    bilateral_weight, bilateral_sxy,
+                    bilateral_srgb,  energies,        iterations,       epsilon,
+                    half_storage};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return backend::crf(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(), out.as<T>(),
+                        p, context);
+  });
+}
+
+#ifndef CUEKIT_BACKEND_CUDA
+
+bool felzenszwalb(const View& photos, const View& weights, const View& out, double scale,
+                  std::int64_t min_size, Call& context) {
+  const FelzenszwalbParams p{
+      photos.shape[0],      photos.shape[1],    photos.shape[2], photos.shape[3],
+      weights.as<double>(), weights.size() - 1, scale,           min_size};
+  return visit<std::uint8_t, half, float, double>(photos, [&](auto type) {
+    using T = decltype(type);
+    return backend::felzenszwalb(photos.as<T>(), out.as<std::int32_t>(), p, context);
+  });
+}
+
+bool snap_masks(const View& cues, const View& masks, const View& out, double threshold,
+                const std::string& accept, Call& context) {
+  const SnapMasksParams p{
+      cues.shape[0], cues.shape[1],  cues.shape[2],
+      cues.shape[3], masks.shape[1], out.shape[2],
+      out.shape[3],  threshold,      one_of<MaskRule>(accept, std::array{"mean", "sepl"})};
+  return visit<std::uint8_t, half, float, double>(cues, [&](auto type) {
+    using T = decltype(type);
+    return backend::snap_masks(cues.as<T>(), masks.as_flags(), out.as<bool>(), p, context);
+  });
+}
+
+constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
+
+void set_instruction_set(const std::string& name) {
+  const auto wanted = one_of<cpu::InstructionSet>(name, instruction_sets);
+  cpu::instruction_set = std::min(wanted, cpu::best_instruction_set());
+}
+
+std::string instruction_set() {
+  return instruction_sets[static_cast<std::size_t>(cpu::instruction_set.load())];
+}
+
+const char* compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#elif defined(_MSC_VER)
+  return "msvc";
+#else
+  return "unknown";
+#endif
+}
+
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
+  using py::arg;
+  const auto kernel = [&](const char* name, auto function, auto... arguments) {
+    m.def(name, function, arguments..., py::call_guard<py::gil_scoped_release>());
+  };
+  m.doc() = "Kernels of cuekit for one backend; private, see cuekit's own functions.";
+  kernel("subtract", subtract, arg("maps"), arg("present"), arg("out"), arg("mode"),
+         arg("context"));
+  kernel("background_add", background_add, arg("features"), arg("total"), arg("context"));
+  kernel("background_normalize", background_normalize, arg("total"), arg("out"), arg("context"));
+  kernel("raw_foreground", raw_foreground, arg("maps"), arg("present"), arg("out"),
+         arg("threshold"), arg("context"));
+  kernel("raw_background", raw_background, arg("background"), arg("out"), arg("threshold"),
+         arg("context"));
+  kernel("superpixel_mean", superpixel_mean, arg("values"), arg("superpixels"),
+         arg("num_superpixels"), arg("out"), arg("context"));
+  kernel("snap", snap, arg("cues"), arg("superpixels"), arg("num_superpixels"), arg("out"),
+         arg("threshold"), arg("context"));
+  kernel("fuse", fuse, arg("sets"), arg("out"), arg("context"));
+  kernel("resize", resize, arg("cues"), arg("out"), arg("rule"), arg("context"));
+  kernel("labels", labels, arg("cues"), arg("class_ids"), arg("out"), arg("overlap"),
+         arg("background_overlap"), arg("unknown"), arg("context"));
+  kernel("suppress", suppress, arg("scores"), arg("present"), arg("out"), arg("margin"),
+         arg("context"));
+  kernel("crf", crf, arg("scores"), arg("photos"), arg("present"), arg("out"),
+         arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
+         arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("storage"),
+         arg("context"));
+#ifdef CUEKIT_BACKEND_CUDA
+  m.attr("version") = CUEKIT_CUDA_VERSION;
+  m.attr("architectures") = CUEKIT_CUDA_ARCHITECTURES;
+#else
+  kernel("felzenszwalb", felzenszwalb, arg("photos"), arg("weights"), arg("out"), arg("scale"),
+         arg("min_size"), arg("context"));
+  kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),
+         arg("accept"), arg("context"));
+  m.def("set_instruction_set", &set_instruction_set, arg("name"),
+        "Use these instructions, or the best the processor has where it lacks them.");
+  m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");
+  m.attr("compiler") = compiler();
+  m.attr("cuda_missing") = CUEKIT_CUDA_MISSING;  // why there is no _cuda; empty if there is
+#endif
+}

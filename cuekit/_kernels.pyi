@@ -1,0 +1,113 @@
+"""Every kernel's signature, once: csrc/bind.cpp has the same names in the same order.
+
+Arrays are C-contiguous and on the backend's device; their layouts stand in
+csrc/include/cuekit/<op>.h. `context` is what `_backend.backend` returns. Kernels that read floating
+values return False if they found one that is not finite; CUDA kernels do not check and return True.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cuekit._device import AnyArray, Array, Context
+from cuekit.crf import Storage
+from cuekit.labels import BackgroundOverlap, Overlap
+from cuekit.resize import Rule
+from cuekit.snap import Accept
+from cuekit.subtract import Mode
+
+class Kernels(Protocol):
+    """What both backends have."""
+
+    def subtract(
+        self, maps: AnyArray, present: AnyArray, out: AnyArray, mode: Mode, context: Context
+    ) -> bool: ...
+    def background_add(self, features: AnyArray, total: AnyArray, context: Context) -> bool: ...
+    def background_normalize(self, total: AnyArray, out: AnyArray, context: Context) -> bool: ...
+    def raw_foreground(
+        self, maps: AnyArray, present: AnyArray, out: AnyArray, threshold: float, context: Context
+    ) -> bool: ...
+    def raw_background(
+        self, background: AnyArray | None, out: AnyArray, threshold: float, context: Context
+    ) -> bool: ...
+    def superpixel_mean(
+        self,
+        values: AnyArray,
+        superpixels: AnyArray,
+        num_superpixels: int,
+        out: AnyArray,
+        context: Context,
+    ) -> bool: ...
+    def snap(
+        self,
+        cues: AnyArray,
+        superpixels: AnyArray,
+        num_superpixels: int,
+        out: AnyArray,
+        threshold: float,
+        context: Context,
+    ) -> bool: ...
+    def fuse(self, sets: Sequence[AnyArray], out: AnyArray, context: Context) -> None: ...
+    def resize(self, cues: AnyArray, out: AnyArray, rule: Rule, context: Context) -> None: ...
+    def labels(
+        self,
+        cues: AnyArray,
+        class_ids: Sequence[int],
+        out: AnyArray,
+        overlap: Overlap,
+        background_overlap: BackgroundOverlap,
+        unknown: int,
+        context: Context,
+    ) -> None: ...
+    def suppress(
+        self, scores: AnyArray, present: AnyArray, out: AnyArray, margin: float, context: Context
+    ) -> bool: ...
+    def crf(
+        self,
+        scores: AnyArray,
+        photos: AnyArray,
+        present: AnyArray,
+        out: AnyArray,
+        gaussian_weight: float,
+        gaussian_sxy: float,
+        bilateral_weight: float,
+        bilateral_sxy: float,
+        bilateral_srgb: float,
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        storage: Storage,
+        context: Context,
+    ) -> bool: ...
+
+class CpuKernels(Kernels, Protocol):
+    """What the CPU has: also the kernels that CUDA lacks."""
+
+    compiler: str
+    cuda_missing: str  # why there are no CUDA kernels; empty if there are
+
+    def felzenszwalb(
+        self,
+        photos: Array,
+        weights: Array,
+        out: Array,
+        scale: float,
+        min_size: int,
+        context: int,
+    ) -> bool: ...
+    def snap_masks(
+        self,
+        cues: Array,
+        masks: Array,
+        out: Array,
+        threshold: float,
+        accept: Accept,
+        context: int,
+    ) -> bool: ...
+    def set_instruction_set(self, name: str) -> None: ...
+    def instruction_set(self) -> str: ...
+
+class CudaKernels(Kernels, Protocol):
+    """What CUDA has."""
+
+    version: str  # of nvcc
+    architectures: str

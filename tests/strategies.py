@@ -1,7 +1,7 @@
-"""Inputs for the kernels, and how a public function is held against the oracle.
+"""Inputs for the kernels, and ways to call a public function that must not change its result.
 
-Every comparison runs under a drawn number of threads, instruction set, memory layout, leading
-dimensions and front end: if all of them equal the oracle, they equal each other.
+Every comparison with an oracle draws a number of threads, an instruction set, a memory layout,
+leading dimensions and a front end: if all of them equal the oracle, they equal each other.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ THREADS = (1, 2, 8)
 
 batches = st.sampled_from([(), (), (), (1,), (2,), (3,), (2, 2), (0,), (0, 2)])
 sides = st.integers(1, 9)
-# Now and then wider than the eight channels, and the tiles of pixels, that kernels work on.
+# Some exceed the blocks of eight channels, and the tiles of pixels, that kernels work on.
 channel_counts = st.sampled_from([1, 2, 3, 4, 7, 8, 9, 17])
 sizes = st.one_of(
     st.tuples(sides, sides),
@@ -176,7 +176,7 @@ def cue_maps(draw, shape):
 
 @st.composite
 def photos(draw, batch=(), channel_counts=(1, 2, 3, 4), largest=24):
-    """Patches of flat colour under noise: something to segment."""
+    """Patches of flat colour with noise, which have something to segment."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     height, width = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
     channels = draw(st.sampled_from(channel_counts))
@@ -224,7 +224,7 @@ def label_maps(draw, shape, dtypes=INTEGERS):
 
 
 class Run(NamedTuple):
-    """How to call a function: what must never change its result."""
+    """How to call a function: nothing of this may change its result."""
 
     front_end: type
     threads: int
@@ -237,7 +237,7 @@ class Run(NamedTuple):
         with self.front_end.active():
             wrapped = [None if array is None else self.front_end.wrap(array) for array in arrays]
             result = self.front_end.unwrap(function(*wrapped, threads=self.threads, **options))
-            if self.on_device:  # threads come in another order
+            if self.on_device:  # where threads run in another order
                 again = function(*wrapped, threads=self.threads, **options)
                 assert same_bits(self.front_end.unwrap(again), result)
         for array, was in zip(arrays, before, strict=True):
@@ -284,7 +284,7 @@ def by_image(oracle, batch, *arrays):
 def assert_equal(result, expected):
     """Equal values and dtype.
 
-    The sign of zero is left open: it depends on the order of a maximum's arguments, for which
+    The sign of zero may differ: it depends on the order of a maximum's arguments, for which
     NumPy gives no promise either. test_parallel compares the bits of the versions of a kernel.
     """
     assert result.dtype == expected.dtype

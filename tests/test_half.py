@@ -1,4 +1,4 @@
-"""float16: every value read, and float64 rounded to it as NumPy rounds."""
+"""float16: every value is read, and float64 is rounded to it as NumPy does."""
 
 import numpy as np
 import pytest

@@ -187,7 +187,7 @@ def test_constrain_equals_oracle(data, batch, channels, grid, size, front_end):
 
 
 @given(batches, small_grids, small_grids, front_ends)
-@example((2,), (41, 41), (375, 500), FRONT_ENDS[0])  # where float32 is off by too much
+@example((2,), (41, 41), (375, 500), FRONT_ENDS[0])  # where float32 would round to another integer
 def test_photos_are_resized_as_everywhere(batch, grid, size, front_end):
     images = photos(*batch, *size)
     with pytest.MonkeyPatch.context() as context:
@@ -225,7 +225,7 @@ def test_constrain_is_the_divergence_from_dense_crf(params):
     loss = losses.constrain_to_boundary_loss(p, image, params, **options)
     expected = batch_mean(reference.constrain_to_boundary_loss, (2,), p.numpy(), q)
     assert_loss(loss, expected, "float64")
-    assert loss > 0.1  # there is something to compare
+    assert loss > 0.1  # or the comparison would tell little
     default = losses.constrain_to_boundary_loss(p, image)
     assert default == losses.constrain_to_boundary_loss(p, image, "sec-train")
     assert default != loss
@@ -343,7 +343,7 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
 
 @every
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 3, 4, 4), (2, 3, 0, 4), (3, 4, 0)])
-def test_nothing_costs_nothing(loss, shape):
+def test_no_pixel_gives_zero(loss, shape):
     p = torch.zeros(shape, requires_grad=True)
     value = loss(p)
     value.backward()
@@ -365,8 +365,8 @@ def test_probabilities_of_any_memory_stay_as_they_are(loss):
 
 
 @pytest.mark.parametrize("loss", [seed, expansion])
-def test_no_value_is_looked_at_on_other_devices(loss):
-    """Meta tensors have none: whatever would wait for a GPU, or leave it, fails on them."""
+def test_no_value_is_read_on_other_devices(loss):
+    """Meta tensors have no values: what would synchronise with a GPU, or copy from it, fails."""
     p = torch.rand(2, 4, 6, 6, device="meta", requires_grad=True)
     value = loss(p)
     assert value.device.type == "meta"
@@ -391,7 +391,7 @@ def test_wrong_probabilities(loss):
     "loss", [losses.seed_loss, losses.expansion_loss, losses.constrain_to_boundary_loss]
 )
 def test_probabilities_of_wrong_shape(loss):
-    """They are looked at first."""
+    """It is checked before the other arguments."""
     with raises(TypeError, "probabilities must be a torch tensor, got ndarray"):
         loss(np.ones((2, 3, 3)), "unused")
     with raises(ValueError, "probabilities must have shape (..., K, H, W), got (3, 3)"):

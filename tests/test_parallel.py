@@ -1,7 +1,7 @@
-"""Threads, instruction sets, forks, and data loader workers: the same bits and no hang.
+"""Threads, instruction sets, forks and workers of data loaders: the same bits, and no hang.
 
-What could hang runs in a process of its own under a time limit: this file, called with the name of
-one of its programs.
+Programs that could hang run in a process of their own with a time limit: this file, called with the
+name of one of them.
 """
 
 import contextlib
@@ -119,6 +119,22 @@ def test_an_error_in_a_worker_reaches_the_caller_and_the_pool_lives_on(serial):
     assert_same(bits(threads=4), serial)
 
 
+def test_denormals_do_not_depend_on_the_caller_s_flags():
+    """Frameworks switch denormals off per thread; the pool's threads must not depend on that."""
+    torch = needs("torch")
+    maps = np.full((8, 64, 64), 1e-40, dtype=np.float32)
+    expected = [cuekit.raw_cues(maps, threads=threads) for threads in (1, 4)]
+    assert all(cues[1:].all() for cues in expected)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps denormals")
+    try:
+        for threads in (1, 4):
+            assert np.array_equal(cuekit.raw_cues(maps, threads=threads), expected[0])
+        assert float(torch.tensor(1e-40) * 1) == 0.0, "the caller's own state is restored"
+    finally:
+        torch.set_flush_denormal(False)
+
+
 # -------------------------------------------------------------------- in processes of their own
 
 
@@ -164,7 +180,7 @@ def fork():
 
 
 def fork_while_busy():
-    """Children of a process whose pool is in use at that moment: its locks may be held."""
+    """Children of a process whose pool is in use at that moment, so that locks may be held."""
     expected = call("subtract_classes, dcsm", threads=2).tobytes()
     stop = threading.Event()
 
@@ -187,7 +203,7 @@ def fork_while_busy():
 
 
 class Photos:
-    """A data set, as torch's loader wants one: here of what a loader's worker computes."""
+    """A data set for torch's loader, whose workers compute the items."""
 
     def __len__(self):
         return 4
@@ -215,7 +231,7 @@ def load(context):
 
 
 def huge_label():
-    """Within an address space that a table with an entry per label would not fit in."""
+    """With too little address space for a table with an entry for each possible label."""
     import resource
 
     values, superpixels = np.ones((1, 64, 64)), np.zeros((64, 64), np.int64)
@@ -238,7 +254,7 @@ PROGRAMS = {
 
 
 def run_program(name):
-    """A hang fails: the time limit is far above what any of them takes."""
+    """Run it; a hang fails, since the time limit is far above what any program takes."""
     done = subprocess.run(  # noqa: S603 - this file
         [sys.executable, "-W", "error", __file__, name],
         timeout=120,
@@ -273,19 +289,3 @@ def test_a_large_label_takes_no_memory():
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]]()
-
-
-def test_denormals_do_not_depend_on_the_caller_s_flags():
-    """Frameworks switch denormals off per thread; threads of the pool must not differ from it."""
-    torch = needs("torch")
-    maps = np.full((8, 64, 64), 1e-40, dtype=np.float32)
-    expected = [cuekit.raw_cues(maps, threads=threads) for threads in (1, 4)]
-    assert all(cues[1:].all() for cues in expected)
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor keeps denormals")
-    try:
-        for threads in (1, 4):
-            assert np.array_equal(cuekit.raw_cues(maps, threads=threads), expected[0])
-        assert float(torch.tensor(1e-40) * 1) == 0.0, "the caller's own state is restored"
-    finally:
-        torch.set_flush_denormal(False)

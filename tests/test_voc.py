@@ -1,8 +1,9 @@
 """Real photos: superpixels in the right place help real cues, in the wrong place they harm.
 
-Cue mIoU at photo resolution: foreground over background, then the smallest class; unknown counts
-as background; truth 255 is dropped; one 21-class matrix over all photos; IoU averaged over
-background, cat, cow, dog, horse, person and sheep.
+Cue mIoU at the photo's resolution. Where cues overlap, foreground comes before background, then the
+class with the fewest pixels; unknown counts as background; pixels of truth 255 do not count. There is
+one matrix of 21 classes over all photos; IoU is averaged over background, cat, cow, dog, horse, person
+and sheep.
 """
 
 import multiprocessing

@@ -217,8 +217,9 @@ LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", 
 
 
 def run(stage, root, out, *options):
-    places = ["--root", str(root), "--out", str(out), "--workers", "0", "--train", "train"]
-    train.parse([stage, *places, *map(str, options)]).run()
+    folders = ["--root", str(root), "--out", str(out)]
+    fixed = ["--workers", "0", "--train", "train"]
+    train.parse([stage, *folders, *fixed, *map(str, options)]).run()
 
 
 @pytest.fixture(scope="module")
@@ -381,11 +382,11 @@ def test_a_settings_file_is_checked_before_anything_runs(root, tmp_path, text, m
 def test_given_options_come_before_the_settings_file(root, tmp_path):
     path = tmp_path / "settings.json"
     path.write_text('{"classifier": {"network": "small", "seed": 3, "size": 96}}')
-    places = ["--root", str(root), "--out", str(tmp_path), "--settings-file", str(path)]
-    stage = train.parse(["all", *places]).stages()[0]
+    options = ["--root", str(root), "--out", str(tmp_path), "--settings-file", str(path)]
+    stage = train.parse(["all", *options]).stages()[0]
     assert (stage.network, stage.seed, stage.size) == ("small", 3, 96)
     # The default is given here: that is an option like any other.
-    stage = train.parse(["all", *places, "--network", "mobilenet_v2"]).stages()[0]
+    stage = train.parse(["all", *options, "--network", "mobilenet_v2"]).stages()[0]
     assert (stage.network, stage.seed, stage.size) == ("mobilenet_v2", 3, 96)
 
 
@@ -503,7 +504,7 @@ def test_seeds_are_counted_together(root, chain, tmp_path):
     assert by_seed not in one
     assert both[by_seed]["mean IoU, seed 0"] == one[title]["mean IoU"]
     assert both[by_seed]["mean IoU, seed 1"] == other[title]["mean IoU"]
-    # The other network says nothing but background.
+    # The other network predicts background everywhere.
     values = [float(each[title]["mean IoU"][1]) for each in (other, both, one)]
     assert values == sorted(set(values))
     other_seed(epochs=9.0)

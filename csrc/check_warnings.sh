@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 flags=(-std=c++17 -O3 -fsyntax-only -Icsrc -Icsrc/include -Wall -Wextra -Wpedantic -Wshadow
   -Wconversion -Wno-sign-conversion -Wno-psabi -Werror)
 for compiler in "${@:-g++}"; do
-  for source in csrc/cpu/*.cpp; do
+  for source in csrc/cpu/*.cpp csrc/cpu/*/*.cpp; do
     "$compiler" "${flags[@]}" "$source"
   done
   for source in csrc/cuda/*.cu; do
-    "$compiler" "${flags[@]}" -x c++ -Wno-unknown-pragmas -isystem tests/emulated_cuda "$source"
+    "$compiler" "${flags[@]}" -DCUEKIT_BACKEND_CUDA -x c++ -Wno-unknown-pragmas -isystem tests/emulated_cuda "$source"
   done
 done

@@ -45,11 +45,11 @@ def is_on_cpu(array: AnyArray) -> TypeGuard[Array]:
     return not isinstance(array, DeviceArray)
 
 
-def contiguous(array: AnyArray) -> AnyArray:
-    """Return the array, or a copy if it is not C-contiguous and aligned."""
+def flat(array: AnyArray, *shape: int) -> Any:
+    """Return the array in another shape, C-contiguous and aligned: copied only if it is not."""
     if isinstance(array, DeviceArray):
-        return array.device.contiguous(array)
-    return np.require(array, requirements=("C", "A"))
+        return array.device.contiguous(array).reshape(shape)
+    return np.require(array, requirements=("C", "A")).reshape(shape)
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: AnyArray) -> Any:

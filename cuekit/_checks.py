@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import adopt, contiguous, is_on_cpu
+from cuekit._arrays import adopt, is_on_cpu
 from cuekit._device import AnyArray, Array, DeviceArray
 
 FLOATS = ("float16", "float32", "float64")
 CUES = ("bool", "uint8")
+# Rounding of float16, resizing and softmax leaves values this far outside [0, 1].
+RANGE_TOLERANCE = 1e-3
 # Superpixel labels are below it on the CPU, whatever their number.
 SUPERPIXEL_LIMIT = 2**31
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -62,13 +65,25 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
 
 
 def check_size(value: Any, name: str) -> tuple[int, int]:
-    """Return a (height, width) pair of positive integers."""
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
+    """Return a (height, width) pair of positive integers, from any sequence or array of two."""
+    sides = integers_of(value)
+    if sides is None or len(sides) != 2:
         raise TypeError(f"{name} must be a pair (height, width), got {value!r}")
-    height, width = (check_integer(side, name, minimum=1) for side in value)
+    height, width = (check_integer(side, name, minimum=1) for side in sides)
     if height * width >= 2**31:
         raise ValueError(f"{name} must be fewer than 2147483648 pixels, got {value!r}")
     return height, width
+
+
+def integers_of(value: Any) -> list[Any] | None:
+    """Return the items of a sequence, a dictionary's keys, or a 1-D array or tensor; else None."""
+    if isinstance(value, str | bytes):
+        return None
+    if hasattr(value, "tolist"):
+        items = value.tolist()
+        # tolist() of an array of floats gives floats, which are not integers.
+        return items if isinstance(items, list) else None
+    return list(value) if isinstance(value, Iterable) and isinstance(value, Sized) else None
 
 
 def check_pixels(array: AnyArray, name: str) -> None:
@@ -76,6 +91,13 @@ def check_pixels(array: AnyArray, name: str) -> None:
     pixels = array.shape[-2] * array.shape[-1]
     if pixels >= 2**31:
         raise ValueError(f"{name} must have fewer than 2147483648 pixels, got {pixels}")
+
+
+def _kinds(dtypes: Sequence[str]) -> str:
+    """Name dtypes for errors: integers by their kind, the others one by one."""
+    named = [name for name in dtypes if not set(INTEGERS) <= set(dtypes) or name not in INTEGERS]
+    kinds = ["dtype " + " or ".join(named)] if named else []
+    return " or ".join(kinds if len(named) == len(dtypes) else [*kinds, "any integer dtype"])
 
 
 def check_any_array(
@@ -91,17 +113,16 @@ def check_any_array(
 
     If `beside` is given, another argument and its name, the array must be on the same device.
 
-    The result is C-contiguous and aligned: an array that is not is copied once, as every function
-    documents.
+    The result has any memory order: kernels are given `flat` arrays, after all checks.
     """
     array = adopt(value, name)
     if beside is not None:
         check_device(array, name, *beside)
     if array.dtype.name not in dtypes:
-        raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {array.dtype}")
+        raise TypeError(f"{name} must have {_kinds(dtypes)}, got {array.dtype}")
     if array.ndim < ndim:
         raise ValueError(f"{name} must have shape {layout}, got {array.shape}")
-    return contiguous(array)
+    return array
 
 
 def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layout: str) -> Array:
@@ -114,22 +135,72 @@ def check_array(value: Any, name: str, dtypes: Sequence[str], *, ndim: int, layo
 
 def check_photos(image: Any, channel_axis: int | None) -> Array:
     """Adopt photos on the CPU, uint8 or floating, as (..., H, W, channels) in any memory order."""
-    photos = check_array(
-        image,
-        "image",
-        ("uint8", *FLOATS),
-        ndim=2 if channel_axis is None else 3,
-        layout="(..., H, W)" if channel_axis is None else "(..., H, W, channels)",
-    )
+    dtypes = ("uint8", *FLOATS)
     if channel_axis is None:
-        return photos[..., None]
+        return check_array(image, "image", dtypes, ndim=2, layout="(..., H, W)")[..., None]
+    photos = check_array(image, "image", dtypes, ndim=2, layout="(..., H, W, channels)")
+    if photos.ndim == 2:
+        raise ValueError(
+            f"image must have shape (..., H, W, channels), got {photos.shape}; pass "
+            "channel_axis=None for gray photos"
+        )
     axis = check_integer(channel_axis, "channel_axis")
     if not -photos.ndim <= axis < photos.ndim:
         raise ValueError(f"channel_axis must be an axis of image {photos.shape}, got {axis}")
+    if axis == -1:
+        check_channel_last(photos, "image", f", or channel_axis={photos.ndim - 1} if they are last")
     photos = np.moveaxis(photos, axis, -1)
     if photos.shape[-1] == 0:
-        raise ValueError(f"image must have at least one channel, got {tuple(image.shape)}")
+        raise ValueError(f"image must have at least one channel, got {np.shape(image)}")
     return photos
+
+
+def check_channel_last(photos: AnyArray, name: str, hint: str = "") -> None:
+    """Refuse photos whose channels stand where torch has them: (..., 3, H, W)."""
+    if photos.shape[-1] > 4 and photos.shape[-3] in (3, 4):
+        raise ValueError(
+            f"{name} must have shape (..., H, W, channels), got {photos.shape}: the channels seem "
+            f"to come first; pass channel_axis=-3{hint}"
+        )
+
+
+def warn_of_range(photos: Array) -> None:
+    """Warn of floating photos outside [0, 1]: scale and thresholds mean something else there."""
+    if photos.dtype.kind != "f":
+        return
+    low, high = float(photos.min()), float(photos.max())
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        warnings.warn(
+            f"image should lie in [0, 1] where it is floating, got {low:g} to {high:g}: the result "
+            "differs from that of the uint8 photo; divide by 255, or undo a normalisation",
+            stacklevel=3,
+        )
+
+
+def check_masks(array: AnyArray, name: str, *, validate: bool = False) -> None:
+    """Refuse uint8 that does not hold masks, which are 0 and 1, or 0 and 255.
+
+    On a CUDA device only if `validate` is set; this synchronises.
+    """
+    if array.dtype != np.uint8 or array.size == 0:
+        return
+    advice = "pass activation maps as floats, and a label map as one mask for each class"
+    rule = f"{name} must hold 0 and 1, or 0 and 255, where the dtype is uint8"
+    if isinstance(array, DeviceArray):
+        if validate and not array.device.holds_masks(array):
+            raise ValueError(f"{rule}, got other values: {advice}")
+        return
+    if not holds_masks(array):
+        bad = (array != 0) & (array != 255) if (array > 1).any() else array > 1
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{rule}, got {array[index]} at index {index}: {advice}")
+
+
+def holds_masks(array: Array) -> bool:
+    """Tell whether uint8 values are all 0 and 1, or all 0 and 255."""
+    largest = int(array.max(initial=0))
+    # 0 and 255 are the values that become 1 and 0 when 1 is added.
+    return largest <= 1 or (largest == 255 and int((array + np.uint8(1)).max()) <= 1)
 
 
 def check_on_cpu(array: AnyArray, name: str) -> None:
@@ -170,11 +241,14 @@ def check_present(
     classes: int,
     first: AnyArray | None,
     first_name: str,
+    *,
+    validate: bool = False,
 ) -> Any:
-    """Return the tags as a C-contiguous bool array (*batch, C); None means all are present.
+    """Return the tags as a bool array (*batch, C); None means all are present.
 
     The result is on the device of `first`; None is the CPU. Lists are copied there; arrays on other
-    devices are refused.
+    devices are refused. On a CUDA device values other than 0 and 1 count as present, unless
+    `validate` is set.
     """
     if present is None:
         shape = (*batch, classes)
@@ -185,24 +259,37 @@ def check_present(
     if from_list:  # tags are few: a list is welcome
         try:
             present = np.array(present) if len(present) else np.zeros(0, dtype=bool)
-        except ValueError as error:
-            raise ValueError(f"{name} must be rows of one length, got {present!r}") from error
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} must be rows of 0 and 1, got {present!r}") from error
     tags = adopt(present, name)
     if first is not None and not from_list:
         check_device(tags, name, first, first_name)
-    if tags.dtype != np.bool_:
+    if tags.dtype.name not in ("bool", *INTEGERS, *FLOATS):
         raise TypeError(
-            f"{name} must have dtype bool, one entry per foreground class, got {tags.dtype}"
+            f"{name} must hold bool, or 0 and 1 of any dtype, one entry for each foreground class, "
+            f"got dtype {tags.dtype}"
         )
+    if is_on_cpu(tags) and tags.dtype != np.bool_:
+        bad = (tags != 0) & (tags != 1)
+        if bad.any():
+            raise ValueError(
+                f"{name} must hold 0 or 1 for each foreground class, got {tags[bad].flat[0]}: "
+                "class ids and scores are not tags"
+            )
+        tags = tags != 0
     if tags.shape != (*batch, classes):
         listed = tags.ndim > 0 and tags.shape[-1] == classes + 1
         raise ValueError(
             f"{name} must have shape {(*batch, classes)} to match {first_name}, got {tags.shape}"
             + ("; the background is not listed" if listed else "")
         )
-    if is_on_cpu(tags) and isinstance(first, DeviceArray):
-        return first.device.from_host(tags)
-    return contiguous(tags)
+    if isinstance(tags, DeviceArray):
+        if validate and not tags.device.holds_tags(tags):
+            raise ValueError(f"{name} must hold 0 or 1 for each foreground class, got other values")
+        return tags if tags.dtype == np.bool_ else tags.device.nonzero(tags)
+    # A bool view of bytes may hold others than 0 and 1.
+    tags = np.ascontiguousarray(tags).view(np.uint8) != 0
+    return first.device.from_host(tags) if isinstance(first, DeviceArray) else tags
 
 
 def check_superpixels(

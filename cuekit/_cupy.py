@@ -114,5 +114,18 @@ class CupyDevice:
         indices = self.cupy.argwhere(bad)
         return tuple(int(i) for i in indices[0]) if len(indices) else None
 
+    def holds_masks(self, array: DeviceArray) -> bool:
+        with self._current():
+            values = array.owner
+            return bool((values <= 1).all() | ((values == 0) | (values == 255)).all())
+
+    def holds_tags(self, array: DeviceArray) -> bool:
+        with self._current():
+            return bool(((array.owner == 0) | (array.owner == 1)).all())
+
+    def nonzero(self, array: DeviceArray) -> DeviceArray:
+        with self._current():
+            return self.adopt(array.owner != 0)
+
     def item(self, array: DeviceArray, index: tuple[int, ...]) -> Any:
         return array.owner[index].item()

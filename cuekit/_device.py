@@ -68,6 +68,15 @@ class Device(Protocol):
     def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
         """Return the index of a negative integer, or None. Synchronises."""
 
+    def holds_masks(self, array: DeviceArray) -> bool:
+        """Tell whether uint8 values are all 0 and 1, or all 0 and 255. Synchronises."""
+
+    def holds_tags(self, array: DeviceArray) -> bool:
+        """Tell whether all values are 0 or 1. Synchronises."""
+
+    def nonzero(self, array: DeviceArray) -> DeviceArray:
+        """Return which values are not 0, as bool."""
+
     def item(self, array: DeviceArray, index: tuple[int, ...]) -> Any:
         """Return one value. Synchronises."""
 

@@ -148,5 +148,15 @@ class TorchDevice:
         indices = bad.nonzero()
         return tuple(indices[0].tolist()) if len(indices) else None
 
+    def holds_masks(self, array: DeviceArray) -> bool:
+        values = array.owner
+        return bool((values <= 1).all() | ((values == 0) | (values == 255)).all())
+
+    def holds_tags(self, array: DeviceArray) -> bool:
+        return bool(((array.owner == 0) | (array.owner == 1)).all())
+
+    def nonzero(self, array: DeviceArray) -> DeviceArray:
+        return self.adopt(array.owner != 0)
+
     def item(self, array: DeviceArray, index: tuple[int, ...]) -> Any:
         return array.owner[index].item()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cuekit._arrays import empty, like, zeros
+from cuekit._arrays import empty, flat, like, zeros
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -31,8 +31,8 @@ def background_map(
     Parameters
     ----------
     *features : (..., D_i, h_i, w_i) arrays or tensors of float16, float32 or float64
-        One or more feature tensors of the same batch and dtype, such as the outputs of the two
-        top convolutional layers after their activation. Depths and sizes may differ.
+        One or more feature tensors of the same batch, such as the outputs of the two top
+        convolutional layers after their activation. Depths, sizes and dtypes may differ.
     size : (int, int), optional
         Height and width of the result; default: those of the largest input.
     validate : bool, optional
@@ -43,7 +43,7 @@ def background_map(
 
     Returns
     -------
-    (..., height, width) array or tensor of the dtype of `features`
+    (..., height, width) array or tensor of the widest dtype of `features`
         In [0, 1]: each tensor summed over its channels and resized, the sums added and min-max
         normalised per image. **Low means background**, the opposite of PSA's ``bg_score``. A
         constant map gives 0.
@@ -80,11 +80,6 @@ def background_map(
     batch: tuple[int, ...] = first.shape[:-3]
     for i, tensor in enumerate(tensors):
         check_device(tensor, f"features[{i}]", first, "features[0]")
-        if tensor.dtype != first.dtype:
-            raise TypeError(
-                f"features[{i}] must have dtype {first.dtype} to match features[0], "
-                f"got {tensor.dtype}"
-            )
         if tensor.shape[:-3] != batch:
             raise ValueError(
                 f"features[{i}] must have shape ({', '.join(map(str, (*batch, 'D', 'h', 'w')))}) "
@@ -101,9 +96,10 @@ def background_map(
     for i, tensor in enumerate(tensors):
         if 0 in tensor.shape[-2:] and height * width > 0:
             raise ValueError(f"features[{i}] must have at least one pixel, got {tensor.shape}")
-        maps = tensor.reshape(len(total), *tensor.shape[-3:])
+        maps = flat(tensor, len(total), *tensor.shape[-3:])
         check_finite(kernels.background_add(maps, total, context), (f"features[{i}]", tensor))
-    out = empty((*batch, height, width), first.dtype, first)
+    dtype = np.result_type(*(tensor.dtype for tensor in tensors))
+    out = empty((*batch, height, width), dtype, first)
     finite = kernels.background_normalize(total, out.reshape(total.shape), context)
     check_finite(finite, *((f"features[{i}]", tensor) for i, tensor in enumerate(tensors)))
     return like(out, features[0])

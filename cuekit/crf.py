@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, is_on_cpu, like, zeros
+from cuekit._arrays import empty, flat, is_on_cpu, like, zeros
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -27,7 +27,7 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
-from cuekit._device import AnyFramework, Array
+from cuekit._device import AnyArray, AnyFramework, Array
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -38,6 +38,10 @@ LARGEST = 1e30
 # reaches no farther than 6 (simplex, blur, simplex): narrower kernels have the same result, up to
 # the lattice's own error.
 NARROWEST = 0.125
+
+
+# More classes than any data set has: a larger number is a mistake, and would take for ever.
+MOST_CLASSES = 2**16
 
 
 @dataclass(frozen=True)
@@ -263,12 +267,24 @@ def dense_crf(
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
-    if channels == 0:
-        raise ValueError(f"probabilities must have a background channel, got {scores.shape}")
+    if channels < 2:
+        raise ValueError(
+            "probabilities must have a background channel and at least one class, got shape "
+            f"{scores.shape}: for a single map p, stack [1 - p, p]"
+        )
     layout, beside = "(..., H, W, 3)", (scores, "probabilities")
     photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=beside)
+    _check_layouts(scores, photos)
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
-    tags = check_present(present, "present", tuple(batch), channels - 1, scores, "probabilities")
+    tags = check_present(
+        present,
+        "present",
+        tuple(batch),
+        channels - 1,
+        scores,
+        "probabilities",
+        validate=validate,
+    )
     iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
     epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
     if epsilon > 1:
@@ -290,9 +306,9 @@ def dense_crf(
         shape = (math.prod(batch), channels, height, width)
         kernels, context = backend(scores, threads)
         finite = kernels.crf(
-            scores.reshape(shape),
-            photos.reshape(shape[0], height, width, 3),
-            tags.reshape(shape[0], channels - 1),
+            flat(scores, *shape),
+            flat(photos, shape[0], height, width, 3),
+            flat(tags, shape[0], channels - 1),
             out.reshape(shape),
             params.gaussian_weight,
             _width(params.gaussian_sxy),
@@ -307,6 +323,20 @@ def dense_crf(
         )
         check_finite(finite, ("probabilities", scores))
     return like(out, probabilities)
+
+
+def _check_layouts(scores: AnyArray, photos: AnyArray) -> None:
+    """Refuse channel-last scores and channel-first photos, which are common, by name."""
+    if photos.shape[-1] != 3 and photos.shape[-3] == 3:
+        raise ValueError(
+            f"image must have shape (..., H, W, 3), got {photos.shape}: the channels come first; "
+            "move them to the end"
+        )
+    if photos.shape[:-1] == scores.shape[:-1] and photos.shape[-3:-1] != scores.shape[-2:]:
+        raise ValueError(
+            f"probabilities must have shape (..., K, H, W), got {scores.shape}: the classes come "
+            "last; move them before height and width"
+        )
 
 
 def labels_to_probabilities(
@@ -352,6 +382,8 @@ def labels_to_probabilities(
     """
     names = check_array(labels, "labels", INTEGERS, ndim=2, layout="(..., H, W)")
     classes = check_integer(num_classes, "num_classes", minimum=1)
+    if classes > MOST_CLASSES:
+        raise ValueError(f"num_classes must be at most {MOST_CLASSES}, got {classes}")
     sure = check_number(gt_prob, "gt_prob")
     if not 0 < sure < 1:
         raise ValueError(f"gt_prob must be between 0 and 1, got {sure}")

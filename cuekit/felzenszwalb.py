@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from cuekit._arrays import like
+from cuekit._arrays import flat, like
 from cuekit._backend import cpu_kernels
 from cuekit._checks import (
     check_finite,
@@ -12,6 +14,7 @@ from cuekit._checks import (
     check_number,
     check_photos,
     check_threads,
+    warn_of_range,
 )
 from cuekit._device import AnyFramework, Array
 
@@ -30,10 +33,10 @@ def _gaussian(sigma: float) -> Array:
 
 def felzenszwalb(
     image: AnyFramework,
-    *,
     scale: float = 200,
     sigma: float = 0.8,
     min_size: int = 60,
+    *,
     channel_axis: int | None = -1,
     threads: int | None = 1,
 ) -> AnyFramework:
@@ -42,7 +45,8 @@ def felzenszwalb(
     Parameters
     ----------
     image : (..., H, W, channels) array or tensor, uint8 or floating
-        uint8 is scaled by 1/255; floating photos are taken as they are.
+        uint8 is scaled by 1/255. Floating photos are taken as they are: they should lie in [0, 1],
+        and a warning says so if they do not.
     scale : float, optional
         Larger means larger superpixels.
     sigma : float, optional
@@ -102,12 +106,14 @@ def felzenszwalb(
     *batch, height, width, channels = photos.shape
     if height * width >= 2**30:
         raise ValueError(f"image must have fewer than 1073741824 pixels, got {height * width}")
+    images = math.prod(batch)
     out = np.zeros((*batch, height, width), dtype=np.int32)
     if out.size:
+        warn_of_range(photos)
         finite = cpu_kernels.felzenszwalb(
-            np.ascontiguousarray(photos).reshape(-1, height, width, channels),
+            flat(photos, images, height, width, channels),
             _gaussian(sigma),
-            out.reshape(-1, height, width),
+            out.reshape(images, height, width),
             scale / 255,
             min(min_size, height * width),
             threads,

@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
-from cuekit._checks import CUES, check_any_array, check_device, check_shape, check_threads
+from cuekit._checks import (
+    CUES,
+    check_any_array,
+    check_device,
+    check_masks,
+    check_shape,
+    check_threads,
+)
 from cuekit._device import AnyFramework
 
 
@@ -58,8 +65,9 @@ def fuse_cues(*cue_sets: AnyFramework, threads: int | None = 1) -> AnyFramework:
         if sets:
             check_device(array, name, sets[0], "cue_sets[0]")
             check_shape(array, name, sets[0].shape, "cue_sets[0]")
+        check_masks(array, name)
         sets.append(array)
     out = empty(sets[0].shape, np.bool_, sets[0])
     kernels, context = backend(sets[0], threads)
-    kernels.fuse(sets, out, context)
+    kernels.fuse([flat(each, *each.shape) for each in sets], out, context)
     return like(out, cue_sets[0])

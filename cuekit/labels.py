@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
-from cuekit._checks import CUES, check_any_array, check_choice, check_integer, check_threads
+from cuekit._checks import (
+    CUES,
+    check_any_array,
+    check_choice,
+    check_integer,
+    check_masks,
+    check_threads,
+    integers_of,
+)
 from cuekit._device import AnyFramework
 
 IGNORE = 255  # as csrc/include/cuekit/labels.h has it
@@ -22,7 +29,7 @@ BackgroundOverlap: TypeAlias = Literal["foreground", "background", "ignore"]
 def cues_to_labels(
     cues: AnyFramework,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     overlap: Overlap = "smallest",
     background_overlap: BackgroundOverlap = "foreground",
     unknown: int = IGNORE,
@@ -34,8 +41,9 @@ def cues_to_labels(
     ----------
     cues : (..., K, H, W) array or tensor of bool or uint8
         Channel 0 is the background; nonzero = on.
-    classes : sequence of K int, optional
-        The label written for channel i; default i. Not 255, which is kept for ignored pixels.
+    classes : K integers, optional
+        The label written for channel i; default i. A sequence, array, tensor or a dictionary's
+        keys. Not 255, which is kept for ignored pixels.
     overlap : {"smallest", "ignore"}, optional
         Among foreground classes at a pixel: the one with the fewest pixels in its image wins,
         ties go to the lower index; or the pixel becomes 255.
@@ -79,6 +87,7 @@ def cues_to_labels(
     *batch, channels, height, width = maps.shape
     if channels == 0:
         raise ValueError(f"cues must have a background channel, got {maps.shape}")
+    check_masks(maps, "cues")
     check_choice(overlap, "overlap", get_args(Overlap))
     check_choice(background_overlap, "background_overlap", get_args(BackgroundOverlap))
     class_ids: list[int] = _check_classes(classes, channels)
@@ -91,7 +100,7 @@ def cues_to_labels(
     shape = (math.prod(batch), channels, height * width)
     kernels, context = backend(maps, threads)
     kernels.labels(
-        maps.reshape(shape),
+        flat(maps, *shape),
         class_ids,
         out.reshape(shape[0], shape[2]),
         overlap,
@@ -102,12 +111,11 @@ def cues_to_labels(
     return like(out, cues)
 
 
-def _check_classes(classes: Sequence[int] | None, channels: int) -> list[int]:
-    if classes is None:
-        classes = range(channels)
-    if not isinstance(classes, Sequence | np.ndarray) or isinstance(classes, str):
+def _check_classes(classes: Any, channels: int) -> list[int]:
+    ids = list(range(channels)) if classes is None else integers_of(classes)
+    if ids is None:
         raise TypeError(f"classes must be a sequence of integers, got {classes!r}")
-    class_ids = [check_integer(label, f"classes[{i}]") for i, label in enumerate(classes)]
+    class_ids = [check_integer(label, f"classes[{i}]") for i, label in enumerate(ids)]
     if len(class_ids) != channels:
         raise ValueError(
             f"classes must have {channels} entries, one per channel of cues, got {len(class_ids)}"

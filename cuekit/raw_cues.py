@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -86,7 +86,7 @@ def raw_cues(
     threads = check_threads(threads)
     maps = check_any_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, classes, height, width = maps.shape
-    tags = check_present(present, "present", tuple(batch), classes, maps, "cams")
+    tags = check_present(present, "present", tuple(batch), classes, maps, "cams", validate=validate)
     foreground_threshold = check_number(foreground_threshold, "foreground_threshold")
     background_threshold = check_number(background_threshold, "background_threshold")
     check_values(validate, ("cams", maps), present=tags)
@@ -103,16 +103,16 @@ def raw_cues(
         )
         check_shape(background_map, "background", (*batch, height, width), "cams")
         check_values(validate, ("background", background_map))
-        background_map = background_map.reshape(images, pixels)
+        background_map = flat(background_map, images, pixels)
     out = empty((*batch, classes + 1, height, width), np.bool_, maps)
-    flat = out.reshape(images, classes + 1, pixels)
+    target = out.reshape(images, classes + 1, pixels)
     kernels, context = backend(maps, threads)
-    finite = kernels.raw_background(background_map, flat, background_threshold, context)
+    finite = kernels.raw_background(background_map, target, background_threshold, context)
     check_finite(finite, ("background", background))
     finite = kernels.raw_foreground(
-        maps.reshape(images, classes, pixels),
-        tags.reshape(images, classes),
-        flat,
+        flat(maps, images, classes, pixels),
+        flat(tags, images, classes),
+        target,
         foreground_threshold,
         context,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
 from cuekit._checks import (
     CUES,
     check_any_array,
     check_choice,
+    check_masks,
     check_pixels,
     check_size,
     check_threads,
@@ -70,11 +72,12 @@ def resize_cues(
     height, width = check_size(size, "size")
     check_choice(rule, "rule", get_args(Rule))
     check_pixels(maps, "cues")
+    check_masks(maps, "cues")
     out = empty((*maps.shape[:-2], height, width), np.bool_, maps)
     if out.size:
         if 0 in maps.shape[-2:]:
             raise ValueError(f"cues must have at least one pixel, got {maps.shape}")
         kernels, context = backend(maps, threads)
-        source = maps.reshape(-1, *maps.shape[-2:])
-        kernels.resize(source, out.reshape(-1, height, width), rule, context)
+        source = flat(maps, math.prod(maps.shape[:-2]), *maps.shape[-2:])
+        kernels.resize(source, out.reshape(len(source), height, width), rule, context)
     return like(out, cues)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend, cpu_kernels
 from cuekit._checks import (
     CUES,
@@ -15,6 +16,7 @@ from cuekit._checks import (
     check_any_array,
     check_choice,
     check_finite,
+    check_masks,
     check_number,
     check_on_cpu,
     check_pixels,
@@ -128,6 +130,7 @@ def snap_cues(
     threshold = check_number(threshold, "threshold")
     check_choice(accept, "accept", get_args(Accept))
     check_pixels(maps, "cues")
+    check_masks(maps, "cues", validate=validate)
     check_values(validate, ("cues", maps))
     regions = check_any_array(
         superpixels,
@@ -160,15 +163,18 @@ def snap_cues(
         return like(out, cues)
     if in_height * in_width == 0:
         raise ValueError(f"cues must have at least one pixel, got {maps.shape}")
-    sources = maps.view(np.uint8) if maps.dtype == np.bool_ else maps
-    sources = sources.reshape(-1, channels, in_height, in_width)
-    flat = out.reshape(-1, channels, height, width)
+    images = math.prod(batch)
+    sources = flat(maps, images, channels, in_height, in_width)
+    if maps.dtype == np.bool_:
+        sources = sources.view(np.uint8)
+    target = out.reshape(images, channels, height, width)
     if are_masks:
-        regions = regions.reshape(len(flat), -1, height, width)
-        finite = cpu_kernels.snap_masks(sources, regions, flat, threshold, accept, threads)
+        regions = flat(regions, images, regions.shape[-3], height, width)
+        finite = cpu_kernels.snap_masks(sources, regions, target, threshold, accept, threads)
     else:
         kernels, context = backend(maps, threads)
-        finite = kernels.snap(sources, regions, limit, flat, threshold, context)
+        regions = flat(regions, images, height, width)
+        finite = kernels.snap(sources, regions, limit, target, threshold, context)
     check_finite(finite, ("cues", maps))
     return like(out, cues)
 

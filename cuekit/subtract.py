@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -99,14 +99,14 @@ def subtract_classes(
     threads = check_threads(threads)
     maps = check_any_array(cams, "cams", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, classes, height, width = maps.shape
-    tags = check_present(present, "present", tuple(batch), classes, maps, "cams")
+    tags = check_present(present, "present", tuple(batch), classes, maps, "cams", validate=validate)
     check_choice(mode, "mode", get_args(Mode))
     check_values(validate, ("cams", maps), present=tags)
     out = empty(maps.shape, maps.dtype, maps)
     shape = (math.prod(batch), classes, height * width)
     kernels, context = backend(maps, threads)
     finite = kernels.subtract(
-        maps.reshape(shape), tags.reshape(shape[:2]), out.reshape(shape), mode, context
+        flat(maps, *shape), flat(tags, *shape[:2]), out.reshape(shape), mode, context
     )
     check_finite(finite, ("cams", maps), present=tags)
     return like(out, cams)

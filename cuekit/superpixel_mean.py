@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._autograd import differentiable
 from cuekit._backend import backend
 from cuekit._checks import (
@@ -123,10 +123,15 @@ def _mean(
     floating = maps.dtype.kind == "f"
     out = empty(maps.shape, maps.dtype if floating else np.float32, maps)
     if maps.size:
-        shape = (math.prod(batch), channels, height, width)
+        images = math.prod(batch)
+        shape = (images, channels, height, width)
         kernels, context = backend(maps, threads)
         finite = kernels.superpixel_mean(
-            maps.reshape(shape), labels, limit, out.reshape(shape), context
+            flat(maps, *shape),
+            flat(labels, images, height, width),
+            limit,
+            out.reshape(shape),
+            context,
         )
         check_finite(finite, ("values", maps))
     return like(out, values)

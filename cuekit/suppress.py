@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import empty, like
+from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -83,7 +83,9 @@ def suppress_absent(
     *batch, channels, height, width = maps.shape
     if channels == 0:
         raise ValueError(f"scores must have a background channel, got {maps.shape}")
-    tags = check_present(present, "present", tuple(batch), channels - 1, maps, "scores")
+    tags = check_present(
+        present, "present", tuple(batch), channels - 1, maps, "scores", validate=validate
+    )
     margin = check_number(margin, "margin", minimum=0)
     if margin > np.finfo(maps.dtype).max:
         raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
@@ -92,8 +94,8 @@ def suppress_absent(
     shape = (math.prod(batch), channels, height * width)
     kernels, context = backend(maps, threads)
     finite = kernels.suppress(
-        maps.reshape(shape),
-        tags.reshape(shape[0], channels - 1),
+        flat(maps, *shape),
+        flat(tags, shape[0], channels - 1),
         out.reshape(shape),
         margin,
         context,

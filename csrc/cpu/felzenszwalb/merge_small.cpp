@@ -1,0 +1,38 @@
+#include "merge_small.h"
+
+#include <algorithm>
+
+namespace cuekit::cpu::felzenszwalb_detail {
+
+void merge_small(std::int64_t min_size, const Graph& graph, const Forest& forest,
+                 const BucketedEdges& edges, Candidates& candidates) {
+  const auto is_small = [&](std::int32_t a, std::int32_t b) {
+    return std::min(forest.regions[a].size, forest.regions[b].size) < min_size;
+  };
+  forest.halve_paths(0, graph.pixels);
+  for (std::int64_t bucket = 0; bucket < Buckets::count; ++bucket) {
+    const std::uint32_t first = edges.begin[bucket], last = edges.begin[bucket + 1];
+    if (first == last) continue;
+    Edge* const selected = candidates.reserve(last - first);
+    std::int64_t count = 0;
+    for (std::uint32_t i = first; i < last; ++i) {
+      const Edge edge = edges.edges[i];
+      const std::int32_t a = forest.find_root(first_pixel(edge));
+      const std::int32_t b = forest.find_root(graph.second_pixel(edge));
+      selected[count] = edge;
+      count += (a != b) & is_small(a, b);
+    }
+    if (count == 0) continue;
+    // Step 3 appends the edges that it decides about in other than raster order.
+    if (!std::is_sorted(selected, selected + count)) std::sort(selected, selected + count);
+    const Edge* const sorted = candidates.sort(graph, bucket, count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Edge edge = sorted[i];
+      const std::int32_t a = forest.find_root(first_pixel(edge));
+      const std::int32_t b = forest.find_root(graph.second_pixel(edge));
+      if (a != b && is_small(a, b)) forest.unite(a, b);
+    }
+  }
+}
+
+}  // namespace cuekit::cpu::felzenszwalb_detail

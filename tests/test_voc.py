@@ -1,9 +1,9 @@
 """Real photos: superpixels in the right place help real cues, in the wrong place they harm.
 
 Cue mIoU at the photo's resolution. Where cues overlap, foreground comes before background, then the
-class with the fewest pixels; unknown counts as background; pixels of truth 255 do not count. There is
-one matrix of 21 classes over all photos; IoU is averaged over background, cat, cow, dog, horse, person
-and sheep.
+class with the fewest pixels; unknown counts as background; pixels of truth 255 do not count. One
+matrix of 21 classes is summed over all photos; IoU is averaged over background, cat, cow, dog,
+horse, person and sheep.
 """
 
 import multiprocessing

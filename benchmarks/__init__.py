@@ -1,7 +1,7 @@
-"""Side-by-side timings of cuekit's functions: ``python -m benchmarks``."""
+"""Timings of cuekit's functions side by side with other libraries: ``python -m benchmarks``."""
 
 import os
 
-# Every side gets one thread. The BLAS under NumPy reads these when it is first loaded.
+# All libraries use one thread. NumPy's BLAS reads these variables when it is loaded.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"

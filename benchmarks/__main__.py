@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, and show what holds."""
+"""``python -m benchmarks``: run the benchmarks and show which claims hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
 def machine() -> dict[str, Any]:
-    """Tell what the times were taken on."""
+    """Describe the machine and the versions of all libraries."""
     config = {key: value for key, value in cuekit.build_config().items() if value is not None}
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -51,12 +51,12 @@ def machine() -> dict[str, Any]:
 
 
 def figures(number: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format with three significant digits, without an exponent."""
     return f"{number:.0f}" if number >= 100 else f"{number:#.3g}"
 
 
 def claim_line(verdict: Verdict) -> str:
-    """One line of the table of claims."""
+    """Return a row of the table of claims."""
     low, high = figures(verdict.low), figures(verdict.high)
     value = f"{figures(verdict.value)}{verdict.unit} ({low}–{high})"
     fastest = f" [{verdict.against}]" if verdict.against else ""
@@ -65,14 +65,14 @@ def claim_line(verdict: Verdict) -> str:
 
 
 def time_line(title: str, row: Row) -> str:
-    """One line of the table of times."""
+    """Return a row of the table of times."""
     spread = f"{figures(row.low)}–{figures(row.high)}"
     times = f"{figures(row.ours_ms)} | {row.peer} | {figures(row.peer_ms)}"
     return f"| {title} | {times} | {figures(row.ratio)} ({spread}) |"
 
 
 def tables(facts: dict[str, Any], results: list[Result]) -> str:
-    """Show the machine, the claims and the times as Markdown."""
+    """Return the machine, the claims and the times as Markdown."""
     about = ", ".join(f"{key} {value}" for key, value in facts.items())
     claims = [claim_line(verdict) for result in results for verdict in result.verdicts]
     times = [
@@ -96,7 +96,7 @@ def tables(facts: dict[str, Any], results: list[Result]) -> str:
 
 
 def write_readme(text: str) -> None:
-    """Put the tables between the marks in the README."""
+    """Write the tables between the markers in the README."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
@@ -106,20 +106,22 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
-    parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements as JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds, to check that all benchmarks run"
+    )
     parser.add_argument("--write", action="store_true", help="write the tables into README.md")
     parser.add_argument("--strict", action="store_true", help="fail if a claim does not hold")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     if args.write and (args.names or args.quick):
-        parser.error("--write takes a whole run: neither names nor --quick")
+        parser.error("--write needs a complete run, without names and without --quick")
     return args
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the benchmarks that were named, or all."""
     args = parse()
     results: list[Result] = []
     for name in args.names or NAMES:

@@ -1,7 +1,8 @@
-"""The dense CRF of 21 classes, ten iterations: the whole call, with lattices and unaries."""
+"""dense_crf with 21 classes and ten iterations: whole calls, with lattices and unaries."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,9 @@ from cuekit.crf import PRESETS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BATCH = 15  # SEC's
+BATCH = 15  # the batch size of SEC
 MEMORY_SIZE = (375, 500)
-# Patches of 10 pixels under noise of 8 gray levels.
+# The photo: random patches of 10×10 pixels, plus noise of up to 8 gray levels.
 MEMORY_SETUP = """
 import numpy as np
 {setup}
@@ -52,10 +53,10 @@ def case(
     *,
     alike: float = 0.99999,
 ) -> Case:
-    """Ours against pydensecrf: labels must be alike, and every call's marginals those of the first.
+    """Compare with pydensecrf; the labels of both must agree, and all calls must give equal bits.
 
-    How close marginals are is for `equal_dense_crf` to tell: mean field amplifies rounding at
-    bistable pixels, and no single tolerance holds for all.
+    `equal_crf` compares the marginals. No single tolerance holds for them here, because mean
+    field amplifies rounding at bistable pixels.
     """
     mine, other = ours(), theirs()
     share = (mine.argmax(-3) == other.argmax(-3)).mean()
@@ -70,21 +71,21 @@ def case(
 
 
 def full_size() -> Iterator[Case]:
-    """Narrow and wide kernels on smooth and textured photos: lattices of very different size."""
+    """Use narrow and wide kernels on smooth and textured photos: small and large lattices."""
     maps = inputs.smooth_probabilities(inputs.SIZE)
     for kind, photo in inputs.smooth_and_textured().items():
         for name in ("sec", "irn"):
             for threads, number, at_least in ((1, "one thread", 5), (2, "two threads", 8)):
                 yield case(
                     f"{name}, {kind}, {number}",
-                    lambda p=photo, n=name, t=threads: cuekit.dense_crf(maps, p, n, threads=t),
-                    lambda p=photo, n=name: peers.crf_pydensecrf(maps, p, PRESETS[n]),
+                    partial(cuekit.dense_crf, maps, photo, name, threads=threads),
+                    partial(peers.crf_pydensecrf, maps, photo, PRESETS[name]),
                     at_least,
                 )
 
 
 def three_present() -> Case:
-    """Tags tell which classes take part; pydensecrf is given these and no others."""
+    """Use tags: `present` selects the classes here, and pydensecrf gets only these classes."""
     photo = inputs.smooth_and_textured()["textured photo"]
     maps = inputs.smooth_probabilities(inputs.SIZE)
     present = inputs.three_of_twenty()
@@ -103,10 +104,11 @@ def three_present() -> Case:
 
 
 def training() -> Case:
-    """SEC's grid, in training.
+    """Use SEC's grid, as in training.
 
-    4 does not divide its 1681 pixels: pydensecrf fills up with three that carry no value but
-    bring vertices, through which messages pass then. They are black and in a corner: few notice.
+    Its 1681 pixels are not a multiple of 4: pydensecrf appends three pixels of value 0. These add
+    vertices to the lattice, through which messages pass. They are black and in a corner, so few
+    pixels are affected.
     """
     grid = np.array(Image.fromarray(inputs.photo("chelsea")).resize(inputs.GRID))
     maps = inputs.smooth_probabilities(inputs.GRID, cell=4)
@@ -120,10 +122,10 @@ def training() -> Case:
 
 
 def training_batch() -> Case:
-    """Take a batch as large as SEC's: photos and mirrored ones, in one call."""
+    """Use a batch of SEC's size, photos and mirrored photos, in one call."""
     photos = inputs.photo_batch()
     photos = np.concatenate([photos, photos[:, :, ::-1]])[:BATCH]
-    grids = np.stack([Image.fromarray(photo).resize(inputs.GRID) for photo in photos])
+    grids = np.stack([np.array(Image.fromarray(photo).resize(inputs.GRID)) for photo in photos])
     maps = np.stack(
         [inputs.smooth_probabilities(inputs.GRID, cell=4, seed=i) for i in range(BATCH)]
     )
@@ -142,7 +144,7 @@ def training_batch() -> Case:
 
 
 def memory() -> Result:
-    """Peak memory of a call, the result included."""
+    """Measure the peak memory of a call, including its result."""
     ours, theirs = (
         peak_bytes(MEMORY_SETUP.format(setup=setup, size=MEMORY_SIZE))
         / (MEMORY_SIZE[0] * MEMORY_SIZE[1])
@@ -153,7 +155,7 @@ def memory() -> Result:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     cases = (*full_size(), three_present(), training(), training_batch())
     results = [measure(each, quick=quick) for each in cases]
     if Path("/proc/self/clear_refs").exists():

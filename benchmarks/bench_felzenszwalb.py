@@ -1,9 +1,11 @@
-"""Superpixels of photos as they come: time, memory, and what a large photo costs."""
+"""felzenszwalb on photos at their own size: time, memory, and time per pixel of a large photo."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +26,7 @@ from benchmarks.harness import (
     seconds,
 )
 
-SETTING = {"scale": 200, "sigma": 0.8, "min_size": 60}
+SETTING: dict[str, Any] = {"scale": 200, "sigma": 0.8, "min_size": 60}
 MEMORY_SIZE = (1500, 2000)
 LARGE_SIZE = (4000, 6000)
 MEMORY_SETUP = """
@@ -47,18 +49,18 @@ def segment(photo):
 
 
 def against(peer: str, photos: list[np.ndarray], *, exact: bool) -> Row:
-    """Five rounds a photo, side by side; the row shows the middle photo and quartiles of photos."""
+    """Time five rounds per photo; the row has the median photo and the quartiles over photos."""
     segment = peers.FELZENSZWALB[peer]
     rows = []
     for photo in photos:
         ours, theirs = cuekit.felzenszwalb(photo), segment(photo)
         if exact:
             np.testing.assert_array_equal(ours, theirs)
-        else:  # another smoothing and other rounding: the same work, not the same labels
+        else:  # other smoothing and rounding: the same work, but not the same labels
             assert 0.5 < (theirs.max() + 1) / (ours.max() + 1) < 2
         contenders = (
-            Contender("cuekit", lambda photo=photo: cuekit.felzenszwalb(photo, **SETTING), ours),
-            Contender(peer, lambda photo=photo: segment(photo), theirs),
+            Contender("cuekit", partial(cuekit.felzenszwalb, photo, **SETTING), ours),
+            Contender(peer, partial(segment, photo), theirs),
         )
         rows.append(compare(*contenders, quick=True))
     low, ratio, high = np.quantile([row.ratio for row in rows], (0.25, 0.5, 0.75))
@@ -75,7 +77,7 @@ def against(peer: str, photos: list[np.ndarray], *, exact: bool) -> Row:
 
 
 def time(photos: list[np.ndarray]) -> Result:
-    """Against scikit-image, and OpenCV where it is installed."""
+    """Compare with scikit-image, and with OpenCV if it is installed."""
     rows = [against("scikit-image", photos, exact=True)]
     claims = [Claim("felzenszwalb against scikit-image", ("scikit-image",), at_least=15)]
     if "OpenCV" in peers.FELZENSZWALB:
@@ -87,13 +89,13 @@ def time(photos: list[np.ndarray]) -> Result:
 
 
 def peak_bytes_per_pixel(setup: str) -> float:
-    """Measure in a fresh process what a call adds to resident memory at most."""
+    """Return the peak memory of a call in a fresh process."""
     peak = peak_bytes(MEMORY_SETUP.format(setup=setup, size=MEMORY_SIZE))
     return peak / (MEMORY_SIZE[0] * MEMORY_SIZE[1])
 
 
 def memory() -> Result:
-    """Peak memory of a call on noise, which has the most edges to sort."""
+    """Measure the peak memory of a call on noise, the worst case for sorting edges."""
     ours, theirs = peak_bytes_per_pixel(OURS), peak_bytes_per_pixel(SCIKIT_IMAGE)
     text = f"felzenszwalb, peak memory against scikit-image's {theirs:.0f} B"
     verdicts = [
@@ -104,16 +106,14 @@ def memory() -> Result:
 
 
 def large(photos: list[np.ndarray], *, quick: bool) -> Result:
-    """Time per pixel of a large photo against that of the others."""
+    """Compare the time per pixel of a large photo with that of small ones."""
     rng = np.random.default_rng(0)
     enlarged = np.asarray(Image.fromarray(photos[0]).resize(LARGE_SIZE[::-1]))
     noisy = enlarged + rng.normal(scale=8, size=enlarged.shape)
     photo = noisy.clip(0, 255).astype(np.uint8)
     ratios = []
     for small in photos[: 1 if quick else 5]:
-        times = [
-            seconds(lambda small=small: cuekit.felzenszwalb(small)) for _ in range(QUICK_ROUNDS)
-        ]
+        times = [seconds(partial(cuekit.felzenszwalb, small)) for _ in range(QUICK_ROUNDS)]
         once = seconds(lambda: cuekit.felzenszwalb(photo))
         ratios.append(once / photo[..., 0].size / (median(times) / small[..., 0].size))
     low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75))
@@ -123,7 +123,7 @@ def large(photos: list[np.ndarray], *, quick: bool) -> Result:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     photos = inputs.natural_photos(4 if quick else 24)
     results = [time(photos), large(photos, quick=quick)]
     if Path("/proc/self/clear_refs").exists():

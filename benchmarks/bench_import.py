@@ -1,4 +1,4 @@
-"""What importing cuekit costs a program that has NumPy already."""
+"""Time to import cuekit in a program that has already imported NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.stdout.write(f"{end - middle} {middle - start} {','.join(heavy)}")
 
 
 def import_ms() -> tuple[float, float]:
-    """Import both in a fresh process: milliseconds of cuekit, of NumPy."""
+    """Import both in a fresh process; return milliseconds of cuekit and of NumPy."""
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     ours, numpy, *heavy = done.stdout.split()
@@ -32,8 +32,8 @@ def import_ms() -> tuple[float, float]:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
-    import_ms()  # byte code is compiled, files are in the page cache
+    """Run the benchmark."""
+    import_ms()  # not timed: compiles byte code and loads files into the page cache
     samples = [import_ms() for _ in range(QUICK_ROUNDS if quick else ROUNDS)]
     ours, numpy = zip(*samples, strict=True)
     times = {"import cuekit": ours, "import numpy": numpy}

@@ -1,4 +1,4 @@
-"""Snapping cues of 41×41 cells and of full size to superpixels of 375×500 pixels."""
+"""snap_cues: cues of 41×41 cells and of full size, superpixels of 375×500 pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Setting:
-    """What all cases share: one photo's superpixels, and an output that peers write into."""
+    """Data of all cases: superpixels of one photo, and an output array for the peers."""
 
     def __init__(self) -> None:
         self.superpixels = inputs.superpixels()
@@ -27,12 +27,12 @@ class Setting:
         self.out = self.full.reshape(inputs.CHANNELS, -1)
 
     def ours(self, cues: np.ndarray) -> Contender:
-        """Our answer, which must equal the oracle's exactly."""
+        """Return cuekit's contender, whose answer must be equal to the oracle's."""
         expected = reference.snap_cues(cues, self.superpixels, 0.3)
         return Contender("cuekit", lambda: cuekit.snap_cues(cues, self.superpixels), expected)
 
     def write(self) -> Contender:
-        """Write the bytes of the output, and nothing else."""
+        """Return a contender that only writes the bytes of the output."""
 
         def fill() -> np.ndarray:
             self.full.fill(True)
@@ -41,7 +41,7 @@ class Setting:
         return Contender("writing the output", fill, np.ones_like(self.full))
 
     def peer(self, name: str, way: Any, maps: Any, ours: Contender, *args: Any) -> Contender:
-        """Wrap a NumPy peer; `args` go between the superpixels and the output."""
+        """Return a NumPy peer; `args` are its arguments between superpixels and output."""
         answer = ours.expected.reshape(len(self.out), -1)
         return Contender(
             name, lambda: way(maps, self.labels, self.segments, *args, self.out), answer
@@ -49,7 +49,7 @@ class Setting:
 
 
 def small_cues(setting: Setting, name: str, cues: np.ndarray) -> Case:
-    """Bool cues on a network's grid."""
+    """Snap bool cues on a network's grid."""
     cells = peers.nearest_cells(inputs.GRID, inputs.SIZE)
     ours = setting.ours(cues)
     return Case(
@@ -63,7 +63,7 @@ def small_cues(setting: Setting, name: str, cues: np.ndarray) -> Case:
             ),
         ],
         [
-            # The route per channel skips empty channels: only cues in all of them show its price.
+            # The peer skips empty channels: its full cost shows only if no channel is empty.
             *(
                 [
                     Claim(
@@ -83,7 +83,7 @@ def small_cues(setting: Setting, name: str, cues: np.ndarray) -> Case:
 
 
 def small_maps(setting: Setting) -> Case:
-    """Float maps on a network's grid: bilinear."""
+    """Snap float maps on a network's grid, resized bilinearly."""
     maps = inputs.activations(inputs.CHANNELS, *inputs.GRID)
     resize = tuple(
         peers.bilinear_matrix(cells, size)
@@ -111,7 +111,7 @@ def small_maps(setting: Setting) -> Case:
 
 
 def full_size(setting: Setting) -> Case:
-    """Bool cues at the photo's resolution."""
+    """Snap bool cues at the photo's resolution."""
     cues = reference.resize_nearest(inputs.random_cues(), inputs.SIZE)
     ours = setting.ours(cues)
     return Case(
@@ -125,7 +125,7 @@ def full_size(setting: Setting) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """All cases, one after the other."""
+    """Yield all cases."""
     setting = Setting()
     yield small_cues(setting, "real", inputs.real_cues())
     yield small_cues(setting, "random", inputs.random_cues())
@@ -134,5 +134,5 @@ def cases() -> Iterator[Case]:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case, quick=quick) for case in cases()]

@@ -1,4 +1,4 @@
-"""Snapping cues of 41×41 cells to 80 overlapping masks of 375×500 pixels."""
+"""snap_cues: cues of 41×41 cells, 80 overlapping masks of 375×500 pixels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from cuekit import reference
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cuekit.snap import Accept
+
 
 class Setting:
-    """What all cases share: one photo's masks, and an output that peers write into."""
+    """Data of all cases: masks of one photo, and an output array for the peers."""
 
     def __init__(self) -> None:
         self.stack = inputs.masks()
@@ -25,20 +27,20 @@ class Setting:
         self.cells = peers.nearest_cells(inputs.GRID, inputs.SIZE)
         self.out = np.empty((inputs.CHANNELS, self.masks.shape[1]), dtype=bool)
 
-    def ours(self, cues: np.ndarray, accept: str) -> Contender:
-        """Our answer, which must equal the oracle's exactly."""
+    def ours(self, cues: np.ndarray, accept: Accept) -> Contender:
+        """Return cuekit's contender, whose answer must be equal to the oracle's."""
         expected = reference.snap_cues_to_masks(cues, self.stack, 0.3, accept)
         return Contender(
             "cuekit", lambda: cuekit.snap_cues(cues, self.stack, accept=accept), expected
         )
 
     def read(self) -> Contender:
-        """Read the bytes of the masks, and nothing else: the largest of their words."""
+        """Return a contender that only reads the masks, to find their largest 64-bit word."""
         words = self.masks.ravel().view(np.uint64)
         return Contender("reading the masks", lambda: words.max(), words.max())
 
-    def case(self, name: str, cues: np.ndarray, accept: str) -> Case:
-        """One set of bool cues by one rule."""
+    def case(self, name: str, cues: np.ndarray, accept: Accept) -> Case:
+        """Return the case of one set of bool cues and one rule."""
         ours = self.ours(cues, accept)
         answer = ours.expected.reshape(len(cues), -1)
         numpy = Contender(
@@ -61,7 +63,7 @@ class Setting:
 
 
 def cases() -> Iterator[Case]:
-    """All cases, one after the other."""
+    """Yield all cases."""
     setting = Setting()
     yield setting.case("real", inputs.real_cues(), "mean")
     yield setting.case("random", inputs.random_cues(), "mean")
@@ -69,5 +71,5 @@ def cases() -> Iterator[Case]:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case, quick=quick) for case in cases()]

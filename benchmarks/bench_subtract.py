@@ -1,8 +1,8 @@
-"""Class subtraction on 20×375×500 float32 maps, 3 or all 20 classes present."""
+"""subtract_classes on 20×375×500 float32 maps, 3 or all 20 classes present."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -11,16 +11,17 @@ import cuekit
 from benchmarks import inputs, peers
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
+from cuekit.subtract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Ours subtracts in float64 and rounds once; torch rounds every one of its 20 float32 additions.
+# cuekit subtracts in float64 and rounds once; torch rounds each of its 20 float32 additions.
 OURS, THEIRS = 1e-6, 1e-5
 
 
-def ours(cams: np.ndarray, present: np.ndarray, mode: str) -> Contender:
-    """Our answer, held against the oracle's."""
+def ours(cams: np.ndarray, present: np.ndarray, mode: Mode) -> Contender:
+    """Return cuekit's contender, whose answer is compared with the oracle's."""
     return Contender(
         "cuekit",
         lambda: cuekit.subtract_classes(cams, present, mode=mode),
@@ -29,8 +30,8 @@ def ours(cams: np.ndarray, present: np.ndarray, mode: str) -> Contender:
     )
 
 
-def three_present(cams: np.ndarray, mode: str) -> Case:
-    """Against the bytes that must be touched: 3 maps read and written, 17 zeroed."""
+def three_present(cams: np.ndarray, mode: Mode) -> Case:
+    """Compare with the necessary memory traffic: 3 maps read and written, 17 zeroed."""
     present = inputs.three_of_twenty()
     out = np.empty_like(cams)
     touched = np.where(present[:, None, None], cams, 0)
@@ -44,8 +45,8 @@ def three_present(cams: np.ndarray, mode: str) -> Case:
     )
 
 
-def torch_ways(cams: np.ndarray, mode: str) -> dict[str, Callable[[], torch.Tensor]]:
-    """Name torch's ways to compute one mode."""
+def torch_ways(cams: np.ndarray, mode: Mode) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return torch's implementations of a mode, by name."""
     maps = torch.from_numpy(cams).flatten(1)
     out, buffer = torch.empty_like(maps), torch.empty_like(maps)
     if mode == "strongest":
@@ -68,8 +69,8 @@ def torch_ways(cams: np.ndarray, mode: str) -> dict[str, Callable[[], torch.Tens
     }
 
 
-def all_present(cams: np.ndarray, mode: str) -> Case:
-    """Against torch."""
+def all_present(cams: np.ndarray, mode: Mode) -> Case:
+    """Compare with torch."""
     own = ours(cams, np.ones(len(cams), dtype=bool), mode)
     answer = own.expected.reshape(len(cams), -1)
     claims = {
@@ -90,13 +91,13 @@ def all_present(cams: np.ndarray, mode: str) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """All cases, one after the other: the buffers of one are freed before the next."""
+    """Yield all cases; the buffers of one are freed before the next."""
     cams = inputs.full_size_cams()
     for build in (three_present, all_present):
-        for mode in ("pairwise", "strongest", "dcsm"):
+        for mode in get_args(Mode):
             yield build(cams, mode)
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case, quick=quick) for case in cases()]

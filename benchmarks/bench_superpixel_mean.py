@@ -1,6 +1,9 @@
-"""Means over superpixels, painted back: 21×375×500 float32."""
+"""superpixel_mean on 21×375×500 float32."""
 
 from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,9 +13,12 @@ from benchmarks import inputs, peers
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 
 def case() -> Case:
-    """Compare with a copy, and with six other ways."""
+    """Compare with a copy, and with other implementations."""
     labels = inputs.superpixels()
     values = inputs.random_maps(inputs.CHANNELS, *inputs.SIZE)
     expected = reference.superpixel_mean(values, labels)
@@ -27,9 +33,10 @@ def case() -> Case:
     wide = flat[0], labels.ravel().astype(np.intp), segments, flat[3]
     tensors = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in wide]
     answer = expected.reshape(len(values), -1)
-    # float32: one rounding. Peers that sum in float32 lose up to 1e-4 over the largest superpixel.
+    # double: float64 sums, rounded once to float32. single: float32 sums, whose error over the
+    # largest superpixel is up to 1e-4.
     single, double = 1e-4, 1e-6
-    ways = [
+    ways: list[tuple[str, Callable[..., Any], Sequence[Any], float, str]] = [
         ("NumPy bincount", peers.mean_numpy, wide, double, ""),
         ("NumPy reduceat of runs", peers.mean_numpy_runs, wide, single, ""),
         ("scipy.ndimage.mean", peers.mean_scipy, wide, double, ""),
@@ -48,7 +55,7 @@ def case() -> Case:
         [
             Contender("warm copy", copy, values),
             *(
-                Contender(name, lambda way=way, args=args: way(*args), answer, tolerance, group)
+                Contender(name, partial(way, *args), answer, tolerance, group)
                 for name, way, args, tolerance, group in ways
             ),
         ],
@@ -61,5 +68,5 @@ def case() -> Case:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case(), quick=quick)]

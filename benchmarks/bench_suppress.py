@@ -1,4 +1,4 @@
-"""Capping the absent classes of 21×375×500 float32 scores."""
+"""suppress_absent on 21×375×500 float32 scores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cuekit import reference
 
 
 def case() -> Case:
-    """Three present classes of twenty."""
+    """Use three present classes of twenty."""
     scores = inputs.random_maps(inputs.CHANNELS, *inputs.SIZE)
     present = inputs.three_of_twenty()
-    # minima and maxima in float32 throughout: everybody's answer is the same to the bit
+    # Only minima, maxima and one subtraction in float32: all answers have equal bits.
     expected = reference.suppress_absent(scores, present, 1e-4)
     arrays = scores, present, np.empty_like(scores[0]), np.empty_like(scores)
     tensors = [torch.from_numpy(array) for array in arrays]
@@ -37,5 +37,5 @@ def case() -> Case:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case(), quick=quick)]

@@ -1,4 +1,4 @@
-"""Two threads against one, on a batch of 8 photos."""
+"""Two threads compared with one, on a batch of 8 photos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _spin(steps: int) -> float:
 
 
 def _spin_in_threads(threads: int, steps: int = 4_000_000) -> int:
-    """Share out steps that touch no memory; return how many were done."""
+    """Divide a loop without memory accesses among threads; return its number of steps."""
     workers = [Thread(target=_spin, args=(steps // threads,)) for _ in range(threads)]
     for worker in workers:
         worker.start()
@@ -36,7 +36,7 @@ def _spin_in_threads(threads: int, steps: int = 4_000_000) -> int:
 
 
 def control() -> Case:
-    """Tell what a second thread is worth on this machine now, whoever uses it."""
+    """Measure the speed-up by a second thread on this machine at this time, without cuekit."""
     steps = _spin_in_threads(1)
     return Case(
         "control: a loop that touches no memory, two threads",
@@ -53,7 +53,7 @@ def two_against_one(
     tolerance: float,
     at_least: float = 1.6,
 ) -> Case:
-    """Check one thread against the oracle, and two against one to the bit."""
+    """Compare one thread with the oracle, and two threads with one for equal bits."""
     one = call(1)
     np.testing.assert_allclose(one, oracle, rtol=tolerance, atol=tolerance)
     return Case(
@@ -66,7 +66,7 @@ def two_against_one(
 
 
 def cases() -> Iterator[Case]:
-    """Superpixels, and both functions that walk over them."""
+    """Yield cases of felzenszwalb and of the functions that use its superpixels."""
     yield control()
     photos = inputs.photo_batch()
     yield two_against_one(
@@ -94,5 +94,5 @@ def cases() -> Iterator[Case]:
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """Measure."""
+    """Run the benchmark."""
     return [measure(case, quick=quick) for case in cases()]

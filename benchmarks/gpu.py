@@ -1,16 +1,16 @@
-"""``python benchmarks/gpu.py``: build, test and time everything CUDA on a machine with a GPU.
+"""``python benchmarks/gpu.py``: build, test, time and sanitize the CUDA kernels on a GPU.
 
-One call of less than ten minutes, whatever it finds: what comes last is cut short. It needs nvcc, a
-C++ compiler, torch with CUDA, pybind11, setuptools and pytest with hypothesis, and no network.
-Prints a table as it goes; ``--json FILE`` keeps all figures. Parts that are not wanted are left out
-by ``--skip``.
+It takes less than ten minutes; when the time is over, the remaining parts are skipped. It needs
+nvcc, a C++ compiler, torch with CUDA, pybind11, setuptools, pytest with hypothesis, and no network.
+It prints a table row by row; ``--json FILE`` stores all figures; ``--skip`` leaves parts out.
 
-Times are CUDA events around one call each, medians; the GPU is kept busy before, so that the host
-is ahead of it and launches cost nothing but what they cost the GPU. Arrays together are far larger
-than the L2 cache, small ones take turns. Every answer is held against the CPU's before it is timed.
-A kernel's bytes are what must be read and written at least once (where a maximum is needed before
-the second pass over the same maps, both passes); bandwidths are shares of a device-to-device copy
-of 1 GiB, read and written, in the same run.
+Times are medians of CUDA events around single calls. The GPU is busy when the first call is
+launched, so that the host runs ahead and the time of launches on the host is not measured. The
+arrays of all calls together are far larger than L2: small ones are used in rotation. Every answer
+is compared with the CPU's before it is timed. A kernel's bytes are those that must be read or
+written at least once; where a maximum is needed before a second pass over the same maps, both
+passes count. Bandwidths are relative to a device-to-device copy of 1 GiB, reads and writes, in the
+same run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from cuekit.crf import Storage
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -45,11 +48,11 @@ ROUNDS = 21
 PARTS = ("build", "test", "measure", "sanitize")
 DEVICE = "cuda"
 L2_BYTES = 256 * 2**20  # more than any GPU has
-SECONDS = 570  # for everything
+SECONDS = 570  # time limit of the whole run
 
 
 def say(text: str) -> None:
-    """Print at once: a run that is cut short leaves what it had."""
+    """Print and flush, so that the output of an aborted run is complete."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -61,7 +64,7 @@ DEADLINE = time.monotonic() + SECONDS
 
 
 def step(name: str, command: Sequence[str], seconds: float, **environment: str) -> bool:
-    """Run a command within its time and tell how it ended, with the last lines if it failed."""
+    """Run a command with a time limit and print the result; if it failed, its last lines, too."""
     seconds = min(seconds, DEADLINE - time.monotonic())
     if seconds < 5:
         say(f"{name}: **no time left**")
@@ -78,7 +81,7 @@ def step(name: str, command: Sequence[str], seconds: float, **environment: str) 
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+        os.killpg(process.pid, signal.SIGKILL)  # the process and its children
         process.wait()
         say(f"{name}: **not finished** in {seconds:.0f} s")
         return False
@@ -90,7 +93,7 @@ def step(name: str, command: Sequence[str], seconds: float, **environment: str) 
 
 
 def build() -> bool:
-    """Compile in place for this GPU only."""
+    """Build the extensions in place, for this GPU only."""
     major, minor = torch.cuda.get_device_capability()
     return step(
         "build",
@@ -103,28 +106,29 @@ def build() -> bool:
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress crf"
-# Fewer examples, and none of them emulated.
+# Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 
 
 def test() -> bool:
-    """Run the tests that take a device."""
+    """Run the tests that use a device."""
     files = [f"tests/test_{op}.py" for op in OPS.split()]
-    # What needs no device has its place in an ordinary run of the tests.
+    # Tests without a device are left to an ordinary run of the test suite.
     chosen = ["-k", "cuda or oracle or device"]
     return step("test", [*PYTEST, "tests/test_cuda.py", *files, *chosen], 150, **ON_GPU)
 
 
 def sanitize() -> bool:
-    """Run every op, and labels out of range, under NVIDIA's sanitizer."""
+    """Run every op, also with labels out of range, under NVIDIA's compute-sanitizer."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    places = os.pathsep.join([os.environ["PATH"], *(f"{home}/bin" for home in homes if home)])
-    sanitizer = shutil.which("compute-sanitizer", path=places)
+    folders = os.pathsep.join([os.environ["PATH"], *(f"{home}/bin" for home in homes if home)])
+    sanitizer = shutil.which("compute-sanitizer", path=folders)
     if sanitizer is None:
         say("sanitize: **no compute-sanitizer** on the path or under CUDA_HOME")
         return False
     tests = ["tests/test_cuda.py", "-k", "any_memory_order or out_of_range"]
-    # Torch's allocator hands out parts of larger blocks, between which accesses go unnoticed.
+    # Torch's caching allocator returns parts of larger blocks; the sanitizer cannot detect accesses
+    # from one part to another.
     options = {**ON_GPU, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     good = True
     for tool in ("memcheck", "racecheck", "initcheck"):
@@ -138,19 +142,19 @@ def sanitize() -> bool:
 
 @dataclass
 class Row:
-    """One comparison."""
+    """One row of the table."""
 
     title: str
     ms: float
     bytes: int = 0
-    share: float | None = None  # of the copy's bandwidth
-    at_least: float | None = None
+    share: float | None = None  # bandwidth relative to the copy's
+    at_least: float | None = None  # limit of `share`
     peers: dict[str, float] = field(default_factory=dict)  # milliseconds
-    times: float | None = None  # as fast as the fastest peer, at least
+    times: float | None = None  # limit of the speed-up over the fastest peer
     at_most_ms: float | None = None
 
     def holds(self) -> bool:
-        """Tell whether every limit is kept."""
+        """Return whether all limits hold."""
         return not (
             (self.at_least is not None and (self.share or 0) < self.at_least)
             or (self.times is not None and min(self.peers.values()) / self.ms < self.times)
@@ -158,7 +162,7 @@ class Row:
         )
 
     def line(self) -> str:
-        """Return it as a line of the table."""
+        """Return the row as Markdown."""
         limits = []
         share = ""
         if self.share is not None:
@@ -176,14 +180,15 @@ class Row:
 
 
 def milliseconds(calls: Sequence[Callable[[], Any]], rounds: int = ROUNDS) -> float:
-    """Return the median time of calls that take turns."""
+    """Return the median time of calls that are made in rotation."""
     for call in calls:
         call()
-    turns = list(itertools.islice(itertools.cycle(calls), rounds))
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in turns]
+    sequence = list(itertools.islice(itertools.cycle(calls), rounds))
+    cuda: Any = torch.cuda  # partly without annotations
+    events = [[cuda.Event(enable_timing=True) for _ in range(2)] for _ in sequence]
     torch.cuda.synchronize()
-    torch.cuda._sleep(40_000_000)  # some 20 ms, in which the host goes ahead
-    for call, (start, end) in zip(turns, events, strict=True):
+    cuda._sleep(40_000_000)  # about 20 ms, in which the host queues the calls
+    for call, (start, end) in zip(sequence, events, strict=True):
         start.record()
         call()
         end.record()
@@ -192,28 +197,28 @@ def milliseconds(calls: Sequence[Callable[[], Any]], rounds: int = ROUNDS) -> fl
 
 
 def copy_bandwidth() -> float:
-    """Return bytes per millisecond of a copy, read and written."""
+    """Return bytes per millisecond of a copy, reads plus writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE).random_(0, 255)
     target = torch.empty_like(source)
     return 2 * source.numel() / milliseconds([lambda: target.copy_(source)])
 
 
 def nbytes(*tensors: torch.Tensor) -> int:
-    """Sum of sizes."""
+    """Return the sum of the tensors' sizes."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def in_turns(
     function: Callable[..., Any], *tensors: torch.Tensor, **options: Any
 ) -> list[Callable[[], Any]]:
-    """Return calls on copies of the tensors, so many that no cache holds all."""
+    """Return calls on copies of the tensors, which together are larger than any L2."""
     count = max(1, min(64, -(-L2_BYTES // max(nbytes(*tensors), 1))))
     sets = [tensors, *(tuple(t.clone() for t in tensors) for _ in range(count - 1))]
-    return [lambda each=each: function(*each, **options) for each in sets]
+    return [partial(function, *each, **options) for each in sets]
 
 
 def check(result: torch.Tensor, expected: np.ndarray, tolerance: float, name: str) -> None:
-    """Refuse to time a wrong answer."""
+    """Raise if an answer is wrong."""
     got = result[: len(expected)].cpu().numpy()
     if tolerance:
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=name)
@@ -225,7 +230,7 @@ def check(result: torch.Tensor, expected: np.ndarray, tolerance: float, name: st
 
 
 def photos(count: int) -> np.ndarray:
-    """Patches of colour with soft borders, and noise."""
+    """Return smooth random photos with noise."""
     rng = np.random.default_rng(0)
     result = []
     for _ in range(count):
@@ -237,7 +242,7 @@ def photos(count: int) -> np.ndarray:
 
 
 def superpixels() -> np.ndarray:
-    """Label maps of a batch, of four photos."""
+    """Return superpixels of a batch, which repeats those of four photos."""
     import cuekit
 
     labels = np.stack([cuekit.felzenszwalb(photo) for photo in photos(4)])
@@ -245,12 +250,12 @@ def superpixels() -> np.ndarray:
 
 
 def noise(*shape: int) -> torch.Tensor:
-    """Draw normal float32 values on the GPU."""
+    """Return normally distributed float32 values on the GPU."""
     return torch.randn(shape, generator=torch.Generator(DEVICE).manual_seed(0), device=DEVICE)
 
 
 def tags(count: int = PRESENT) -> torch.Tensor:
-    """(BATCH, 20) bool with `count` present classes, other ones in every photo."""
+    """Return tags (BATCH, 20) with `count` present classes, different ones in every photo."""
     rows = np.zeros((BATCH, CHANNELS - 1), dtype=bool)
     for b in range(BATCH):
         rows[b, np.random.default_rng(b).permutation(CHANNELS - 1)[:count]] = True
@@ -261,12 +266,12 @@ def tags(count: int = PRESENT) -> torch.Tensor:
 
 
 def on_cpu(function: Callable[..., Any], *tensors: torch.Tensor, **options: Any) -> np.ndarray:
-    """Compute the first two images' answer on the CPU."""
+    """Compute the answer for the first two images on the CPU."""
     return function(*(t[:2].cpu().numpy() for t in tensors), **options)
 
 
 def elementwise_cases(bandwidth: float) -> Iterator[Row]:
-    """Kernels that the bandwidth bounds: a share of a copy's."""
+    """Time kernels that are limited by bandwidth, relative to a copy."""
     import cuekit
 
     def row(
@@ -317,7 +322,7 @@ def elementwise_cases(bandwidth: float) -> Iterator[Row]:
         cuekit.subtract_classes,
         (cams, every),
         2 * nbytes(cams),
-        None,  # arithmetic bounds it: 380 differences in float64 at every pixel
+        None,  # limited by arithmetic: 380 differences in float64 per pixel
     )
     ground = scores[:, 0].abs().contiguous()
     for count, chosen in ((PRESENT, present), (CHANNELS - 1, every)):
@@ -340,13 +345,13 @@ def elementwise_cases(bandwidth: float) -> Iterator[Row]:
 
 
 def superpixel_cases(bandwidth: float) -> Iterator[Row]:
-    """Means and snapping, against what torch offers."""
+    """Time superpixel_mean and snap_cues, compared with torch."""
     import cuekit
 
     labels = torch.from_numpy(superpixels()).to(DEVICE)
     count = int(labels.max()) + 1
     values = noise(BATCH, CHANNELS, *SIZE)
-    options = {"num_superpixels": count}
+    options: dict[str, Any] = {"num_superpixels": count}
     flat = (labels.reshape(BATCH, 1, PIXELS) + 0).long()
 
     def index_add(values: torch.Tensor) -> torch.Tensor:
@@ -377,7 +382,7 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
         moved / ms / bandwidth,
         0.6,
         {
-            peer.__name__: milliseconds([lambda peer=peer: peer(values)], 7)
+            peer.__name__: milliseconds([partial(peer, values)], 7)
             for peer in (index_add, scatter_reduce)
         },
         times=5,
@@ -396,8 +401,8 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
     expected = on_cpu(cuekit.snap_cues, cues, labels)
     check(cuekit.snap_cues(cues, labels, **options), expected, 0, "snap_cues")
     different = (snap_in_torch(cues)[:2].cpu().numpy() != expected).mean()
-    if different > 1e-3:  # float32 means decide otherwise now and then
-        raise AssertionError(f"the torch route differs at {different:.2%} of the pixels")
+    if different > 1e-3:  # means in float32 are sometimes on the other side of the threshold
+        raise AssertionError(f"torch's answer differs at {different:.2%} of the pixels")
     moved = BATCH * CHANNELS * PIXELS + nbytes(labels, cues)
     ms = milliseconds(in_turns(lambda c: cuekit.snap_cues(c, labels, **options), cues))
     torch_ms = milliseconds(in_turns(snap_in_torch, cues), 7)
@@ -412,7 +417,7 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
 
 
 def seconds_of_pydensecrf(probabilities: np.ndarray, photo: np.ndarray) -> float | None:
-    """Time SEC's CRF on this machine's CPU, where pydensecrf is installed: best of three."""
+    """Return the best of three times of pydensecrf with SEC's CRF on the CPU, if installed."""
     try:
         from pydensecrf import densecrf
         from pydensecrf.utils import unary_from_softmax
@@ -420,11 +425,11 @@ def seconds_of_pydensecrf(probabilities: np.ndarray, photo: np.ndarray) -> float
         return None
 
     def call() -> np.ndarray:
-        field = densecrf.DenseCRF2D(photo.shape[1], photo.shape[0], len(probabilities))
-        field.setUnaryEnergy(unary_from_softmax(probabilities))
-        field.addPairwiseGaussian(sxy=3, compat=3)
-        field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=photo, compat=10)
-        return np.array(field.inference(10))
+        model = densecrf.DenseCRF2D(photo.shape[1], photo.shape[0], len(probabilities))
+        model.setUnaryEnergy(unary_from_softmax(probabilities))
+        model.addPairwiseGaussian(sxy=3, compat=3)
+        model.addPairwiseBilateral(sxy=80, srgb=13, rgbim=photo, compat=10)
+        return np.array(model.inference(10))
 
     best = np.inf
     for _ in range(3):
@@ -437,7 +442,7 @@ def seconds_of_pydensecrf(probabilities: np.ndarray, photo: np.ndarray) -> float
 def check_crf(
     result: torch.Tensor, expected: np.ndarray, *, alike: float = 0.9999, within: float = 1e-3
 ) -> None:
-    """Refuse to time a CRF that is not the CPU's: labels, and 99.9 % of the probabilities."""
+    """Raise if labels, or the 99.9 % quantile of differences, are too far from the CPU's."""
     got = result[: len(expected)].cpu().numpy()
     agreement = (got.argmax(1) == expected.argmax(1)).mean()
     difference = np.quantile(np.abs(got - expected), 0.999)
@@ -446,7 +451,7 @@ def check_crf(
 
 
 def crf_cases(_: float) -> Iterator[Row]:
-    """Time whole calls: photos and maps lie on the GPU, the lattices are built anew each time."""
+    """Time whole calls: inputs are on the GPU, every call builds its lattices."""
     import cuekit
 
     def case(
@@ -456,7 +461,7 @@ def crf_cases(_: float) -> Iterator[Row]:
         at_most_ms: float | None = None,
         iterations: int = 10,
         chosen: torch.Tensor | None = None,
-        storage: str = "float32",
+        storage: Storage = "float32",
     ) -> Row:
         batch, _, height, width = shape
         rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), SIZE, strict=True))
@@ -476,7 +481,7 @@ def crf_cases(_: float) -> Iterator[Row]:
         expected = cuekit.dense_crf(
             maps[:few].cpu().numpy(), images[:few], params, present=on_host, iterations=iterations
         )
-        # Five roundings to 2**-11 in every iteration, of messages of up to 13.
+        # float16: five roundings (2**-11) per iteration, of messages of up to 13.
         limits = {"alike": 0.99, "within": 0.1} if storage == "float16" else {}
         check_crf(call(maps, image), expected, **limits)
         row = Row(title, milliseconds(in_turns(call, maps, image)), at_most_ms=at_most_ms)
@@ -489,7 +494,8 @@ def crf_cases(_: float) -> Iterator[Row]:
 
     one = (1, CHANNELS, *SIZE)
     yield case("dense CRF, one photo", one, at_most_ms=1.0)
-    # What is in it: reading and writing; the lattices and one iteration more; nine iterations.
+    # The parts of this time: without iteration, reading and writing only; the first iteration adds
+    # the lattices; the rest are nine iterations.
     yield case("dense CRF, one photo, no iteration", one, iterations=0)
     yield case("dense CRF, one photo, one iteration", one, iterations=1)
     yield case("dense CRF, one photo, irn", one, "irn")
@@ -503,7 +509,7 @@ def crf_cases(_: float) -> Iterator[Row]:
 
 
 def measure(file: Path | None) -> bool:
-    """Time everything and say what holds."""
+    """Time all cases and print which limits hold."""
     import cuekit
 
     bandwidth = copy_bandwidth()
@@ -512,7 +518,7 @@ def measure(file: Path | None) -> bool:
     say(
         f"\n{properties.name}, {properties.multi_processor_count} multiprocessors, CUDA "
         f"{config['cuda']}, torch {torch.__version__}; device copy {bandwidth / 1e6:.0f} GB/s; "
-        f"{BATCH}×{CHANNELS}×{SIZE[0]}×{SIZE[1]} float32 where nothing else is said\n"
+        f"{BATCH}×{CHANNELS}×{SIZE[0]}×{SIZE[1]} float32 unless stated otherwise\n"
     )
     say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
     say("|---|---|---|---|---|---|")
@@ -529,9 +535,9 @@ def measure(file: Path | None) -> bool:
 
 
 def main() -> None:
-    """Build, test, measure."""
+    """Build, test, measure and sanitize."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures go")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all figures")
     parser.add_argument("--skip", nargs="*", choices=PARTS, default=())
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Measures two sides in turn, after checking the answers of both."""
+"""Times cuekit and a peer alternately, after checking the answers of both."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-ROUNDS = 21  # at least, per comparison
+ROUNDS = 21  # minimum per comparison
 QUICK_ROUNDS = 5
 MOST_ROUNDS = 201
-SECONDS = 0.5  # short calls repeat for about this long
+SECONDS = 0.5  # short calls are repeated for about this long
 SETTLE_SECONDS = 0.3
-SETTLED_CALLS = 5  # in turn
-# Resident memory before, and its highest point during the call.
+SETTLED_CALLS = 5  # timed calls per turn
+# Prints the peak of resident memory during the call, less that before it.
 MEMORY_PROGRAM = """
 import sys
 from pathlib import Path
@@ -38,18 +38,18 @@ sys.stdout.write(str(resident("VmHWM") - before))
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute an answer, and the answer it must give."""
+    """One implementation, and the answer that it must give."""
 
     name: str
     call: Callable[[], Any]
     expected: Any
     tolerance: float = 0.0  # relative and absolute; 0 = equal in every bit
-    group: str = ""  # of the contenders of one group only the fastest is timed at length
+    group: str = ""  # only the fastest contender of a group is timed in full
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A limit on ours relative to the fastest of some peers (names, or groups)."""
+    """A limit on cuekit's time relative to the fastest of some peers (names or groups)."""
 
     text: str
     against: tuple[str, ...]
@@ -59,13 +59,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Case:
-    """One input, our function on it, and what it is compared with."""
+    """One input, cuekit's function on it, and the peers."""
 
     title: str
     ours: Contender
     peers: Sequence[Contender]
     claims: Sequence[Claim] = ()
-    settled: bool = False  # timed as in a loop over a data set: see compare
+    settled: bool = False  # timed as in a loop over a data set, see `compare`
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim."""
+    """The result of a claim."""
 
     claim: str
-    against: str  # the fastest peer, where there was a choice
+    against: str  # the fastest peer, if there were several
     value: float
     low: float
     high: float
@@ -103,11 +103,11 @@ class Result:
     title: str
     rows: list[Row]
     verdicts: list[Verdict]
-    slower_ways_ms: dict[str, float] = field(default_factory=dict)  # short trials
+    slower_ways_ms: dict[str, float] = field(default_factory=dict)  # of the groups, short trials
 
 
 def check(contender: Contender) -> None:
-    """Refuse to time a wrong answer."""
+    """Raise if an answer is wrong."""
     answer = np.asarray(contender.call())
     if contender.tolerance:
         tolerance = contender.tolerance
@@ -119,7 +119,7 @@ def check(contender: Contender) -> None:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Time one call. Its result is freed after the clock has stopped."""
+    """Time one call. Freeing its result is not part of the time."""
     start = perf_counter()
     result = call()
     elapsed = perf_counter() - start
@@ -128,23 +128,24 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def trial(contender: Contender) -> float:
-    """Warm up, then take the best of three."""
+    """Warm up, then return the best of three times."""
     contender.call()
     return min(seconds(contender.call) for _ in range(3))
 
 
 def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = False) -> Row:
-    """Time ours, peer, ours, peer, …: noise of the machine falls on both.
+    """Time ours, peer, ours, peer, …, so that noise of the machine affects both.
 
-    `settled`: a few calls of each in turn, after some that are not timed. In a loop over a data set
-    all processors are awake, but beside a peer of one thread the others rest, and a virtual
-    processor is slow for a while after that. Nor do libraries meet each other's caches there.
+    `settled`: several calls per turn, after some that are not timed. In a loop over a data set all
+    cores are busy and the caches contain the data of one library. Here cores are idle while a
+    single-threaded peer runs, a virtual core is slow for a while after it was idle, and the peer
+    evicts our data from the caches.
     """
     calls = SETTLED_CALLS if settled else 1
 
     def timed(contender: Contender) -> list[float]:
-        awake = perf_counter() + SETTLE_SECONDS
-        while settled and perf_counter() < awake:
+        settled_at = perf_counter() + SETTLE_SECONDS
+        while settled and perf_counter() < settled_at:
             contender.call()
         return [seconds(contender.call) for _ in range(calls)]
 
@@ -156,7 +157,8 @@ def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = Fa
         turns = [(timed(ours), timed(peer)) for _ in range(-(-rounds // calls))]
     finally:
         gc.enable()
-    times = np.moveaxis(turns, 1, 2).reshape(-1, 2)
+    # (turns, sides, calls) -> (turns * calls, sides)
+    times = np.moveaxis(np.array(turns), 1, 2).reshape(-1, 2)
     ours_ms, peer_ms = 1e3 * np.median(times, axis=0)
     low, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.75))
     return Row(
@@ -172,15 +174,16 @@ def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = Fa
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
-    """Hold a claim against the fastest of its peers."""
+    """Compare with the fastest peer of a claim."""
     row = min(
         (row for row in rows if row.peer in claim.against or row.group in claim.against),
-        key=lambda row: row.ratio,  # each peer beside its own timing of ours
+        key=lambda row: row.ratio,  # of each peer to cuekit, timed in the same turns
     )
     if claim.at_most is not None:
         value, low, high = 1 / row.ratio, 1 / row.high, 1 / row.low
         limit, holds = f"≤ {claim.at_most:g}×", value <= claim.at_most
     else:
+        assert claim.at_least is not None
         value, low, high = row.ratio, row.low, row.high
         limit, holds = f"≥ {claim.at_least:g}×", value >= claim.at_least
     choice = row.group or len(claim.against) > 1
@@ -189,7 +192,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
 
 
 def measure(case: Case, *, quick: bool = False) -> Result:
-    """Check every answer, time ours against every peer, and judge the claims."""
+    """Check every answer, time cuekit against every peer, and evaluate the claims."""
     for contender in (case.ours, *case.peers):
         check(contender)
     trials = {peer.name: trial(peer) for peer in case.peers if peer.group}
@@ -205,8 +208,10 @@ def measure(case: Case, *, quick: bool = False) -> Result:
     return Result(case.title, rows, verdicts, slower)
 
 
-def absolute(title: str, text: str, samples_ms: dict[str, Sequence[float]], limit: float) -> Result:
-    """Judge a claim in milliseconds: the first samples are ours, the second are shown beside."""
+def absolute(
+    title: str, text: str, samples_ms: Mapping[str, Sequence[float]], limit: float
+) -> Result:
+    """Evaluate a limit in milliseconds on the first samples; the second are for comparison."""
     (_, ours), (peer, theirs) = samples_ms.items()
     ratios = np.array(theirs) / np.array(ours)
     low, high = np.quantile(ratios, (0.25, 0.75))
@@ -220,12 +225,12 @@ def absolute(title: str, text: str, samples_ms: dict[str, Sequence[float]], limi
 
 
 def peak_bytes(setup: str) -> int:
-    """Measure in a fresh process, after `setup`, what its `call()` adds to memory at most."""
+    """Return the peak memory of `call()` in a fresh process, after `setup` has run there."""
     command = [sys.executable, "-c", MEMORY_PROGRAM.format(setup=setup)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return int(done.stdout)
 
 
 def bound(text: str, value: float, unit: str, limit: float) -> Verdict:
-    """Judge a figure that was measured once."""
+    """Evaluate a limit on a value that was measured once."""
     return Verdict(text, "", value, value, value, f"≤ {limit:g}{unit}", unit, value <= limit)

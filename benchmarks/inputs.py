@@ -1,4 +1,4 @@
-"""What everything is measured on: real superpixels, and maps on their grid."""
+"""Inputs of the benchmarks: photos, superpixels of them, maps and cues."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cuekit import reference
 SIZE = (375, 500)
 CHANNELS = 21
 GRID = (41, 41)
-CAT = 8  # chelsea's channel among the 21 of PASCAL VOC
-PRESENT = (2, 7, 14)  # the present classes where there are 3 of 20
+CAT = 8  # the channel of cat, which chelsea shows, among the 21 of PASCAL VOC
+PRESENT = (2, 7, 14)  # the present classes in cases with 3 of 20
 DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 VOC = DATA / "voc-animals" / "JPEGImages"
 EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "maps.npz"
@@ -25,13 +25,13 @@ EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "maps.npz"
 
 @cache
 def photo(name: str) -> np.ndarray:
-    """Take a photo that comes inside scikit-image, resized to `SIZE`."""
+    """Return a photo from the scikit-image package, resized to `SIZE`."""
     original = Image.fromarray(getattr(skimage.data, name)())
     return np.asarray(original.resize(SIZE[::-1], Image.Resampling.BILINEAR))
 
 
 def natural_photos(count: int) -> list[np.ndarray]:
-    """Take photos at their own size: VOC's where they are at hand, else scikit-image's, turned."""
+    """Return photos at their own size: VOC's if available, else scikit-image's, rotated."""
     files = sorted(VOC.glob("*.jpg"))
     if files:
         chosen = files[:: len(files) // count][:count]
@@ -42,16 +42,16 @@ def natural_photos(count: int) -> list[np.ndarray]:
 
 @cache
 def superpixels(name: str = "chelsea") -> np.ndarray:
-    """Segment a photo."""
+    """Return the superpixels of a photo."""
     return cuekit.felzenszwalb(photo(name))
 
 
 @cache
 def masks() -> np.ndarray:
-    """Imitate a promptable segmenter's answer: things, their parts and parts of these.
+    """Return masks like those of a promptable segmenter: objects, their parts, and parts of these.
 
-    The 80 largest segments of three segmentations, coarse to fine, without the largest of all:
-    they overlap, and leave some pixels uncovered.
+    They are the 80 largest segments of three segmentations, coarse to fine, without the very
+    largest. They overlap, and leave some pixels uncovered.
     """
     segments = [
         cuekit.felzenszwalb(photo("chelsea"), scale=scale, min_size=scale)
@@ -65,52 +65,55 @@ def masks() -> np.ndarray:
 
 
 def in_four_ways(images: list[np.ndarray]) -> np.ndarray:
-    """Every image as it is and mirrored in three ways."""
+    """Return every image and its three mirror images."""
     flips = [slice(None), slice(None, None, -1)]
     return np.array([image[r, c] for image in images for r in flips for c in flips])
 
 
 def photo_batch() -> np.ndarray:
-    """8 photos."""
+    """Return 8 photos."""
     return in_four_ways([photo("chelsea"), photo("astronaut")])
 
 
 def superpixel_batch() -> np.ndarray:
-    """8 label maps."""
+    """Return the superpixels of `photo_batch`."""
     return in_four_ways([superpixels("chelsea"), superpixels("astronaut")])
 
 
 def describe(labels: np.ndarray) -> str:
-    """Tell the number of superpixels and the mean length of a run of one label in a row."""
+    """Return the number of superpixels and the mean length of runs of one label within rows."""
     runs = labels.shape[0] + np.count_nonzero(np.diff(labels, axis=1))
     return f"{labels.max() + 1} superpixels, mean run {labels.size / runs:.1f} pixels"
 
 
 def random_maps(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 values in [0, 1); no time here depends on them."""
+    """Return float32 values in [0, 1), for functions whose time does not depend on values."""
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
 def activations(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 normal values after a ReLU, like a convolutional layer's."""
+    """Return normally distributed float32 values after ReLU, like those of a layer."""
     values = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     return np.maximum(values, 0)
 
 
 def full_size_cams() -> np.ndarray:
-    """20 smooth maps: a network's grid, resized to the photo."""
+    """Return 20 smooth maps: a network's grid, resized to the photo."""
     return reference.resize_bilinear(activations(CHANNELS - 1, *GRID), SIZE).astype(np.float32)
 
 
 def smooth_probabilities(size: tuple[int, int], *, cell: int = 16, seed: int = 0) -> np.ndarray:
-    """Softmax of random logits on a grid of cells, resized: each of the 21 wins somewhere."""
+    """Return the softmax of random logits on a grid of cells, resized to `size`.
+
+    Each of the 21 classes is the most probable one somewhere.
+    """
     grid = [max(1, side // cell) for side in size]
     logits = 3 * np.random.default_rng(seed).standard_normal((CHANNELS, *grid))
     return reference.softmax(reference.resize_bilinear(logits, size)).astype(np.float32)
 
 
 def smooth_and_textured() -> dict[str, np.ndarray]:
-    """Of the photos of `SIZE`, those of which neighbours differ least and most."""
+    """Return the photos of `SIZE` whose neighbouring pixels differ least and most."""
     photos = [photo for photo in natural_photos(24) if photo.shape[:2] == SIZE]
     photos = photos or [photo(name).copy() for name in ("chelsea", "coffee", "astronaut")]
     photos.sort(key=lambda photo: np.abs(np.diff(photo.astype(int), axis=1)).mean())
@@ -118,12 +121,12 @@ def smooth_and_textured() -> dict[str, np.ndarray]:
 
 
 def random_cues(seed: int = 0) -> np.ndarray:
-    """All 21 channels, on in 30 % of the cells: more than any photo asks for."""
+    """Return cues with all 21 channels on in 30 % of the cells, more than for real photos."""
     return np.random.default_rng(seed).random((CHANNELS, *GRID)) < 0.3
 
 
 def real_cues() -> np.ndarray:
-    """Cues of the photo's own activation maps: background and cat, 19 empty channels."""
+    """Return cues of chelsea's activation maps: background and cat, 19 empty channels."""
     with np.load(EXAMPLE_MAPS) as data:
         cams = reference.resize_bilinear(data["chelsea/color/cams"], GRID)
         below_top, top = data["chelsea/color/features"][:, None].astype(np.float64)
@@ -134,7 +137,7 @@ def real_cues() -> np.ndarray:
 
 
 def three_of_twenty() -> np.ndarray:
-    """Tags of a photo that shows three classes."""
+    """Return the tags of a photo with three classes."""
     present = np.zeros(CHANNELS - 1, dtype=bool)
     present[list(PRESENT)] = True
     return present

@@ -1,4 +1,4 @@
-"""The same work on every photo of a folder: what the scripts `equal_*` have in common."""
+"""Runs a function on every photo of a folder; used by the scripts `equal_*`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def over_photos(description: str | None, work: Callable[[int, Path], T]) -> list[T]:
-    """Read the command line and call work(i, photo), one process per core, showing progress."""
+    """Read the command line, call work(i, photo) in one process per core, and show progress."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("folder", type=Path, help="with photos *.jpg")
+    parser.add_argument("folder", type=Path, help="folder of photos *.jpg")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth photo")
     args = parser.parse_args()
     files = sorted(args.folder.glob("*.jpg"))[:: args.every]

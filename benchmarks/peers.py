@@ -1,14 +1,15 @@
-"""The other ways to compute the same, each as somebody who knows the library would write it.
+"""Peers: other implementations of the same functions, as an expert of each library writes them.
 
-Everything a peer may know beforehand is handed in ready: outputs to write into, labels in the
-integer type its library likes best, the number of superpixels, and whatever depends on sizes only.
+Everything that can be prepared before a call is an argument: outputs to write into, labels in the
+integer type that is fastest in the library, the number of superpixels, and all that depends on
+sizes only.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numba
 import numpy as np
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from cuekit import CRFParams
 
-Array = np.ndarray[Any, Any]
-Tensor = torch.Tensor
+Array: TypeAlias = np.ndarray[Any, Any]
+Tensor: TypeAlias = torch.Tensor
 
 torch.set_num_threads(1)
 
@@ -30,20 +31,20 @@ torch.set_num_threads(1)
 
 
 def felzenszwalb_skimage(photo: Array) -> Array:
-    """Call the function whose labels are ours."""
+    """Call the function that cuekit must agree with."""
     labels: Array = segmentation.felzenszwalb(photo, 200, 0.8, 60)
     return labels
 
 
 def felzenszwalb_opencv(photo: Array) -> Array:
-    """Make the segmenter once, use it for every photo; one thread."""
+    """Use one segmenter for all photos, with one thread."""
     labels: Array = opencv_segmenter().processImage(photo)
     return labels
 
 
 @cache
 def opencv_segmenter() -> Any:
-    """OpenCV's scale goes with colours up to 255, as the authors' does."""
+    """Create the segmenter; its scale is for colours up to 255, as in the authors' code."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -62,13 +63,13 @@ def mean_numpy(values: Array, labels: Array, segments: int, out: Array) -> Array
     sizes = np.bincount(labels, minlength=segments)
     for channel, painted in zip(values, out, strict=True):
         means = np.bincount(labels, weights=channel, minlength=segments) / sizes
-        # any mode but "raise" writes straight into `out`
+        # mode "clip", because "raise" does not write directly into `out`
         np.take(means.astype(out.dtype), labels, out=painted, mode="clip")
     return out
 
 
 def mean_numpy_runs(values: Array, labels: Array, segments: int, out: Array) -> Array:
-    """Sum runs of one label first: reduceat, bincount of few runs, repeat."""
+    """Sum runs of equal labels by reduceat, then the runs by bincount; paint by repeat."""
     starts = np.flatnonzero(np.diff(labels, prepend=-1))
     run_labels = labels[starts]
     lengths = np.diff(starts, append=labels.size)
@@ -90,7 +91,7 @@ def mean_scipy(values: Array, labels: Array, segments: int, out: Array) -> Array
 
 
 def mean_scipy_sparse(values: Array, labels: Array, segments: int, out: Array) -> Array:
-    """One product with the sparse membership matrix (N, S), then take."""
+    """Multiply by the sparse membership matrix (N, S), then take."""
     pixels = labels.size
     ones, rows = np.ones(pixels, values.dtype), np.arange(pixels + 1, dtype=np.int32)
     member = sparse.csr_matrix((ones, labels.astype(np.int32), rows), shape=(pixels, segments))
@@ -129,7 +130,7 @@ def mean_torch_scatter_reduce(values: Tensor, labels: Tensor, segments: int, out
 
 @numba.njit
 def _runs(labels: Array, starts: Array, run_labels: Array, sizes: Array) -> int:
-    """Find the runs of one label; return how many there are."""
+    """Find the runs of equal labels; return their number."""
     runs = 0
     previous = -1
     for i in range(labels.size):
@@ -146,7 +147,7 @@ def _runs(labels: Array, starts: Array, run_labels: Array, sizes: Array) -> int:
 
 @numba.njit
 def mean_numba(values: Array, labels: Array, segments: int, out: Array) -> Array:
-    """Collapse runs of one label, a channel at a time, and paint back by runs."""
+    """Sum and paint by runs of equal labels, one channel at a time."""
     starts, run_labels = np.empty(labels.size + 1, np.int64), np.empty(labels.size, np.int64)
     sizes = np.zeros(segments, np.int64)
     runs = _runs(labels, starts, run_labels, sizes)
@@ -166,10 +167,10 @@ def mean_numba(values: Array, labels: Array, segments: int, out: Array) -> Array
 
 @numba.njit(fastmath=True)
 def mean_numba_tuned(values: Array, labels: Array, segments: int, out: Array) -> Array:
-    """Collapse runs, four channels in one pass.
+    """Sum by runs of equal labels, four channels in one pass.
 
-    Four sums hide the latency of an addition, and unsigned indices spare the test for negative
-    ones that numba makes at every access.
+    Four independent sums hide the latency of an addition. Unsigned indices avoid numba's check for
+    negative indices at every access.
     """
     starts, run_labels = np.empty(labels.size + 1, np.uint64), np.empty(labels.size, np.uint64)
     sizes = np.zeros(segments, np.uint64)
@@ -212,7 +213,7 @@ def mean_numba_tuned(values: Array, labels: Array, segments: int, out: Array) ->
 
 
 def nearest_cells(grid: Sequence[int], size: Sequence[int]) -> Array:
-    """Give the cell of the small grid that every pixel takes its value from."""
+    """Return the nearest cell of the small grid for every pixel."""
     rows, columns = (
         (2 * np.arange(out) + 1) * cells // (2 * out) for cells, out in zip(grid, size, strict=True)
     )
@@ -220,7 +221,7 @@ def nearest_cells(grid: Sequence[int], size: Sequence[int]) -> Array:
 
 
 def bilinear_corners(grid: Sequence[int], size: Sequence[int]) -> tuple[Array, Array]:
-    """Give the four cells (4, N) around every pixel, and their weights."""
+    """Return the four cells (4, N) around every pixel, and their weights (4, N)."""
     sides = []
     for cells, out in zip(grid, size, strict=True):
         position = np.maximum((np.arange(out) + 0.5) * cells / out - 0.5, 0)
@@ -234,7 +235,7 @@ def bilinear_corners(grid: Sequence[int], size: Sequence[int]) -> tuple[Array, A
 
 
 def bilinear_matrix(cells: int, size: int) -> Array:
-    """Give the (size, cells) matrix that resizes one axis."""
+    """Return the (size, cells) matrix that resizes one axis."""
     position = np.maximum((np.arange(size) + 0.5) * cells / size - 0.5, 0)
     low = np.minimum(position.astype(int), cells - 1)
     matrix = np.zeros((size, cells))
@@ -246,7 +247,7 @@ def bilinear_matrix(cells: int, size: int) -> Array:
 def snap_numpy_cues(
     cues: Array, labels: Array, segments: int, cells: Array | None, out: Array
 ) -> Array:
-    """Per channel: nearest by index, count the pixels that are on, threshold, paint."""
+    """Per channel: resize by index, count the pixels that are on, threshold, paint."""
     sizes = np.bincount(labels, minlength=segments)
     for channel, painted in zip(cues.reshape(len(cues), -1), out, strict=True):
         if not channel.any():
@@ -262,7 +263,7 @@ def snap_numpy_cues(
 def snap_numpy_maps(
     maps: Array, labels: Array, segments: int, resize: tuple[Array, Array], out: Array
 ) -> Array:
-    """Resize by two matrix products; per channel weighted bincount, threshold, paint."""
+    """Per channel: resize by two matrix products, weighted bincount, threshold, paint."""
     sizes = np.bincount(labels, minlength=segments)
     for channel, painted in zip(maps, out, strict=True):
         values = (resize[0] @ channel @ resize[1].T).ravel()
@@ -275,9 +276,9 @@ def snap_numpy_maps(
 def snap_numpy_joint(
     maps: Array, labels: Array, segments: int, corners: tuple[Array, Array | None], out: Array
 ) -> Array:
-    """One joint histogram of superpixels and cells, then one matrix product for all channels.
+    """Make a joint histogram of superpixels and cells, then one matrix product for all channels.
 
-    The mean over a superpixel is linear in the cells: only the histogram touches pixels.
+    The mean over a superpixel is linear in the cells, so only the histogram is a pass over pixels.
     """
     index, weights = corners
     cells = maps[0].size
@@ -315,7 +316,7 @@ def snap_torch(
 
 
 def snap_masks_numpy(cues: Array, masks: Array, cells: Array, accept: str, out: Array) -> Array:
-    """Per channel and mask: index, mean or overlap; OR of the accepted masks."""
+    """Per channel and mask: overlap and mean by index; then the OR of the accepted masks."""
     uncovered = ~masks.any(0)
     sizes = np.count_nonzero(masks, axis=1)
     for channel, painted in zip(cues.reshape(len(cues), -1), out, strict=True):
@@ -338,7 +339,7 @@ def snap_masks_numpy(cues: Array, masks: Array, cells: Array, accept: str, out: 
 def snap_masks_product(
     cues: Array, masks: Array, ones: Array, cells: Array, accept: str, out: Array
 ) -> Array:
-    """Count all overlaps by one matrix product; float32 is exact below 2^24 pixels.
+    """Count all overlaps by one matrix product, which is exact in float32 below 2^24 pixels.
 
     `ones` are the masks as float32.
     """
@@ -364,7 +365,7 @@ def snap_masks_product(
 
 
 def suppress_numpy(scores: Array, present: Array, ceiling: Array, out: Array) -> Array:
-    """Take a running maximum over the kept channels, then one minimum per absent channel."""
+    """Compute the maximum over the kept channels, then one minimum per absent channel."""
     kept = np.concatenate([[True], present])
     np.copyto(ceiling, scores[0])
     for k in np.flatnonzero(kept)[1:]:
@@ -400,7 +401,7 @@ def suppress_torch(scores: Tensor, present: Tensor, ceiling: Tensor, out: Tensor
 
 
 def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Array:
-    """Call the function whose marginals are ours up to rounding; ten iterations."""
+    """Call the function that cuekit agrees with up to rounding; ten iterations."""
     from pydensecrf.densecrf import DenseCRF2D
     from pydensecrf.utils import unary_from_softmax
 
@@ -421,22 +422,22 @@ def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Arr
 
 
 def read_numpy(features: Sequence[Array]) -> float:
-    """Read everything once: NumPy's maximum."""
+    """Read the input once, by NumPy's maximum."""
     return max(float(maps.max()) for maps in features)
 
 
 def read_torch(features: Sequence[Tensor]) -> float:
-    """Read everything once: torch's maximum."""
+    """Read the input once, by torch's maximum."""
     return max(float(maps.amax()) for maps in features)
 
 
 def read_torch_sum(features: Sequence[Tensor]) -> float:
-    """Read everything once: torch's sum."""
+    """Read the input once, by torch's sum."""
     return sum(float(maps.sum()) for maps in features)
 
 
 @numba.njit(fastmath=True)
-def _sum(values: Array) -> float:
+def _sum(values: Array) -> Any:
     total = np.float32(0)
     for i in range(values.size):
         total += values[i]
@@ -444,8 +445,8 @@ def _sum(values: Array) -> float:
 
 
 def read_numba(features: Sequence[Array]) -> float:
-    """Read everything once: a vectorised sum."""
-    return sum(_sum(maps.reshape(-1)) for maps in features)
+    """Read the input once, by a vectorised sum."""
+    return float(sum(_sum(maps.reshape(-1)) for maps in features))
 
 
 def background_numpy(features: Sequence[Array], out: Array) -> Array:
@@ -471,7 +472,7 @@ def background_torch(features: Sequence[Tensor], out: Tensor) -> Tensor:
 
 
 def copy_three(maps: Array, present: Array, out: Array) -> Array:
-    """Copy the present maps and zero the others: the bytes that must be touched."""
+    """Copy the present maps and zero the others, which is the necessary memory traffic."""
     for k, keep in enumerate(present):
         if keep:
             np.copyto(out[k], maps[k])
@@ -481,7 +482,7 @@ def copy_three(maps: Array, present: Array, out: Array) -> Array:
 
 
 def pairwise_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """Class by class, in place in one buffer of the input's size."""
+    """Subtract class by class, in one buffer of the input's size."""
     for own, result in zip(maps, out, strict=True):
         torch.sub(own, maps, out=buffer)
         torch.sum(buffer.clamp_(min=0), 0, out=result)
@@ -489,14 +490,14 @@ def pairwise_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
 
 
 def pairwise_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """All pairs at once, in a preallocated buffer (C, C, N)."""
+    """Subtract all pairs at once, in a preallocated buffer (C, C, N)."""
     torch.sub(maps[:, None], maps, out=buffer)
     torch.sum(buffer.clamp_(min=0), 1, out=out)
     return out.div_(len(maps) - 1)
 
 
 def pairwise_torch_blocks(maps: Tensor, out: Tensor, block: int = 1024) -> Tensor:
-    """All pairs of as many pixels as stay in the cache."""
+    """Subtract all pairs for blocks of pixels that fit into the cache."""
     for start in range(0, maps.shape[1], block):
         own = maps[:, start : start + block]
         pairs = (own[:, None] - own).clamp_(min=0)
@@ -505,7 +506,7 @@ def pairwise_torch_blocks(maps: Tensor, out: Tensor, block: int = 1024) -> Tenso
 
 
 def pairwise_torch_sort(maps: Tensor, out: Tensor) -> Tensor:
-    """Sort every pixel's classes: only lower ones count, and their sum is a cumulative one."""
+    """Sort the classes of every pixel: the sum over smaller values is then a cumulative sum."""
     ordered, index = torch.sort(maps, 0)
     rank = torch.arange(1, len(maps) + 1)[:, None]
     result = (ordered * rank - ordered.cumsum(0)) / (len(maps) - 1)
@@ -513,13 +514,13 @@ def pairwise_torch_sort(maps: Tensor, out: Tensor) -> Tensor:
 
 
 def strongest_torch(maps: Tensor, out: Tensor) -> Tensor:
-    """Take the two largest of every pixel: only the winner keeps a difference."""
+    """Find the two largest values of every pixel: only the largest has a positive difference."""
     top, index = torch.topk(maps, 2, dim=0)
     return out.zero_().scatter_(0, index[:1], (top[:1] - top[1:]).clamp_(min=0))
 
 
 def strongest_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """Largest and second largest by a running maximum over the classes, in place."""
+    """Find the two largest values by running maxima over the classes, in place."""
     first, second, smaller = buffer[:3]
     first.copy_(maps[0])
     second.fill_(-torch.inf)
@@ -527,18 +528,18 @@ def strongest_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
         torch.minimum(first, own, out=smaller)
         torch.maximum(second, smaller, out=second)
         torch.maximum(first, own, out=first)
-    # where a class is the largest, `first` is its own map; elsewhere the difference is not positive
+    # Where a class is not the largest, its difference to the second largest is not positive.
     torch.sub(maps, second, out=out).clamp_(min=0)
     return out
 
 
 def _quotient(scale: Tensor) -> Tensor:
-    """Give 3 / maximum, and 0 where the maximum is not positive."""
+    """Return 3 / maximum, and 0 where the maximum is not positive."""
     return torch.where(scale > 0, 3 / scale, 0)
 
 
 def dcsm_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """Class by class, in place in one buffer of the input's size."""
+    """Subtract class by class, in one buffer of the input's size."""
     for own, result in zip(maps, out, strict=True):
         torch.sub(own, maps, out=buffer)
         scale = _quotient(buffer.amax(1, keepdim=True))
@@ -547,7 +548,7 @@ def dcsm_torch_loop(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
 
 
 def dcsm_torch_pairs(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """Pair by pair: a difference is positive for one class only, so one tanh serves both."""
+    """Subtract pair by pair: a difference is positive for one class only, so one tanh suffices."""
     out.zero_()
     difference, positive = buffer[:2]
     for c in range(len(maps)):
@@ -564,7 +565,7 @@ def dcsm_torch_pairs(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
 
 
 def dcsm_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-    """All pairs at once, in a preallocated buffer (C, C, N)."""
+    """Subtract all pairs at once, in a preallocated buffer (C, C, N)."""
     torch.sub(maps[:, None], maps, out=buffer)
     scale = _quotient(buffer.amax(2, keepdim=True))
     torch.sum(buffer.clamp_(min=0).mul_(scale).tanh_(), 1, out=out)

@@ -1,15 +1,16 @@
-"""Losses that train a segmentation network from cues and tags; they need torch.
+"""Losses for training a segmentation network from cues and tags; they need torch.
 
-All read probabilities, that is, a network's output after softmax, as SEC's code does: 1e-4 is added
-and the sum made 1 again. No logarithm and no gradient is infinite then, and where a class is lost
-its gradient is large, not 0 as behind a clamp.
+All take probabilities, a network's output after softmax. As in SEC's code they are floored first:
+1e-4 is added, then each pixel's probabilities are divided by their sum. Logarithms and gradients
+are then finite, and a class whose probability is almost 0 gets a large gradient, where clamping
+would give 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from cuekit import crf
 from cuekit._arrays import adopt
@@ -23,9 +24,11 @@ except ImportError as error:
 FLOOR = 1e-4
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
+Normalize: TypeAlias = Literal["pixels", "elements"]
+
 
 def _check_probabilities(probabilities: Any) -> torch.Tensor:
-    """Return probabilities (..., K, H, W) of float32 or float64, with their gradient."""
+    """Return probabilities (..., K, H, W) as float32 or float64, still attached to autograd."""
     if not isinstance(probabilities, torch.Tensor):
         raise TypeError(f"probabilities must be a torch tensor, got {type(probabilities).__name__}")
     if probabilities.layout is not torch.strided:
@@ -37,15 +40,15 @@ def _check_probabilities(probabilities: Any) -> torch.Tensor:
         raise ValueError(f"probabilities must have shape (..., K, H, W), got {shape}")
     if shape[-3] == 0:
         raise ValueError(f"probabilities must have a background channel, got {shape}")
-    # Half precision is for networks: 16 bits hold neither a sum over an image nor 1 - 1e-4.
+    # Not computed in 16 bits: too few for a sum over an image, and for 1 - 1e-4.
     p = probabilities if dtype in ("float32", "float64") else probabilities.float()
-    if p.device.type == "cpu" and p.numel():  # on other devices, looking at values would wait
+    if p.device.type == "cpu" and p.numel():  # on a GPU, reading values would synchronise
         low, high = p.detach().aminmax()
         if not (low.isfinite() and high.isfinite()):
             check_finite(False, ("probabilities", p.detach().numpy()))
         if low < 0:
             raise ValueError(
-                f"probabilities must be at least 0, got {low.item()}: softmax comes first"
+                f"probabilities must be at least 0, got {low.item()}: apply softmax first"
             )
     return p
 
@@ -55,14 +58,14 @@ def _dtype_name(value: Any) -> str:
 
 
 def _tensor(value: Any, name: str, dtypes: Sequence[str]) -> torch.Tensor:
-    """Take an array or tensor of one of `dtypes` as a tensor; it stays on its device."""
+    """Return an array or tensor of one of `dtypes` as a tensor on the same device."""
     if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
         value = adopt(value, name)
     if _dtype_name(value) not in dtypes:
         raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {_dtype_name(value)}")
     if isinstance(value, torch.Tensor):
         return value
-    # A copy, for torch has no negative strides, and warns of memory that is read-only.
+    # A copy: torch does not support negative strides, and warns about read-only memory.
     return torch.from_numpy(value.copy())
 
 
@@ -77,7 +80,7 @@ def _mask(
         raise ValueError(
             f"{name} must have shape {tuple(shape)} to match probabilities, got {tuple(mask.shape)}"
         )
-    # A bool view of bytes may hold others than 0 and 1.
+    # A bool view of bytes may contain other values than 0 and 1.
     return mask != 0
 
 
@@ -87,30 +90,30 @@ def _floored(p: torch.Tensor) -> torch.Tensor:
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean of all values; 0 of none, where torch's would be NaN."""
+    """Mean of all values; 0 if there are none, where torch's mean is NaN."""
     return values.sum() / max(values.numel(), 1)
 
 
 def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Mean of finite values (..., N) over the part of N in the mask; 0 where that is empty."""
+    """Mean of finite values (..., N) over those that the mask selects; 0 if it selects none."""
     return (mask * values).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
-    """Cross-entropy of the cues: what they mark should be likely, the rest is left open.
+    """Cross-entropy of the cues; pixels without a cue have no influence.
 
     Parameters
     ----------
     probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
         A segmentation network's output after softmax. Leading dimensions are the batch.
     cues : (..., K, H, W) array or tensor of bool or uint8
-        What is surely which class, nonzero = cue; an overlap counts for each of its classes.
+        One mask per class, nonzero = cue. Where cues overlap, each of their classes counts.
 
     Returns
     -------
     tensor of no dimensions, float64 for float64 probabilities, otherwise float32
-        Per image, the sum of -log p over its cue elements divided by their number; then the mean
-        over the batch. An image without cues counts as 0, and so does an empty batch.
+        The sum of -log p over an image's cue elements, divided by their number; then the mean
+        over the batch. An image without cues counts as 0. The loss of an empty batch is 0.
 
     Raises
     ------
@@ -120,9 +123,9 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
 
     Notes
     -----
-    Equation 3 of [1]_, which is SEC's [2]_. SEC's code gives NaN on an image without cues.
-    Probabilities are floored as SEC's are: 1e-4 is added, then the sum made 1. Nothing is moved
-    between devices, and on a GPU nothing waits for it.
+    Equation 3 of [1]_, which is SEC's [2]_. SEC's code gives NaN for an image without cues.
+    Probabilities are floored as in SEC's code: 1e-4 is added, then they are divided by their sum.
+    Nothing is moved between devices, and on a GPU nothing synchronises.
 
     References
     ----------
@@ -144,15 +147,17 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
     return _mean(_mean_where(on.flatten(-3), -_floored(p).log().flatten(-3)))
 
 
-def _samples(length: int, size: int, device: Any) -> tuple[torch.Tensor, ...]:
-    """Tell where `size` half-pixel centres lie in `length` pixels: between which two, and where.
+def _bilinear_samples(length: int, size: int, device: Any) -> tuple[torch.Tensor, ...]:
+    """Return how to resize `length` pixels to `size` with half-pixel centres.
 
-    In float64: positions in float32 are off by enough to change hundredths of a gray level.
+    For every target pixel: the index of the pixel before, that of the pixel after, and the weight
+    of the latter. In float64, because positions rounded to float32 change results by hundredths of
+    a gray level.
     """
-    at = torch.arange(size, dtype=torch.float64, device=device) + 0.5
-    at = (at * (length / size) - 0.5).clamp(0, length - 1)
-    low = at.long()
-    return low, (low + 1).clamp(max=length - 1), at - low
+    position = torch.arange(size, dtype=torch.float64, device=device) + 0.5
+    position = (position * (length / size) - 0.5).clamp(0, length - 1)
+    low = position.long()
+    return low, (low + 1).clamp(max=length - 1), position - low
 
 
 def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
@@ -164,16 +169,16 @@ def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int])
         raise ValueError(f"{name} must have shape ({expected}) to match probabilities, got {shape}")
     if 0 in shape:
         raise ValueError(f"{name} must have at least one pixel, got {shape}")
-    # Not by `interpolate`: to convert whole photos to float64 takes it as long as the CRF.
-    top, bottom, down = _samples(shape[-3], size[0], tensor.device)
-    left, right, across = _samples(shape[-2], size[1], tensor.device)
+    # Not torch's `interpolate`: converting whole photos to float64 takes as long as the CRF.
+    top, bottom, down = _bilinear_samples(shape[-3], size[0], tensor.device)
+    left, right, across = _bilinear_samples(shape[-2], size[1], tensor.device)
 
-    def row(index: torch.Tensor) -> torch.Tensor:
+    def resized_rows(index: torch.Tensor) -> torch.Tensor:
         pixels = tensor.index_select(-3, index)
         before, after = (pixels.index_select(-2, i).double() for i in (left, right))
         return before + (after - before) * across[:, None]
 
-    upper, lower = row(top), row(bottom)
+    upper, lower = resized_rows(top), resized_rows(bottom)
     return (upper + (lower - upper) * down[:, None, None]).round().byte()
 
 
@@ -185,7 +190,7 @@ def _smoothed(
     iterations: int,
     threads: int | None,
 ) -> torch.Tensor:
-    """Return Q, the CRF's answer to the probabilities, which is a constant to autograd."""
+    """Return Q, the CRF's marginals for the probabilities, detached from autograd."""
     *batch, _, height, width = p.shape
     if isinstance(images, list | tuple):
         if len(images) != math.prod(batch):
@@ -211,10 +216,10 @@ def constrain_to_boundary_loss(
     *,
     present: Any = None,
     iterations: int = 10,
-    normalize: str = "pixels",
+    normalize: Normalize = "pixels",
     threads: int | None = 1,
 ) -> torch.Tensor:
-    """Divergence of the probabilities from what a dense CRF makes of them with the photo.
+    """KL divergence of the probabilities from those that a dense CRF computes from them.
 
     Parameters
     ----------
@@ -222,27 +227,27 @@ def constrain_to_boundary_loss(
         A segmentation network's output after softmax, channel 0 = background. Leading dimensions
         are the batch.
     images : (..., h, w, 3) array or tensor of uint8, or a list of (h, w, 3) ones, one per image
-        The photos, as the network saw them but neither scaled nor shifted in colour; of any size.
+        The network's photos, before colours are normalised; of any size.
     params : str or CRFParams, optional
-        The CRF's pairwise terms on the grid of the probabilities, as `dense_crf` takes them.
-        "sec-train" is what SEC trained with: spatial widths of 80/12 and 3/12 on a grid of 41 by
-        41 for photos of 321 by 321. It is named after the published numbers, not after the scale:
-        to keep widths of 80 and 3 in the photo, take ``scaled(41 / 321)`` of them.
+        The CRF's pairwise terms on the grid of the probabilities, as for `dense_crf`. "sec-train"
+        are the published numbers of SEC's training: spatial widths of 80/12 and 3/12 on a grid of
+        41 by 41 for photos of 321 by 321. The factor 1/12 is not the ratio of grid and photo: for
+        widths of 80 and 3 pixels of the photo use ``PRESETS["sec"].scaled(41 / 321)``.
     present : (..., K - 1) bool or None, optional
-        Tags, as `dense_crf` takes them: Q has background and these classes only. None means all.
+        Tags, as for `dense_crf`: Q has the background and these classes only. None means all.
     iterations : int, optional
         Mean field iterations of the CRF.
     normalize : {"pixels", "elements"}, optional
-        What the sum of Q log(Q/p) is divided by: the pixels of all images, as SEC's code does, or
-        pixels times K, as the paper prints it, which makes the loss K times smaller.
+        The divisor of the sum of Q log(Q/p): the number of pixels of all images, as in SEC's
+        code, or that times K, as printed in the paper, which makes the loss K times smaller.
     threads : int or None, optional
-        Threads of the CRF; None means one per core. Never changes the result.
+        Threads of the CRF; None means one per core. The result does not depend on it.
 
     Returns
     -------
     tensor of no dimensions, float64 for float64 probabilities, otherwise float32
         The mean of KL(Q || p), at least 0 up to rounding. Without images or pixels it is 0, and
-        the photos are not looked at.
+        `images` is not checked.
 
     Raises
     ------
@@ -253,14 +258,14 @@ def constrain_to_boundary_loss(
     Notes
     -----
     Equation 4 of [1]_, after SEC [2]_. Q is a constant: as in SEC's code, no gradient flows
-    through the CRF, and training moves p towards Q. The CRF reads the probabilities as they are
-    and clips them at 1e-5 (SEC's reads the scores before softmax, unclipped). Then p and Q are
-    floored as in SEC's code: p by adding 1e-4, Q by raising what is less to 1e-4, each then made
-    to sum to 1.
+    through the CRF, and training moves p towards Q. The CRF takes the probabilities before they
+    are floored and clips them at 1e-5 (SEC's takes the scores before softmax, unclipped). Then p
+    and Q are floored as in SEC's code: 1e-4 is added to p, values of Q below 1e-4 become 1e-4, and
+    both are divided by their sums.
 
     Photos are resized to (H, W) with half-pixel centres, without antialiasing, edges clamped,
     rounded to uint8. SEC's code aligns the corners instead. Nothing is moved between devices:
-    probabilities and photos lie where `dense_crf` takes them.
+    probabilities and photos must be on one device, as for `dense_crf`.
 
     References
     ----------
@@ -270,7 +275,7 @@ def constrain_to_boundary_loss(
 
     Examples
     --------
-    A boundary where the photo has an edge costs less than one beside it.
+    A boundary at an edge of the photo has a lower loss than one beside the edge.
 
     >>> import torch
     >>> from cuekit import losses
@@ -280,12 +285,12 @@ def constrain_to_boundary_loss(
     >>> left[:, :4] = 0.95
     >>> on_edge = torch.stack([left, 1 - left])
     >>> beside = on_edge.roll(1, dims=-1)
-    >>> cheap, dear = (losses.constrain_to_boundary_loss(p, photo) for p in (on_edge, beside))
-    >>> bool(cheap < dear)
+    >>> low, high = (losses.constrain_to_boundary_loss(p, photo) for p in (on_edge, beside))
+    >>> bool(low < high)
     True
     """
     p = _check_probabilities(probabilities)
-    check_choice(normalize, "normalize", ("pixels", "elements"))
+    check_choice(normalize, "normalize", get_args(Normalize))
     if p.numel() == 0:
         return p.sum()
     q = _smoothed(p, images, params, present, iterations, threads)
@@ -294,14 +299,14 @@ def constrain_to_boundary_loss(
 
 
 def _pooled(maps: torch.Tensor, decay: float) -> torch.Tensor:
-    """Global weighted rank pooling: the j-th largest of (..., N) weighs decay to the j."""
+    """Global weighted rank pooling of (..., N): the j-th largest value, j >= 0, weighs decay^j."""
     weights = decay ** torch.arange(maps.shape[-1], dtype=maps.dtype, device=maps.device)
-    # Not a matrix product: autocast would make it one of half precision.
+    # Not a matrix product: autocast would compute that in half precision.
     return (maps.sort(-1, descending=True).values * weights).sum(-1) / weights.sum()
 
 
 def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
-    """Let present classes cover part of the image, and absent ones no pixel: SEC's third term.
+    """SEC's expansion loss: present classes cover part of the image, absent classes no pixel.
 
     Parameters
     ----------
@@ -309,16 +314,17 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
         A segmentation network's output after softmax, channel 0 = background. Leading dimensions
         are the batch.
     present : (..., K - 1) bool or None
-        Which foreground classes the image contains. The background has no entry. None means all.
-        Where probabilities are not on the CPU, a tensor on their device.
+        The foreground classes in the image. The background has no entry. None means all. If the
+        probabilities are on another device than the CPU, a tensor on that device.
 
     Returns
     -------
     tensor of no dimensions, float64 for float64 probabilities, otherwise float32
         The mean over the batch of the sum of three terms: the mean over present classes of
         -log G(p_c, 0.996), the mean over absent classes of -log(1 - max p_c), and
-        -log G(p_0, 0.999), with G(p, d) the mean of a map's values weighted by d**j, j = 0 for
-        the largest. A mean over no class is 0. Without images or pixels the loss is 0.
+        -log G(p_0, 0.999). G(p, d) is the weighted mean of a map's values in descending order;
+        value j, from j = 0, has weight d**j. A mean over no class is 0. Without images or pixels
+        the loss is 0.
 
     Raises
     ------
@@ -328,11 +334,11 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
 
     Notes
     -----
-    The term of SEC [1]_ that the paper [2]_ leaves out, for the comparison. SEC's code gives NaN
-    on an image without tags, or with all. The decays are its own, for a grid of 41 by 41: they
-    weigh some 250 and 1000 pixels, whatever the grid. Probabilities are floored as SEC's are:
-    1e-4 is added, then the sum made 1. Nothing is moved between devices, and on a GPU nothing
-    waits for it.
+    This term of SEC [1]_ is left out by the paper [2]_; it is here for comparison. SEC's code
+    gives NaN for an image without tags, or with all. The decays are SEC's, for a grid of 41 by 41:
+    the sums of their weights are about 250 and 1000 pixels for any larger grid, too. Probabilities
+    are floored as in SEC's code: 1e-4 is added, then they are divided by their sum. Nothing is
+    moved between devices, and on a GPU nothing synchronises.
 
     References
     ----------
@@ -342,8 +348,8 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
 
     Examples
     --------
-    Of four classes with even probabilities, cat is present: log 4 for it, log 4/3 on average for
-    the two absent classes, log 4 for the background.
+    Background and three classes of equal probabilities, one of them present: log 4 for it, log 4/3
+    on average for the two absent classes, log 4 for the background.
 
     >>> import torch
     >>> from cuekit import losses

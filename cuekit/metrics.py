@@ -1,13 +1,14 @@
-"""How good cues and label maps are, by the protocol stated in each function.
+"""Quality of cues and label maps: confusion matrices, IoU, precision and recall, intervals.
 
-One confusion matrix over all photos, never a mean of photos. Truth 255 is left out. A class that is
-in neither truth nor prediction has no IoU (NaN) and is left out of means.
+There is one confusion matrix over all photos, never a mean over photos. Pixels whose truth is 255
+are ignored. A class that occurs in neither truth nor prediction has IoU NaN and is excluded from
+means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,32 +23,36 @@ from cuekit._checks import (
 )
 from cuekit._device import Array
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 IGNORE = 255
 
 
 def confusion_matrix(
     truth: Any, prediction: Any, num_classes: int = 21, *, unknown_as: int = 0
-) -> Array:
+) -> NDArray[np.int64]:
     """Count pixels by true and predicted class.
 
     Parameters
     ----------
     truth, prediction : (..., H, W) arrays or tensors of any integer dtype
-        Labels 0 to num_classes - 1, or 255. Pixels whose truth is 255 are left out.
+        Class ids 0 to num_classes - 1, or 255. Pixels whose truth is 255 are ignored.
     num_classes : int, optional
-        Classes, background included.
+        Number of classes, with the background.
     unknown_as : int, optional
         The class that a predicted 255 counts as; default: background.
 
     Returns
     -------
     (num_classes, num_classes) array of int64
-        Rows are true, columns predicted classes. Matrices of several photos add up.
+        Rows are true classes, columns predicted ones. Add the matrices of several photos to get
+        that of all of them.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype or shape, or a label is none of the above.
+        If an argument has the wrong type, dtype or shape, or a class id is out of range.
 
     Examples
     --------
@@ -67,16 +72,16 @@ def confusion_matrix(
     known = true != IGNORE
     true, predicted = true[known], predicted[known]
     predicted = np.where(predicted == IGNORE, unknown_as, predicted)
-    for name, labels in (("truth", true), ("prediction", predicted)):
-        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-            wrong = labels[(labels < 0) | (labels >= num_classes)][0]
+    for name, class_ids in (("truth", true), ("prediction", predicted)):
+        if class_ids.size and not 0 <= class_ids.min() <= class_ids.max() < num_classes:
+            wrong = class_ids[(class_ids < 0) | (class_ids >= num_classes)][0]
             raise ValueError(f"{name} must be 0 to {num_classes - 1} or 255, got {wrong}")
     flat = true.astype(np.int64) * num_classes + predicted.astype(np.int64)
-    counts: Array = np.bincount(flat, minlength=num_classes**2)
+    counts = np.bincount(flat, minlength=num_classes**2).astype(np.int64, copy=False)
     return counts.reshape(num_classes, num_classes)
 
 
-def iou(matrix: Any) -> Array:
+def iou(matrix: Any) -> NDArray[np.float64]:
     """Intersection over union of every class.
 
     Parameters
@@ -102,21 +107,21 @@ def iou(matrix: Any) -> Array:
     return result
 
 
-def mean_iou(matrix: Any, classes: Sequence[int] | None = None) -> Array:
-    """Mean of the classes' IoU, classes in neither truth nor prediction left out.
+def mean_iou(matrix: Any, classes: Sequence[int] | None = None) -> Any:
+    """Mean IoU over classes, without those that occur in neither truth nor prediction.
 
     Parameters
     ----------
     matrix : (..., K, K) array or tensor
         Confusion matrices.
     classes : sequence of int, optional
-        The classes to average over; default: all. The others stay in the matrix: what is
-        mistaken for them still counts as a mistake.
+        The classes to average over; default: all. The other classes stay in the matrix: a pixel
+        that is confused with one of them still counts as an error.
 
     Returns
     -------
-    (...) array of float64
-        NaN where no class is left.
+    (...) array of float64, or a float64 for one matrix
+        NaN where no class remains.
 
     Raises
     ------
@@ -140,18 +145,18 @@ def mean_iou(matrix: Any, classes: Sequence[int] | None = None) -> Array:
 
 
 class CueStatistics(NamedTuple):
-    """What `cue_statistics` gives; arrays have one entry per class, background first.
+    """The result of `cue_statistics`; arrays have one entry per class, background first.
 
     Attributes
     ----------
     precision : (K,) array
-        Share of a class's cue pixels that are truly of the class; NaN for a class without cues.
+        Share of a class's cue pixels whose true class it is; NaN for a class without cues.
     recall : (K,) array
         Share of a class's true pixels that its cue covers; NaN for a class not in the truth.
     foreground_precision, foreground_recall : float
-        The same with all foreground classes' pixels added up before dividing.
+        The same, with the pixels of all foreground classes summed before the division.
     coverage : float
-        Share of the pixels with known truth on which some cue is on.
+        Share of the pixels with known truth that at least one cue covers.
     """
 
     precision: Array
@@ -162,14 +167,14 @@ class CueStatistics(NamedTuple):
 
 
 def cue_statistics(cues: Any, truth: Any) -> CueStatistics:
-    """Precision and recall of cues, which may overlap, against true labels.
+    """Precision and recall of cues against true class ids; cues may overlap.
 
     Parameters
     ----------
     cues : (..., K, H, W) array or tensor of bool or uint8
         Channel i is the cue of class i, channel 0 the background.
     truth : (..., H, W) array or tensor of any integer dtype
-        Labels; pixels of 255 are left out.
+        Class ids; pixels of 255 are ignored.
 
     Returns
     -------
@@ -187,20 +192,20 @@ def cue_statistics(cues: Any, truth: Any) -> CueStatistics:
     wrong = true[known & ((true < 0) | (true >= maps.shape[-3]))]
     if wrong.size:
         raise ValueError(f"truth must be 0 to {maps.shape[-3] - 1} or 255, got {wrong[0]}")
-    on = np.moveaxis(maps, -3, 0)[:, known] != 0
-    of_class = true[known] == np.arange(len(on))[:, None]
-    hit, cued, there = (a.sum(-1) for a in (on & of_class, on, of_class))
+    on = np.moveaxis(maps, -3, 0)[:, known] != 0  # (K, known pixels)
+    of_class = true[known] == np.arange(len(on))[:, None]  # (K, known pixels)
+    correct, covered, actual = (a.sum(-1) for a in (on & of_class, on, of_class))  # (K,) each
     return CueStatistics(
-        precision=_ratio(hit, cued),
-        recall=_ratio(hit, there),
-        foreground_precision=float(_ratio(hit[1:].sum(), cued[1:].sum())),
-        foreground_recall=float(_ratio(hit[1:].sum(), there[1:].sum())),
+        precision=_ratio(correct, covered),
+        recall=_ratio(correct, actual),
+        foreground_precision=float(_ratio(correct[1:].sum(), covered[1:].sum())),
+        foreground_recall=float(_ratio(correct[1:].sum(), actual[1:].sum())),
         coverage=float(_ratio(on.any(0).sum(), known.sum())),
     )
 
 
 class Interval(NamedTuple):
-    """An estimate and its bootstrap interval."""
+    """An estimate and the ends of its bootstrap interval."""
 
     value: float
     low: float
@@ -211,35 +216,36 @@ def bootstrap(
     matrices: Any,
     other: Any = None,
     *,
-    statistic: Callable[[Array], Array] = mean_iou,
+    statistic: Callable[[Array], Any] = mean_iou,
     samples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Bootstrap interval over photos of a statistic, or of a paired difference.
+    """Bootstrap interval over photos, of a statistic or of a paired difference.
 
-    Photos are drawn with replacement, their matrices added up, and the statistic taken of the sum.
+    Every sample draws as many photos as there are, with replacement, and computes the statistic of
+    the sum of their matrices.
 
     Parameters
     ----------
     matrices : (N, K, K) array or tensor
         One confusion matrix per photo.
     other : (N, K, K) array or tensor, optional
-        Those of another method on the same photos in the same order: then the value is
-        statistic(matrices) - statistic(other), and both are drawn together.
+        The matrices of another method on the same photos in the same order. The value is then
+        statistic(matrices) - statistic(other), and every sample takes the same photos for both.
     statistic : callable, optional
-        From matrices (..., K, K) to numbers (...); default `mean_iou`.
+        Maps matrices (..., K, K) to numbers (...); default `mean_iou`.
     samples : int, optional
-        Number of draws.
+        Number of bootstrap samples.
     confidence : float, optional
-        Share of the draws inside the interval.
+        Share of the samples inside the interval.
     seed : int, optional
-        Of the draws: the same seed gives the same interval.
+        Seed of the samples: the same seed gives the same interval.
 
     Returns
     -------
     Interval
-        The value on all photos, and the percentile interval.
+        The value over all photos, and the percentile interval.
 
     Raises
     ------
@@ -258,7 +264,7 @@ def bootstrap(
     if sets[0].ndim != 3 or len(sets[0]) == 0:
         raise ValueError(f"matrices must have shape (N, K, K) with N > 0, got {sets[0].shape}")
     photos = len(sets[0])
-    weights = np.random.default_rng(seed).multinomial(
+    weights = np.random.default_rng(seed).multinomial(  # (samples, N): how often a photo is drawn
         photos, np.full(photos, 1 / photos), size=samples
     )
     draws, values = [], []

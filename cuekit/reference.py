@@ -1,31 +1,208 @@
-"""The oracle: every kernel again in a few obvious lines of NumPy.
+"""The oracle: what every kernel computes, in a few simple lines of NumPy.
 
-Slow on purpose and unchecked: one image at a time, no batch, arguments as the public functions
-document them. The tests hold every kernel against these.
+The tests compare every kernel with these functions. They are slow and check nothing. Each takes one
+image without batch dimensions and arguments in the form that the public function of the same name
+documents; sums and comparisons are in float64. The sections are named by the stems of the ops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cuekit.crf import CRFParams
+if TYPE_CHECKING:
+    from cuekit.crf import CRFParams
+    from cuekit.labels import BackgroundOverlap, Overlap
+    from cuekit.resize import Rule
+    from cuekit.snap import Accept
+    from cuekit.subtract import Mode
 
 Array = npt.NDArray[Any]
-Filter = Callable[[Array], Array]
-MakeFilter = Callable[[Array], Filter]
+Filter = Callable[[Array], Array]  # (K, N) -> (K, N)
+MakeFilter = Callable[[Array], Filter]  # features (N, d) -> Filter
+
+# ---------------------------------------------------------------------------------------- subtract
 
 
-def nearest_index(size: int, out: int) -> Array:
-    """Source index of every target index: floor((i + 1/2) * size / out)."""
+def subtract_classes(
+    cams: Array,  # (C, h, w)
+    present: Array,  # (C,) bool
+    mode: Mode,
+) -> Array:  # (C, h, w), in the dtype of cams
+    """Remove from every present class what other present classes activate as well."""
+    maps = cams.astype(np.float64)
+    out = np.zeros(maps.shape)
+    for c in np.flatnonzero(present):
+        others = [maps[other] for other in np.flatnonzero(present) if other != c]
+        if not others:
+            out[c] = np.maximum(maps[c], 0)
+        elif mode == "pairwise":
+            for other in others:
+                out[c] += np.maximum(maps[c] - other, 0)
+            out[c] *= 1 / len(others)
+        elif mode == "strongest":
+            out[c] = np.maximum(maps[c] - np.max(others, axis=0), 0)
+        else:  # dcsm
+            for other in others:
+                out[c] += saturated(maps[c] - other)
+            out[c] = saturated(out[c])
+    return out.astype(cams.dtype)
+
+
+def saturated(values: Array) -> Array:  # (h, w) -> (h, w)
+    """Return tanh(3 max(v, 0) / max v), which is 0 everywhere if max v <= 0."""
+    largest = values.max(initial=0)
+    result = np.tanh(3 * (np.maximum(values, 0) / largest)) if largest > 0 else 0 * values
+    return np.asarray(result)
+
+
+# -------------------------------------------------------------------------------------- background
+
+
+def background_map(
+    *features: Array,  # (D_i, h_i, w_i) each
+    size: tuple[int, int],
+) -> Array:  # (H, W), in the dtype of features
+    """Sum each input over its channels, resize, add, normalise to [0, 1]."""
+    total = np.zeros(size)
+    for maps in features:
+        channel_sum = np.zeros(maps.shape[1:])
+        for channel in maps:
+            channel_sum += channel
+        total += resize_bilinear(channel_sum, size)
+    span = total.max() - total.min()
+    normalized = (total - total.min()) / span if span > 0 else np.zeros(size)
+    return normalized.astype(features[0].dtype)
+
+
+# ---------------------------------------------------------------------------------------- raw_cues
+
+
+def raw_cues(
+    cams: Array,  # (C, h, w)
+    background: Array | None,  # (h, w) floating, or bool: the background cue itself
+    present: Array,  # (C,) bool
+    foreground_threshold: float,
+    background_threshold: float,
+) -> Array:  # (C + 1, h, w) bool
+    """Compare each present class's map with a share of its maximum; the background is channel 0."""
+    out = np.zeros((len(cams) + 1, *cams.shape[1:]), dtype=bool)
+    if background is not None:
+        is_cue = background.dtype == bool
+        out[0] = background if is_cue else background.astype(np.float64) < background_threshold
+    for c in np.flatnonzero(present):
+        maps = cams[c].astype(np.float64)
+        if maps.size and maps.max() > 0:
+            out[c + 1] = maps > foreground_threshold * maps.max()
+    return out
+
+
+# -------------------------------------------------------------------------------------------- snap
+
+
+def snap_cues(
+    cues: Array,  # (K, h, w)
+    superpixels: Array,  # (H, W)
+    threshold: float,
+) -> Array:  # (K, H, W) bool
+    """Set a channel in the superpixels whose mean exceeds a share of the largest mean."""
+    compact = compact_labels(superpixels)
+    sums, sizes = superpixel_sums(resize(cues, superpixels.shape), compact)
+    means = sums / sizes  # (K, S)
+    on: Array = (means > threshold * means.max(1, keepdims=True)) & (means > 0)  # (K, S)
+    return on[:, compact]
+
+
+def snap_cues_to_masks(
+    cues: Array,  # (K, h, w)
+    masks: Array,  # (R, H, W) bool
+    threshold: float,
+    accept: Accept = "mean",
+) -> Array:  # (K, H, W) bool
+    """Set a channel in the masks that are accepted; pixels of no mask keep the resized cue."""
+    maps = resize(cues, masks.shape[1:])  # (K, H, W)
+    out = np.zeros(maps.shape, dtype=bool)
+    uncovered = ~masks.any(0)  # (H, W)
+    for k, values in enumerate(maps):
+        level = 0
+        if cues.dtype.kind == "f":
+            level = max(threshold * cues[k].astype(np.float64).max(), 0)
+        on = values > level
+        accepted = (
+            accept_sepl(on, masks) if accept == "sepl" else accept_mean(values, masks, threshold)
+        )
+        out[k] = (on & uncovered) | masks[accepted].any(0)
+    return out
+
+
+def accept_sepl(on: Array, masks: Array) -> Array:  # (H, W) bool, (R, H, W) bool -> (R,) bool
+    """Accept masks that are mostly cue, or that contain 85 % of the cue."""
+    overlaps = (masks & on).sum((1, 2))  # (R,)
+    most_of_mask = 2 * overlaps > masks.sum((1, 2))
+    accepted: Array = most_of_mask | (on.any() & (100 * overlaps >= 85 * on.sum()))
+    return accepted
+
+
+def accept_mean(values: Array, masks: Array, threshold: float) -> Array:  # (R,) bool
+    """Accept masks whose mean value exceeds a share of the largest mean."""
+    # cumsum adds one value after the other, in raster order; sum would add in pairs
+    sums = [np.cumsum(values[mask], dtype=float)[-1:].sum() for mask in masks]
+    means = np.array(sums, dtype=float) / np.maximum(masks.sum((1, 2)), 1)  # (R,)
+    accepted: Array = (means > threshold * means.max(initial=0)) & (means > 0)
+    return accepted
+
+
+# -------------------------------------------------------------------------------------------- fuse
+
+
+def fuse_cues(*cue_sets: Array) -> Array:  # (K, H, W) each -> (K, H, W) bool
+    """Return the logical OR of the sets."""
+    fused: Array = np.any([cues != 0 for cues in cue_sets], axis=0)
+    return fused
+
+
+# ------------------------------------------------------------------------------------------ resize
+
+
+def resize_cues(
+    cues: Array,  # (K, h, w)
+    size: tuple[int, int],
+    rule: Rule,
+) -> Array:  # (K, H, W) bool
+    """Resize cues by the nearest pixel, or by how much of each target pixel's area they cover."""
+    if rule == "nearest":
+        return resize_nearest(cues, size)
+    # Repeat every source pixel H x W times; a target pixel is then a block of h x w of them.
+    height, width = cues.shape[-2:]
+    fine = np.repeat(np.repeat(cues != 0, size[0], axis=-2), size[1], axis=-1)
+    area: Array = fine.reshape(len(cues), size[0], height, size[1], width).sum((2, 4))
+    return area > 0 if rule == "any" else 2 * area >= height * width
+
+
+def resize(maps: Array, size: tuple[int, ...]) -> Array:  # (K, h, w) -> (K, H, W)
+    """Resize floating maps bilinearly to float64, and other maps to the nearest pixel as bool."""
+    height, width = size
+    return (resize_bilinear if maps.dtype.kind == "f" else resize_nearest)(maps, (height, width))
+
+
+def resize_nearest(cues: Array, size: tuple[int, int]) -> Array:  # (..., h, w) -> (..., H, W) bool
+    """Take the source pixel that contains the centre of the target pixel."""
+    rows = nearest_index(cues.shape[-2], size[0])  # (H,)
+    columns = nearest_index(cues.shape[-1], size[1])  # (W,)
+    resized: Array = (cues != 0)[..., rows[:, None], columns]
+    return resized
+
+
+def nearest_index(size: int, out: int) -> Array:  # (out,)
+    """Return the source index of every target index: floor((i + 1/2) size / out)."""
     return (2 * np.arange(out) + 1) * size // (2 * out)
 
 
-def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:
-    """Half-pixel centres, edges clamped: (..., h, w) -> (..., H, W) float64."""
+def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:  # (..., h, w) -> (..., H, W)
+    """Interpolate in float64 with half-pixel centres; edges are clamped."""
     maps = maps.astype(np.float64)
     for axis, out in ((-2, size[0]), (-1, size[1])):
         length = maps.shape[axis]
@@ -40,111 +217,48 @@ def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:
     return maps
 
 
-def resize_nearest(cues: Array, size: tuple[int, int]) -> Array:
-    """(..., h, w) bool -> (..., H, W) bool."""
-    rows = nearest_index(cues.shape[-2], size[0])
-    columns = nearest_index(cues.shape[-1], size[1])
-    resized: Array = (cues != 0)[..., rows[:, None], columns]
-    return resized
+# ------------------------------------------------------------------------------------------ labels
 
 
-def subtract_classes(cams: Array, present: Array, mode: str) -> Array:
-    """(C, h, w) -> (C, h, w) in the dtype of `cams`."""
-    out = np.zeros(cams.shape)
-    maps = cams.astype(np.float64)
-    for c in np.flatnonzero(present):
-        others = [other for other in np.flatnonzero(present) if other != c]
-        if not others:
-            out[c] = np.maximum(maps[c], 0)
-        elif mode == "pairwise":
-            for other in others:
-                out[c] += np.maximum(maps[c] - maps[other], 0)
-            out[c] *= 1 / len(others)
-        elif mode == "strongest":
-            out[c] = np.maximum(maps[c] - maps[others].max(0), 0)
-        else:
-            for other in others:
-                difference = maps[c] - maps[other]
-                if difference.size and difference.max() > 0:
-                    out[c] += np.tanh(3 * (np.maximum(difference, 0) / difference.max()))
-            if out[c].size and out[c].max() > 0:
-                out[c] = np.tanh(3 * (out[c] / out[c].max()))
-    return out.astype(cams.dtype)
-
-
-def background_map(*features: Array, size: tuple[int, int]) -> Array:
-    """(D_i, h_i, w_i), ... -> (H, W) in the dtype of `features`."""
-    total = np.zeros(size)
-    for maps in features:
-        channel_sum = np.zeros(maps.shape[1:])
-        for channel in maps:
-            channel_sum += channel
-        total += resize_bilinear(channel_sum, size)
-    span = total.max() - total.min()
-    normalized = (total - total.min()) / span if span > 0 else np.zeros(size)
-    return normalized.astype(features[0].dtype)
-
-
-def raw_cues(
-    cams: Array,
-    background: Array | None,
-    present: Array,
-    foreground_threshold: float,
-    background_threshold: float,
-) -> Array:
-    """(C, h, w), (h, w) -> (C + 1, h, w) bool."""
-    out = np.zeros((len(cams) + 1, *cams.shape[1:]), dtype=bool)
-    if background is not None:
-        is_cue = background.dtype == bool
-        out[0] = background if is_cue else background.astype(np.float64) < background_threshold
-    for c in np.flatnonzero(present):
-        maps = cams[c].astype(np.float64)
-        if maps.size and maps.max() > 0:
-            out[c + 1] = maps > foreground_threshold * maps.max()
+def cues_to_labels(
+    cues: Array,  # (K, H, W)
+    class_ids: Array,  # (K,)
+    overlap: Overlap,
+    background_overlap: BackgroundOverlap,
+    unknown: int,
+) -> Array:  # (H, W) int64
+    """Write one class id per pixel: among foreground cues that of the smallest, or 255."""
+    out = np.full(cues.shape[1:], unknown, dtype=np.int64)
+    on = cues != 0
+    areas = on.sum((1, 2))  # (K,)
+    for y, x in np.ndindex(*out.shape):
+        foreground = [k for k in range(1, len(cues)) if on[k, y, x]]
+        if len(foreground) > 1 and overlap == "ignore":
+            out[y, x] = 255
+        elif foreground:
+            out[y, x] = class_ids[min(foreground, key=lambda k: (areas[k], k))]
+        if on[0, y, x] and foreground and background_overlap == "ignore":
+            out[y, x] = 255
+        elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
+            out[y, x] = class_ids[0]
     return out
 
 
-def region_sums(values: Array, superpixels: Array) -> tuple[Array, Array]:
-    """Raster-order float64 sums (K, S) and the sizes (S,) of the regions of (K, H, W) values."""
-    labels = superpixels.ravel()
-    sizes = np.bincount(labels)
-    flat = values.reshape(len(values), -1).astype(np.float64)
-    sums = [np.bincount(labels, weights=channel, minlength=len(sizes)) for channel in flat]
-    return np.array(sums).reshape(len(values), len(sizes)), np.maximum(sizes, 1)
+# ------------------------------------------------------------------------------------ felzenszwalb
 
 
-def gaussian_filter(values: Array, sigma: float, axis: int) -> Array:
-    """Of float64 values along one axis, mirrored at the ends, cut off at 4 sigma."""
-    radius = int(4 * sigma + 0.5) if sigma > 1e-15 else 0
-    steps = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 / (sigma * sigma) * steps**2) if radius else np.ones(1)
-    weights = (weights / weights.sum())[radius:]
-    margins = [(radius, radius) if i == axis else (0, 0) for i in range(values.ndim)]
-    wide = np.pad(values, margins, mode="symmetric")
-    shifted = [np.take(wide, range(j, j + values.shape[axis]), axis) for j in range(2 * radius + 1)]
-    out: Array = shifted[radius] * weights[0]
-    for j in range(radius, 0, -1):
-        out += (shifted[radius - j] + shifted[radius + j]) * weights[j]
-    return out
-
-
-def felzenszwalb(image: Array, scale: float, sigma: float, min_size: int) -> Array:
-    """(H, W, channels) -> (H, W) int32."""
-    colours = image * (1 / 255) if image.dtype == np.uint8 else image.astype(np.float64)
-    for axis in (0, 1):
-        colours = gaussian_filter(colours, sigma, axis)
-    pixels = np.arange(image[..., 0].size).reshape(image.shape[:2])
-    right, down = (pixels[:, :-1], pixels[:, 1:]), (pixels[:-1], pixels[1:])
-    down_right, up_right = (pixels[:-1, :-1], pixels[1:, 1:]), (pixels[1:, :-1], pixels[:-1, 1:])
-    ends = [[end.ravel() for end in ends] for ends in (right, down, down_right, up_right)]
-    u, v = np.concatenate(ends, axis=1)
-    flat = colours.reshape(pixels.size, -1)
-    costs = np.sqrt(((flat[u] - flat[v]) ** 2).sum(1))
-    order = np.argsort(costs, kind="stable")
-    regions = pixels.ravel()
-    sizes, last_cost = np.ones(pixels.size), np.zeros(pixels.size)
+def felzenszwalb(
+    image: Array,  # (H, W, channels)
+    scale: float,
+    sigma: float,
+    min_size: int,
+) -> Array:  # (H, W) int32
+    """Merge neighbouring regions in order of edge cost; then merge regions that are too small."""
+    u, v, costs = edges(image, sigma)
+    regions = np.arange(image[..., 0].size)  # (N,): the first pixel of each pixel's region
+    sizes, last_cost = np.ones(regions.size), np.zeros(regions.size)  # per region
     for merging_small in (False, True):
-        for edge in order:
+        for edge in np.argsort(costs, kind="stable"):
             a, b = sorted((regions[u[edge]], regions[v[edge]]))
             limits = [np.float32(last_cost[r] + scale / 255 / sizes[r]) for r in (a, b)]
             small = min(sizes[a], sizes[b]) < min_size
@@ -152,107 +266,92 @@ def felzenszwalb(image: Array, scale: float, sigma: float, min_size: int) -> Arr
                 regions[regions == b] = a
                 sizes[a] += sizes[b]
                 last_cost[a] = costs[edge]
-    labels = np.unique(regions, return_inverse=True)[1]  # a region's number is its first pixel's
-    return labels.reshape(pixels.shape).astype(np.int32)
+    return np.unique(regions, return_inverse=True)[1].reshape(image.shape[:2]).astype(np.int32)
 
 
-def superpixel_mean(values: Array, superpixels: Array) -> Array:
-    """(K, H, W), (H, W) -> (K, H, W)."""
-    _, labels = np.unique(superpixels, return_inverse=True)
-    labels = labels.reshape(superpixels.shape)
-    sums, sizes = region_sums(values, labels)
-    dtype = values.dtype if values.dtype.kind == "f" else np.float32
-    painted: Array = (sums / sizes)[:, labels]
-    return painted.astype(dtype)
+def edges(image: Array, sigma: float) -> tuple[Array, Array, Array]:  # (E,) each
+    """Return both pixels and the cost of every edge between 8-connected pixels."""
+    colours = image * (1 / 255) if image.dtype == np.uint8 else image.astype(np.float64)
+    for axis in (0, 1):
+        colours = gaussian_filter(colours, sigma, axis)
+    pixels = np.arange(image[..., 0].size).reshape(image.shape[:2])
+    right, down = (pixels[:, :-1], pixels[:, 1:]), (pixels[:-1], pixels[1:])
+    down_right, up_right = (pixels[:-1, :-1], pixels[1:, 1:]), (pixels[1:, :-1], pixels[:-1, 1:])
+    pairs = [[end.ravel() for end in pair] for pair in (right, down, down_right, up_right)]
+    u, v = np.concatenate(pairs, axis=1)
+    flat = colours.reshape(pixels.size, -1)  # (N, channels)
+    return u, v, np.sqrt(((flat[u] - flat[v]) ** 2).sum(1))
 
 
-def snap_cues(cues: Array, superpixels: Array, threshold: float) -> Array:
-    """(K, h, w), (H, W) -> (K, H, W) bool."""
-    _, labels = np.unique(superpixels, return_inverse=True)
-    labels = labels.reshape(superpixels.shape)
-    floating = cues.dtype.kind == "f"
-    resize = resize_bilinear if floating else resize_nearest
-    height, width = superpixels.shape
-    sums, sizes = region_sums(resize(cues, (height, width)), labels)
-    means = sums / sizes
-    on: Array = (means > threshold * means.max(1, keepdims=True)) & (means > 0)
-    return on[:, labels]
-
-
-def snap_cues_to_masks(cues: Array, masks: Array, threshold: float, accept: str = "mean") -> Array:
-    """(K, h, w), (R, H, W) bool -> (K, H, W) bool."""
-    floating = cues.dtype.kind == "f"
-    maps = (resize_bilinear if floating else resize_nearest)(cues, masks.shape[1:])
-    out = np.zeros(maps.shape, dtype=bool)
-    uncovered = ~masks.any(0)
-    for k, values in enumerate(maps):
-        level = max(threshold * cues[k].astype(np.float64).max(), 0) if floating else 0
-        on = values > level
-        out[k] = on & uncovered
-        if accept == "sepl":
-            both = (masks & on).sum((1, 2))
-            accepted = 2 * both > masks.sum((1, 2))  # most of the mask
-            if on.any():
-                accepted |= 100 * both >= 85 * on.sum()  # 85 % of the input
-        else:
-            # cumsum adds one after the other, in raster order
-            sums = [np.cumsum(values[mask], dtype=float)[-1:].sum() for mask in masks]
-            means = np.array(sums, dtype=float) / np.maximum(masks.sum((1, 2)), 1)
-            accepted = (means > threshold * means.max(initial=0)) & (means > 0)
-        out[k] |= masks[accepted].any(0)
+def gaussian_filter(values: Array, sigma: float, axis: int) -> Array:
+    """Smooth float64 values along one axis, mirrored at the ends, truncated at 4 sigma."""
+    radius = int(4 * sigma + 0.5) if sigma > 1e-15 else 0
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 / (sigma * sigma) * steps**2) if radius else np.ones(1)
+    weights = (weights / weights.sum())[radius:]  # (radius + 1,): by distance
+    margins = [(radius, radius) if i == axis else (0, 0) for i in range(values.ndim)]
+    padded = np.pad(values, margins, mode="symmetric")
+    shifted = [
+        np.take(padded, range(j, j + values.shape[axis]), axis) for j in range(2 * radius + 1)
+    ]
+    out: Array = shifted[radius] * weights[0]
+    for j in range(radius, 0, -1):
+        out += (shifted[radius - j] + shifted[radius + j]) * weights[j]
     return out
 
 
-def fuse_cues(*cue_sets: Array) -> Array:
-    """Logical OR of (K, H, W) sets."""
-    fused: Array = np.any([cues != 0 for cues in cue_sets], axis=0)
-    return fused
+# --------------------------------------------------------------------------------- superpixel_mean
 
 
-def resize_cues(cues: Array, size: tuple[int, int], rule: str) -> Array:
-    """(K, H, W) bool -> (K, height, width) bool."""
-    if rule == "nearest":
-        return resize_nearest(cues, size)
-    # Repeat every source pixel `size` times and cut into cells of `in` each: all integers.
-    height, width = cues.shape[-2:]
-    fine = np.repeat(np.repeat(cues != 0, size[0], axis=-2), size[1], axis=-1)
-    area: Array = fine.reshape(len(cues), size[0], height, size[1], width).sum((2, 4))
-    return area > 0 if rule == "any" else 2 * area >= height * width
+def superpixel_mean(
+    values: Array,  # (K, H, W)
+    superpixels: Array,  # (H, W)
+) -> Array:  # (K, H, W), in the dtype of floating values, else float32
+    """Replace every value by the mean of its channel over its superpixel."""
+    compact = compact_labels(superpixels)
+    sums, sizes = superpixel_sums(values, compact)
+    means: Array = (sums / sizes)[:, compact]
+    return means.astype(values.dtype if values.dtype.kind == "f" else np.float32)
 
 
-def cues_to_labels(
-    cues: Array, classes: Array, overlap: str, background_overlap: str, unknown: int
-) -> Array:
-    """(K, H, W) bool -> (H, W) int64."""
-    out = np.full(cues.shape[1:], unknown, dtype=np.int64)
-    on = cues != 0
-    sizes = on.sum((1, 2))
-    for y, x in np.ndindex(*out.shape):
-        foreground = [k for k in range(1, len(cues)) if on[k, y, x]]
-        if len(foreground) > 1 and overlap == "ignore":
-            out[y, x] = 255
-        elif foreground:
-            out[y, x] = classes[min(foreground, key=lambda k: (sizes[k], k))]
-        if on[0, y, x] and foreground and background_overlap == "ignore":
-            out[y, x] = 255
-        elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
-            out[y, x] = classes[0]
-    return out
+def compact_labels(superpixels: Array) -> Array:  # (H, W) -> (H, W)
+    """Renumber the labels that occur, from 0 in ascending order."""
+    compact: Array = np.unique(superpixels, return_inverse=True)[1]
+    return compact.reshape(superpixels.shape)
 
 
-def suppress_absent(scores: Array, present: Array, margin: float) -> Array:
-    """(K, H, W) -> (K, H, W), in the dtype of `scores` throughout."""
-    kept = np.concatenate([[True], present])
-    ceiling = scores[kept].max(0)
+def superpixel_sums(values: Array, superpixels: Array) -> tuple[Array, Array]:  # (K, S) and (S,)
+    """Sum (K, H, W) values over each of S superpixels, in raster order; return sizes as well."""
+    labels = superpixels.ravel()
+    sizes = np.bincount(labels)
+    flat = values.reshape(len(values), -1).astype(np.float64)  # (K, N)
+    sums = [np.bincount(labels, weights=channel, minlength=len(sizes)) for channel in flat]
+    return np.array(sums).reshape(len(values), len(sizes)), np.maximum(sizes, 1)
+
+
+# ---------------------------------------------------------------------------------------- suppress
+
+
+def suppress_absent(
+    scores: Array,  # (K, H, W)
+    present: Array,  # (K - 1,) bool
+    margin: float,
+) -> Array:  # (K, H, W), in the dtype of scores
+    """Limit absent classes to less than the largest of background and present classes."""
+    kept = np.concatenate([[True], present])  # (K,)
+    ceiling = scores[kept].max(0)  # (H, W)
     below = np.nextafter(ceiling, scores.dtype.type(-np.inf))
     limit = np.minimum(ceiling - scores.dtype.type(margin), below)
     return np.where(kept[:, None, None], scores, np.minimum(scores, limit))
 
 
-def exact_filter(features: Array) -> Filter:
-    """(N, d) -> a function (K, N) -> (K, N): the sum over all pixels, weighted by a Gaussian."""
-    wide = features.astype(np.float64)
-    weights: Array = np.exp(-((wide[:, None] - wide) ** 2).sum(-1) / 2)
+# --------------------------------------------------------------------------------------------- crf
+
+
+def exact_filter(features: Array) -> Filter:  # features (N, d)
+    """Make the Gaussian filter itself: sums over all pixels, weighted by feature distance."""
+    points = features.astype(np.float64)
+    weights: Array = np.exp(-((points[:, None] - points) ** 2).sum(-1) / 2)  # (N, N)
 
     def apply(values: Array) -> Array:
         summed: Array = values @ weights
@@ -261,145 +360,200 @@ def exact_filter(features: Array) -> Filter:
     return apply
 
 
-def lattice_filter(features: Array) -> Filter:
-    """(N, d) float32 -> a function (K, N) -> (K, N): the same, about, on a permutohedral lattice.
+def lattice_filter(features: Array) -> Filter:  # features (N, d) float32
+    """Make the approximation of `exact_filter` on a permutohedral lattice of V vertices.
 
-    Where a point lies in the lattice is computed in float32 and in this order, which makes every
-    choice the kernel's; what follows is computed in float64.
+    A point's position in the lattice is computed in float32, in the same order as in the kernels,
+    so that every point is in the same simplex as there. The rest is in float64.
     """
-    pixels, d = features.shape
-    side = np.float32(d + 1)
-    deviation = float(np.float32(np.sqrt(2 / 3) * (d + 1)))  # of the filter, in lattice steps
-    elevated = np.zeros((d + 1, pixels), np.float32)
-    total = np.zeros(pixels, np.float32)
-    for i in range(d, 0, -1):
-        scaled = features[:, i - 1] * np.float32(1 / np.sqrt(i * (i + 1)) * deviation)
-        elevated[i] = total - np.float32(i) * scaled
-        total = total + scaled
-    elevated[0] = total
-    # The nearest vertex of colour 0, were it on the plane where coordinates sum to 0; the order of
-    # the coordinates' remainders tells the simplex, and which coordinates bring it onto the plane.
-    cells = np.rint(elevated * (1 / side))
-    remainders = elevated - cells * side
-    ranks = np.zeros((d + 1, pixels), int)
-    for i in range(d + 1):
-        for j in range(i + 1, d + 1):
-            below = remainders[i] < remainders[j]
-            ranks[i] += below
-            ranks[j] += ~below
-    ranks += cells.sum(0).astype(int)
-    wrapped = (d + 1) * ((ranks < 0).astype(int) - (ranks > d))
-    ranks += wrapped
-    origins = (cells * side).astype(int) + wrapped
-    remainders = (elevated - origins.astype(np.float32)) * (1 / side)
-    descending = np.empty_like(remainders)
-    np.put_along_axis(descending, d - ranks, remainders, 0)
-    barycentric = descending - np.roll(descending, 1, 0)
-    barycentric[0] = descending[0] + (1 - descending[d])
-    # A vertex is named by all of its coordinates but the last; that of colour c lies c steps on.
-    colours = np.arange(d + 1)[:, None, None]
-    named = origins[:d] + colours - (d + 1) * (ranks[:d] > d - colours)  # (d + 1, d, N)
-    names, rows = np.unique(named.transpose(0, 2, 1).reshape(-1, d), axis=0, return_inverse=True)
-    rows = rows.reshape(d + 1, pixels)
-    row_of = {name: row for row, name in enumerate(map(tuple, names.tolist()))}
-    neighbours = []
-    for axis in range(d + 1):
-        step = np.where(np.arange(d) == axis, d, -1)
-        ends = [map(tuple, (names + s).tolist()) for s in (step, -step)]
-        neighbours.append([[row_of.get(name, -1) for name in end] for end in ends])
+    d = features.shape[1]
+    keys, barycentric = enclosing_simplices(elevated(features))
+    vertices, rows = np.unique(keys.reshape(-1, d), axis=0, return_inverse=True)  # (V, d)
+    rows = rows.reshape(d + 1, -1)  # (d + 1, N): the vertices of each point's simplex
+    neighbours = lattice_neighbours(vertices)
 
     def apply(values: Array) -> Array:
-        lattice = np.zeros((len(names) + 1, len(values)))  # the last row is what is not there: 0
+        lattice = np.zeros((len(vertices) + 1, len(values)))  # (V + 1, K); row V is always 0
         np.add.at(lattice, rows, barycentric[..., None] * values.T.astype(np.float64))
-        for one, other in neighbours:
-            lattice[:-1] = lattice[:-1] + (lattice[one] + lattice[other]) / 2
+        for before, after in neighbours:
+            lattice[:-1] = lattice[:-1] + (lattice[before] + lattice[after]) / 2
         sliced: Array = (barycentric[..., None] * lattice[rows]).sum(0).T / (1 + 2.0**-d)
         return sliced
 
     return apply
 
 
-def crf_messages(image: Array, params: CRFParams, make_filter: MakeFilter) -> Filter:
-    """(H, W, 3) -> a function of marginals (K, N): both normalised kernels, weighted and added."""
+def elevated(features: Array) -> Array:  # (N, d) float32 -> (d + 1, N) float32
+    """Embed the points in the hyperplane of R^(d + 1) whose coordinates sum to 0."""
+    pixels, d = features.shape
+    deviation = float(np.float32(np.sqrt(2 / 3) * (d + 1)))  # of the filter, in lattice steps
+    out = np.zeros((d + 1, pixels), np.float32)
+    total = np.zeros(pixels, np.float32)
+    for i in range(d, 0, -1):
+        scaled = features[:, i - 1] * np.float32(1 / np.sqrt(i * (i + 1)) * deviation)
+        out[i] = total - np.float32(i) * scaled
+        total = total + scaled
+    out[0] = total
+    return out
+
+
+def enclosing_simplices(points: Array) -> tuple[Array, Array]:  # points (d + 1, N) float32
+    """Return the vertices of each point's simplex, and the point's barycentric coordinates.
+
+    Vertices are (d + 1, N, d) integers, one vertex of each colour 0 to d. A vertex is identified by
+    its first d coordinates, because all d + 1 sum to 0. Barycentric coordinates are (d + 1, N).
+    """
+    origins, ranks = nearest_origins(points)
+    d = len(points) - 1
+    remainders = (points - origins.astype(np.float32)) * (1 / np.float32(d + 1))
+    descending = np.empty_like(remainders)
+    np.put_along_axis(descending, d - ranks, remainders, 0)
+    barycentric = descending - np.roll(descending, 1, 0)
+    barycentric[0] = descending[0] + (1 - descending[d])
+    colours = np.arange(d + 1)[:, None, None]
+    # The vertex of colour c is the origin plus c in all coordinates, minus d + 1 in the c
+    # coordinates with the smallest remainders.
+    vertices = origins[:d] + colours - (d + 1) * (ranks[:d] > d - colours)  # (d + 1, d, N)
+    return vertices.transpose(0, 2, 1), barycentric
+
+
+def nearest_origins(points: Array) -> tuple[Array, Array]:  # (d + 1, N) -> (d + 1, N) twice
+    """Return the nearest vertex of colour 0, and the ranks of the differences to it."""
+    d = len(points) - 1
+    cells = np.rint(points * (1 / np.float32(d + 1)))
+    remainders = points - cells * np.float32(d + 1)
+    ranks = np.zeros(points.shape, int)  # 0 for the largest remainder
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            below = remainders[i] < remainders[j]
+            ranks[i] += below
+            ranks[j] += ~below
+    # Rounding can leave the hyperplane by some steps of d + 1. The coordinates that rounding
+    # changed most, which are those of extreme rank, are corrected by one step each.
+    ranks += cells.sum(0).astype(int)
+    wrapped = (d + 1) * ((ranks < 0).astype(int) - (ranks > d))
+    return (cells * np.float32(d + 1)).astype(int) + wrapped, ranks + wrapped
+
+
+def lattice_neighbours(vertices: Array) -> list[list[list[int]]]:  # vertices (V, d)
+    """Return, for each of d + 1 axes, the rows (V,) of the vertices one step back and one ahead.
+
+    A vertex that is not in the lattice has row -1.
+    """
+    d = vertices.shape[1]
+    row_of = {vertex: row for row, vertex in enumerate(map(tuple, vertices.tolist()))}
+    neighbours = []
+    for axis in range(d + 1):
+        step = np.where(np.arange(d) == axis, d, -1)
+        ends = [map(tuple, (vertices + s).tolist()) for s in (step, -step)]
+        neighbours.append([[row_of.get(vertex, -1) for vertex in end] for end in ends])
+    return neighbours
+
+
+def crf_messages(
+    image: Array,  # (H, W, 3)
+    params: CRFParams,
+    make_filter: MakeFilter,
+) -> Filter:
+    """Make a function of marginals (K, N): the weighted sum of both normalised kernels."""
     rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
-    place = np.stack([columns, rows], 1)
-    colour = image.reshape(-1, 3).astype(np.float32)
-    near = place / np.float32(params.gaussian_sxy)
-    wide = place / np.float32(params.bilateral_sxy)
-    alike = np.concatenate([wide, colour / np.float32(params.bilateral_srgb)], 1)
-    smoothness, appearance = make_filter(near), make_filter(alike)
-    ones = np.ones((1, len(place)))
-    near_norm = 1 / np.sqrt(smoothness(ones) + 1e-20)
-    alike_norm = 1 / np.sqrt(appearance(ones) + 1e-20)
+    positions = np.stack([columns, rows], 1)  # (N, 2)
+    colours = image.reshape(-1, 3).astype(np.float32)  # (N, 3)
+    wide = positions / np.float32(params.bilateral_sxy)
+    bilateral_features = np.concatenate([wide, colours / np.float32(params.bilateral_srgb)], 1)
+    gaussian = normalized(make_filter(positions / np.float32(params.gaussian_sxy)), len(positions))
+    bilateral = normalized(make_filter(bilateral_features), len(positions))
 
     def apply(marginals: Array) -> Array:
-        smooth = near_norm * smoothness(near_norm * marginals)
-        like_coloured = alike_norm * appearance(alike_norm * marginals)
-        total: Array = params.gaussian_weight * smooth + params.bilateral_weight * like_coloured
+        smooth, similar = gaussian(marginals), bilateral(marginals)
+        total: Array = params.gaussian_weight * smooth + params.bilateral_weight * similar
         return total
 
     return apply
 
 
-def softmax(values: Array) -> Array:
-    """Over the first axis."""
+def normalized(kernel: Filter, pixels: int) -> Filter:
+    """Normalise a filter symmetrically: D^(-1/2) K D^(-1/2), where D = K 1."""
+    norm = 1 / np.sqrt(kernel(np.ones((1, pixels))) + 1e-20)  # (1, N)
+
+    def apply(values: Array) -> Array:
+        filtered: Array = norm * kernel(norm * values)
+        return filtered
+
+    return apply
+
+
+def softmax(values: Array) -> Array:  # (K, ...) -> (K, ...)
+    """Return probabilities over the first axis."""
     powers = np.exp(values - values.max(0))
-    normalized: Array = powers / powers.sum(0)
-    return normalized
+    probabilities: Array = powers / powers.sum(0)
+    return probabilities
 
 
 def dense_crf(
-    probabilities: Array,
-    image: Array,
+    probabilities: Array,  # (K, H, W)
+    image: Array,  # (H, W, 3)
     params: CRFParams,
     iterations: int,
     epsilon: float,
     make_filter: MakeFilter = lattice_filter,
-) -> Array:
-    """(K, H, W), (H, W, 3) -> (K, H, W) float64; with `exact_filter`, the model itself."""
+) -> Array:  # (K, H, W) float64
+    """Iterate mean field; with `exact_filter` this is the model without approximation."""
     clipped = np.clip(probabilities.astype(np.float64), epsilon, 1)
-    energies = -np.log(clipped).reshape(len(probabilities), -1)
+    energies = -np.log(clipped).reshape(len(probabilities), -1)  # (K, N)
     messages = crf_messages(image, params, make_filter)
-    marginals = softmax(-energies)
+    marginals = softmax(-energies)  # (K, N)
     for _ in range(iterations):
         marginals = softmax(messages(marginals) - energies)
     return marginals.reshape(probabilities.shape)
 
 
-def floored(probabilities: Array) -> Array:
-    """(K, H, W) -> (K, H, W) float64 that is nowhere near 0 and sums to 1, as in SEC's code."""
+# ------------------------------------------------------------------------------------------ losses
+
+
+def floored(probabilities: Array) -> Array:  # (K, H, W) -> (K, H, W) float64
+    """Add 1e-4 and divide by the sum over classes, as in SEC's code."""
     raised = probabilities.astype(np.float64) + 1e-4
     out: Array = raised / raised.sum(0)
     return out
 
 
-def seed_loss(probabilities: Array, cues: Array) -> float:
-    """(K, H, W), (K, H, W) bool -> number."""
+def seed_loss(
+    probabilities: Array,  # (K, H, W)
+    cues: Array,  # (K, H, W)
+) -> float:
+    """Return the mean of -log p over the cues."""
     marked = floored(probabilities)[cues != 0]
     return float(-np.log(marked).sum() / max(marked.size, 1))
 
 
-def constrain_to_boundary_loss(probabilities: Array, smoothed: Array) -> float:
-    """(K, H, W), Q (K, H, W) as the CRF returns it -> number, per pixel."""
-    q = np.maximum(smoothed.astype(np.float64), 1e-4)
+def constrain_to_boundary_loss(
+    probabilities: Array,  # (K, H, W)
+    marginals: Array,  # (K, H, W): Q as the CRF returns it
+) -> float:
+    """Return the mean of KL(Q || p) over pixels."""
+    q = np.maximum(marginals.astype(np.float64), 1e-4)
     q /= q.sum(0)
     return float((q * np.log(q / floored(probabilities))).sum(0).mean())
 
 
-def weighted_rank_pooling(values: Array, decay: float) -> float:
-    """Of (H, W), the largest value first."""
+def weighted_rank_pooling(values: Array, decay: float) -> float:  # values (H, W)
+    """Return the mean of the values in descending order, weighted by decay^0, decay^1, ...."""
     weights = [decay**j for j in range(values.size)]
     return float(np.average(np.sort(values, axis=None)[::-1], weights=weights))
 
 
-def expansion_loss(probabilities: Array, present: Array) -> float:
-    """(K, H, W), (K - 1,) bool -> number."""
+def expansion_loss(
+    probabilities: Array,  # (K, H, W)
+    present: Array,  # (K - 1,) bool
+) -> float:
+    """Return a loss that is small where present classes cover much and absent ones nothing."""
     background, *foreground = floored(probabilities)
-    here = [m for m, tag in zip(foreground, present, strict=True) if tag]
+    kept = [m for m, tag in zip(foreground, present, strict=True) if tag]
     absent = [m for m, tag in zip(foreground, present, strict=True) if not tag]
     loss = -np.log(weighted_rank_pooling(background, 0.999))
-    if here:
-        loss -= np.mean([np.log(weighted_rank_pooling(m, 0.996)) for m in here])
+    if kept:
+        loss -= np.mean([np.log(weighted_rank_pooling(m, 0.996)) for m in kept])
     if absent:
         loss -= np.mean([np.log(1 - m.max()) for m in absent])
     return float(loss)

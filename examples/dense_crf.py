@@ -1,6 +1,6 @@
-"""Before and after a dense CRF: cues of a coarse grid, drawn to the edges of the photo.
+"""Before and after a dense CRF: cues of a coarse grid are aligned with the edges of the photo.
 
-Takes three photos of scikit-image and the activation maps that come with the examples; writes one
+Takes three photos from scikit-image and the activation maps in the folder ``data``; writes one
 picture::
 
     python dense_crf.py
@@ -26,19 +26,19 @@ UNKNOWN = 255
 
 
 def before_and_after(photo: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Label a photo (H, W, 3) by its cues, and again by what a CRF makes of these."""
+    """Return labels (H, W) of a photo (H, W, 3): those of its cues, and those after a CRF."""
     below_top, top = maps["features"]
     own = cuekit.subtract_classes(maps["cams"])
     raw = cuekit.raw_cues(own, cuekit.background_map(below_top[None], top[None]))
     labels = cuekit.cues_to_labels(cuekit.resize_cues(raw, photo.shape[:2]), unknown=UNKNOWN)
-    # The cues are wrong in places, so they count as 70 % sure; unknown pixels as anything.
+    # The cues have errors: each gets probability 0.7. Unknown pixels get equal probabilities.
     probabilities = cuekit.labels_to_probabilities(labels, len(raw), gt_prob=0.7, ignore=UNKNOWN)
     return labels, cuekit.dense_crf(probabilities, photo, "irn").argmax(0)
 
 
 def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Colour classes, darken the background, and leave the unknown gray."""
-    colours = np.array(colormaps["tab10"].colors)[(labels - 1) % 10] * 255
+    """Tint the classes, darken the background, and show unknown pixels in gray."""
+    colours = colormaps["tab10"](range(10))[(labels - 1) % 10, :3] * 255
     shown = 0.45 * photo + 0.55 * colours
     shown = np.where((labels == 0)[..., None], 0.35 * photo, shown)
     gray = photo.mean(-1, keepdims=True)
@@ -46,9 +46,9 @@ def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Compute the labels and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("dense_crf.png"), help="the picture")
+    parser.add_argument("--out", type=Path, default=Path("dense_crf.png"), help="file to write")
     args = parser.parse_args()
     photos = [getattr(skimage.data, name)() for name in PHOTOS]
     heights = [photo.shape[0] / photo.shape[1] for photo in photos]

@@ -1,9 +1,8 @@
-r"""Make examples/data/maps.npz: real activation maps of three photos of scikit-image.
+r"""Make examples/data/maps.npz: real activation maps of three photos from scikit-image.
 
-The maps are those of MobileNetV2 1.0 trained on ImageNet (TensorFlow's authors, Apache-2.0), with
-batch norm folded into the convolutions. The photos are those inside the scikit-image package, so
-the quickstart can draw the maps over them without a download. Needs torch, which the quickstart
-does not::
+The network is MobileNetV2 1.0 trained on ImageNet (by TensorFlow's authors, Apache-2.0), with batch
+norm folded into the convolutions. The photos are part of the scikit-image package, so the
+quickstart needs no download. Unlike the quickstart, this script needs torch::
 
     python make_example_maps.py --weights mobilenet_v2_imagenet_fp16.npz \
         --labels imagenet_labels.txt
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,22 +21,25 @@ import skimage.data
 import torch
 from PIL import Image
 from torch.nn.functional import pad
-from voc.models import Network, build
+
+sys.path.insert(0, str(Path(__file__).parent / "voc"))
+
+from models import Network, build  # examples/voc/models.py
 
 log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
-    """A photo of scikit-image and what to look for in it.
+    """A photo from scikit-image and its classes.
 
     Attributes
     ----------
     longer_side : int
         The photo's longer side at the network's input. The network was trained on objects that
-        fill 224 pixels: the larger this is, the smaller the objects it finds, and the more it
-        breaks large ones into parts.
+        fill 224 pixels. At a larger side it finds smaller objects, but splits large ones into
+        parts.
     classes : dict of str to tuple of str
-        Class name -> the ImageNet classes merged into it.
+        Class name -> the ImageNet classes that are merged into it.
     """
 
     longer_side: int
@@ -54,22 +57,22 @@ EXAMPLES = {
 
 
 def probabilities(network: Network, photo: torch.Tensor) -> torch.Tensor:
-    """Classify a normalised photo (1, 3, H, W): probabilities (1001,)."""
+    """Return the class probabilities (1001,) of a normalised photo (1, 3, H, W)."""
     return network(photo).mean((0, 2, 3)).softmax(dim=0)
 
 
 def maps_of(
     network: Network, photo: torch.Tensor, classes: list[list[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute activation maps (C, h, w) and summed features (2, h, w) of a normalised photo.
+    """Return activation maps (C, h, w) and summed features (2, h, w) of a normalised photo.
 
-    A class's map is its classifier weights applied to the features of every cell. The bias is left
-    out: it says how common a class is, not where it is, and would only shift the level above which
-    a map is positive. Classes that are merged into one take their maximum.
+    A class's map is its classifier weights, applied to the features of every cell. The bias is left
+    out: it depends on how frequent a class is, not on where it is, and would only shift which
+    values are positive. Merged classes are combined by their maximum.
     """
-    # TensorFlow pads strided layers at the right and the bottom only, so cell j looks at pixel
-    # stride * j + stride - 1. Moving the photo by half a cell puts that pixel where resizing will
-    # put the cell: in the middle of the stride pixels that it covers.
+    # TensorFlow pads strided layers at the right and the bottom only, so cell j is centred on pixel
+    # stride * j + stride - 1. Resizing assumes that a cell is centred on the stride pixels that it
+    # covers. Shifting the photo by half a cell makes both agree.
     half = network.stride // 2
     below_top, top = network.top_layers(pad(photo, (half, -half, half, -half)))
     weight = network.head.weight[:, :, 0, 0]
@@ -86,15 +89,20 @@ def resized(network: Network, photo: Image.Image, size: tuple[int, int]) -> torc
 def main() -> None:
     """Compute the maps of every example and write them to one file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True, help="the network's npz file")
-    parser.add_argument("--labels", type=Path, required=True, help="its imagenet_labels.txt")
+    parser.add_argument("--weights", type=Path, required=True, help="the network's weights (npz)")
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="names of its classes: imagenet_labels.txt"
+    )
     parser.add_argument("--stride", type=int, choices=(32, 16, 8), default=16, help="default 16")
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "data" / "maps.npz", help="the file"
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "data" / "maps.npz",
+        help="file to write",
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)  # the order of sums, and with it the file, stays the same
+    torch.set_num_threads(1)  # a fixed order of summation, so that the file is reproducible
     classifier = build("mobilenet_v2", 1001, 32, args.weights).eval()
     localizer = build("mobilenet_v2", 1001, args.stride, args.weights).eval()
     # One line per class, "<index> <name>, <synonym>, …".
@@ -120,7 +128,7 @@ def main() -> None:
             arrays[f"{name}/{kind}/features"] = features.numpy().astype(np.float16)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(args.out, **arrays)  # NumPy dates every member 1980-01-01: reproducible
+    np.savez_compressed(args.out, **arrays)  # NumPy dates every entry 1980-01-01: reproducible
     log.info("%s: %d bytes", args.out, args.out.stat().st_size)
 
 

@@ -1,4 +1,4 @@
-"""The quickstart's picture: one row per photo, one column per step."""
+"""Draws the quickstart's picture: one row per photo, one column per step."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ COLUMNS = (
     ("snapped", "same network, gray photo"),
     ("fused", "color or gray"),
 )
-DPI, PANEL, GAP, MARGIN, HEADER, FOOTER = 100, 2.3, 0.07, 0.1, 0.6, 0.46  # inches, but for DPI
+DPI, PANEL, GAP, MARGIN, HEADER, FOOTER = 100, 2.3, 0.07, 0.1, 0.6, 0.46  # inches, except DPI
 
 
 class Row(NamedTuple):
-    """A photo and what became of its activation maps.
+    """A photo and the result of every step.
 
     Attributes
     ----------
-    photo : ndarray of uint8, shape (H, W, 3)
+    photo : (H, W, 3) array of uint8
     classes : list of str
         Names of the C classes, without the background.
-    superpixels : ndarray of int32, shape (H, W)
-    raw : dict of str to ndarray of bool, shape (C + 1, h, w)
+    superpixels : (H, W) array of int32
+    raw : dict of str to (C + 1, h, w) array of bool
         The cues of "color" and "gray"; channel 0 is the background.
-    snapped : dict of str to ndarray of bool, shape (C + 1, H, W)
-    fused : ndarray of bool, shape (C + 1, H, W)
+    snapped : dict of str to (C + 1, H, W) array of bool
+    fused : (C + 1, H, W) array of bool
     """
 
     photo: np.ndarray
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw all steps of all photos into one PNG."""
+    """Write all steps of all photos into one PNG."""
     names = list(dict.fromkeys(name for row in rows for name in row.classes))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
 
@@ -113,10 +113,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _show_cues(axes: Axes, photo: np.ndarray, cues: np.ndarray, tints: list[str]) -> None:
-    """Lay the cues' colours over the photo; pixels without a cue stay as they are."""
+    """Draw the photo, tinted where there are cues."""
     labels = cuekit.cues_to_labels(cues, unknown=len(cues))
     palette = np.array([to_rgba(tint, OPACITY) for tint in tints] + [(0, 0, 0, 0)])
-    # Raw cues have fewer cells than the photo has pixels: the extent stretches them over it.
+    # Raw cues have a lower resolution than the photo: the extent scales them to its size.
     height, width = photo.shape[:2]
     axes.imshow(photo, extent=(0, width, height, 0))
     axes.imshow(palette[labels], extent=(0, width, height, 0), interpolation="nearest")

@@ -1,9 +1,9 @@
 """From a photo's class activation maps to sharp cues, one call per step.
 
-Without arguments it takes three photos of scikit-image and the activation maps that come with this
-example: neither torch nor a download is needed. With ``--photo`` it takes a photo of yours and
-computes the maps with torchvision's ResNet-50. Either way it writes a label map per photo and one
-picture of all steps::
+Without arguments it uses three photos from scikit-image and the activation maps in the folder
+``data``: this needs neither torch nor a download. With ``--photo`` it uses your own photo and
+computes its maps with torchvision's ResNet-50. It writes a label map per photo and one picture of
+all steps::
 
     python quickstart.py
     python quickstart.py --photo street.jpg --classes "sports car" "street sign"
@@ -26,24 +26,28 @@ import cuekit.io
 
 MAPS = Path(__file__).parent / "data" / "maps.npz"
 PHOTOS = ("chelsea", "coffee", "astronaut")
-KINDS = ("color", "gray")  # the network's input: the photo as it is, and without its colours
+KINDS = ("color", "gray")  # the network's input: the photo in colour, and in grayscale
 LONGEST = 640  # pixels; the superpixels' default scale suits photos of about this size
+
+
+class BadPhotoError(Exception):
+    """The photo cannot be read; the message names the file and the reason."""
 
 
 def cues_of(
     photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> Row:
-    """Take every step of the paper, from activation maps to fused cues.
+    """Compute every step of the paper, from activation maps to fused cues.
 
     Parameters
     ----------
-    photo : ndarray of uint8, shape (H, W, 3)
+    photo : (H, W, 3) array of uint8
         RGB.
     classes : list of str
         Names of the C classes that the photo contains.
     maps : dict of str to (ndarray, ndarray)
-        For "color" and "gray": the classes' activation maps (C, h, w), and the two top layers,
-        each summed over its channels (2, h, w).
+        For "color" and "gray": the classes' activation maps (C, h, w), and the network's last two
+        layers, each summed over its channels (2, h, w).
     """
     superpixels = cuekit.felzenszwalb(photo)
     raw, snapped = {}, {}
@@ -58,7 +62,7 @@ def cues_of(
 
 
 def example_rows() -> dict[str, Row]:
-    """Compute the cues of scikit-image's photos, from the activation maps in the data folder."""
+    """Compute the cues of scikit-image's photos from the activation maps in the data folder."""
     rows = {}
     with np.load(MAPS) as data:
         for name in PHOTOS:
@@ -68,38 +72,59 @@ def example_rows() -> dict[str, Row]:
     return rows
 
 
+def read_photo(path: Path) -> Image.Image:
+    """Read a photo as RGB, upright.
+
+    Raises
+    ------
+    BadPhotoError
+        If the file is missing, damaged or not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many types for damaged files
+        reason = getattr(error, "strerror", None) or error  # strerror does not repeat the path
+        raise BadPhotoError(f"--photo: cannot read {path}: {reason}") from error
+
+
 def own_row(path: Path, names: list[str]) -> dict[str, Row]:
-    """Compute the cues of a photo of the user's, and its maps before."""
-    with Image.open(path) as file:
-        photo = ImageOps.exif_transpose(file).convert("RGB")
+    """Compute the maps and the cues of the user's own photo."""
+    photo = read_photo(path)
     photo.thumbnail((LONGEST, LONGEST))
     classes, maps = resnet_maps.compute(photo, names)
     return {path.stem: cues_of(np.asarray(photo), classes, maps)}
 
 
 def main() -> None:
-    """Write the label maps and the picture; say where they are and what the cues cover."""
+    """Write the label maps and the picture; print their paths and what the cues cover."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("quickstart-output"), help="folder")
-    parser.add_argument("--photo", type=Path, help="a photo of yours (needs torch, torchvision)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("quickstart-output"), help="folder to write to"
+    )
+    parser.add_argument("--photo", type=Path, help="your own photo (needs torch, torchvision)")
     parser.add_argument(
         "--classes",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="what is in --photo, as ImageNet names; default: what the network sees. Name one "
-        "class per object: similar ones would be subtracted from each other",
+        help="classes in --photo, as ImageNet names; default: predicted by the network. Give one "
+        "class per object, because similar classes would be subtracted from each other",
     )
     args = parser.parse_args()
     if args.classes and not args.photo:
-        parser.error("--classes describes --photo, which is missing")
+        parser.error("--classes needs --photo")
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         rows = own_row(args.photo, args.classes) if args.photo else example_rows()
-    except (OSError, Image.DecompressionBombError, resnet_maps.CannotComputeError) as error:
+    except (OSError, BadPhotoError, resnet_maps.CannotComputeError) as error:
         parser.error(str(error))
 
+    sys.stdout.write(
+        "Percentages are shares of the photo's pixels. Cues may overlap, and pixels may have none: "
+        "the shares need not add up to 100%.\n"
+    )
     for name, row in rows.items():
         path = args.out / f"{name}-labels.png"
         cuekit.io.write_labels(path, cuekit.cues_to_labels(row.fused))

@@ -1,4 +1,4 @@
-"""Activation maps of any photo, from torchvision's ResNet-50."""
+"""Activation maps of any photo, computed by torchvision's ResNet-50."""
 
 from __future__ import annotations
 
@@ -9,59 +9,68 @@ import numpy as np
 from PIL import Image
 
 STRIDE = 16  # pixels per cell of the maps
-CLASSIFY_AT = 256  # the photo's longer side where the network decides what is in it …
-LOCALIZE_AT = 448  # … and where its maps are taken: more cells, and smaller objects are found
-PROBABILITY = 0.2  # a class this likely is taken to be in the photo
+CLASSIFY_AT = 256  # the photo's longer side when the network predicts the classes
+LOCALIZE_AT = 448  # the same for the maps: a larger photo has more cells and shows smaller objects
+PROBABILITY = 0.2  # classes of at least this probability are taken as present
+INSTALL = (
+    "pip install torch torchvision --extra-index-url https://download.pytorch.org/whl/cpu "
+    "(CPU builds; without the option pip takes the much larger CUDA builds on Linux)"
+)
 
 
 class CannotComputeError(Exception):
-    """The maps cannot be computed; the message says what is missing and how to get it."""
+    """The maps cannot be computed; the message says what is missing and how to install it."""
 
 
 def compute(
     photo: Image.Image, names: list[str]
 ) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Compute the activation maps of a photo and of its gray version.
+    """Compute the activation maps of a photo and of its grayscale version.
 
     Parameters
     ----------
     photo : Image
         RGB.
     names : list of str
-        ImageNet names of the C classes in the photo; empty: those the network thinks likely.
+        ImageNet names of the C classes in the photo; if empty, the network predicts them.
 
     Returns
     -------
     classes : list of str
         The names.
     maps : dict of str to (ndarray, ndarray)
-        For "color" and "gray": activation maps (C, h, w), negative values clipped, and the
+        For "color" and "gray": activation maps (C, h, w), negative values set to 0, and the
         outputs of the last two residual blocks, each summed over its channels (2, h, w).
 
     Raises
     ------
     CannotComputeError
-        If torch, torchvision or the weights are missing, or a class has no such name.
+        If torch, torchvision or the weights are missing, or there is no class of such a name.
     """
     try:
         import torch
         from torchvision.models import ResNet50_Weights, resnet50
-    except (ImportError, RuntimeError) as error:  # RuntimeError: the two do not fit each other
-        message = f"--photo needs torch and torchvision ({error}): pip install torch torchvision"
-        raise CannotComputeError(message) from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: their versions do not match
+        raise CannotComputeError(
+            f"--photo needs torch and torchvision ({error}): {INSTALL}"
+        ) from error
 
     weights = ResNet50_Weights.IMAGENET1K_V1
     known = weights.meta["categories"]
     chosen = list(dict.fromkeys(_index(name, known) for name in names))
     try:
-        # The last stage keeps its resolution and is dilated instead.
+        # The last stage is dilated instead of strided, for a stride of 16 instead of 32.
         network = resnet50(weights=weights, replace_stride_with_dilation=[False, False, True])
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # offline, or damaged
-        message = (
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        UnpicklingError,
+    ) as error:  # offline, or a damaged file
+        raise CannotComputeError(
             f"--photo needs the weights of ResNet-50, which could not be loaded ({error}): "
             f"download {weights.url} into {torch.hub.get_dir()}/checkpoints"
-        )
-        raise CannotComputeError(message) from error
+        ) from error
     network.eval()
 
     def top_blocks(image: Image.Image, longer_side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,8 +80,8 @@ def compute(
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
         x = torch.from_numpy((pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225))
         x = x.float().permute(2, 0, 1)[None]
-        # Cell j looks at pixel STRIDE * j. Moving the photo by half a cell puts that pixel in
-        # the middle of those that the cell covers.
+        # Cell j is centred on pixel STRIDE * j, but resizing assumes that it is centred on the
+        # STRIDE pixels that it covers. Shifting the photo by half a cell makes both agree.
         half = STRIDE // 2
         x = torch.nn.functional.pad(x, (-half, half, -half, half))
         x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
@@ -89,7 +98,7 @@ def compute(
         maps = {}
         for kind, image in {"color": photo, "gray": photo.convert("L").convert("RGB")}.items():
             below_top, top = top_blocks(image, LOCALIZE_AT)
-            # The classifier's weights, applied to every cell instead of to the mean of all.
+            # The classifier's weights are applied to every cell instead of to the mean over cells.
             cams = torch.einsum("kd,dhw->khw", network.fc.weight[chosen], top).clamp(min=0)
             features = torch.stack([below_top.sum(dim=0), top.sum(dim=0)])
             maps[kind] = cams.numpy(), features.numpy()
@@ -97,11 +106,12 @@ def compute(
 
 
 def _index(name: str, known: list[str]) -> int:
-    """Find an ImageNet class by its name, whatever its case."""
+    """Return the index of an ImageNet class; upper and lower case are the same."""
     lower = [other.lower() for other in known]
     if name.lower() in lower:
         return lower.index(name.lower())
     close = difflib.get_close_matches(name.lower(), lower, n=3)
     similar = [other for other in lower if name.lower() in other][:3]
-    hint = ", ".join(dict.fromkeys(close + similar)) or "none is similar"
-    raise CannotComputeError(f"ImageNet has no class {name!r}; did you mean: {hint}?")
+    hints = ", ".join(dict.fromkeys(close + similar))
+    question = f"; did you mean {hints}?" if hints else ", and none with a similar name"
+    raise CannotComputeError(f"--classes: ImageNet has no class {name!r}{question}")

@@ -12,7 +12,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from threading import Barrier
 
 import numpy as np
@@ -618,41 +618,40 @@ def test_any_memory_order():
         assert same_bits(cuekit.dense_crf(maps, array), expected)
 
 
-def forget_lattices():
-    """Have other spatial lattices kept: the latest four are."""
-    for width in range(1, 6):
-        cuekit.dense_crf(np.ones((1, 1, width), np.float32), np.zeros((1, width, 3), np.uint8))
+def test_what_is_kept_between_calls():
+    """Spatial lattices: the last 4, looked up by the size, width and weight on which they depend.
 
-
-def test_kept_lattices():
-    """A spatial lattice depends on the size, the width and the weight of the smoothness kernel.
-
-    It is kept between calls. Calls that differ in any of these get their own, and the first calls
-    from many threads at once give the same bits as later ones.
+    Results do not depend on whether a lattice is found or built, by one thread or by many.
     """
     photo = sample_photos()[0][:90, :88]
     maps = smooth_probabilities((90, 88), 5)
     wide = np.ascontiguousarray(photo.reshape(88, 90, 3))
-    forget_lattices()
-    first = cuekit.dense_crf(maps, photo)
-    others = [
-        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_sxy=2)),
-        cuekit.dense_crf(maps, photo, replace(crf.PRESETS["sec"], gaussian_weight=2)),
-        cuekit.dense_crf(maps.reshape(5, 88, 90), wide).reshape(first.shape),
+    sec = crf.PRESETS["sec"]
+    calls = [
+        lambda **options: cuekit.dense_crf(maps, photo, **options),
+        lambda **options: cuekit.dense_crf(maps, photo, replace(sec, gaussian_sxy=2), **options),
+        lambda **options: cuekit.dense_crf(maps, photo, replace(sec, gaussian_weight=2), **options),
+        lambda **options: cuekit.dense_crf(maps.reshape(5, 88, 90), wide, **options).reshape(
+            maps.shape
+        ),
+        lambda **options: cuekit.dense_crf(maps, photo, "clip-es", **options),
+        lambda **options: cuekit.dense_crf(maps[:, :-1], photo[:-1], **options),
     ]
-    assert not any(same_bits(other, first) for other in others)
-    assert same_bits(cuekit.dense_crf(maps, photo), first)
+    expected = [call() for call in calls]
+    assert not any(same_bits(a, b) for a, b in combinations(expected[:5], 2))
+    order = [0, 0, 1, 0, 2, 3, 4, 0, 5, 1, 1, 5, 4, 3, 2, 1, 0]
+    for i in order:
+        assert same_bits(calls[i](), expected[i])
 
-    forget_lattices()
     barrier = Barrier(8)
 
-    def work(_):
+    def work(first):
         barrier.wait(timeout=60)
-        return [cuekit.dense_crf(maps, photo, threads=2) for _ in range(3)]
+        return [(i, calls[i](threads=2)) for i in order[first:] + order[:first]]
 
     with ThreadPoolExecutor(8) as pool:
         for results in pool.map(work, range(8)):
-            assert all(same_bits(result, first) for result in results)
+            assert all(same_bits(result, expected[i]) for i, result in results)
 
 
 def test_denormals_do_not_depend_on_the_caller_s_flags():
@@ -688,20 +687,20 @@ def test_denormals_do_not_depend_on_the_caller_s_flags():
     reason="needs Linux on x86_64, whose rounding modes it sets",
 )
 def test_rounding_does_not_depend_on_the_caller_s_mode():
-    """Nor does what a call in another mode keeps for the next."""
+    """Nor does the lattice that a call in another mode keeps for the next."""
     upward, nearest = 0x800, 0
     libm = ctypes.CDLL("libm.so.6")
     photo = sample_photos()[0][:50, :61]
     maps = smooth_probabilities(photo.shape[:2], 5)
-    expected = cuekit.dense_crf(maps, photo)
-    forget_lattices()
     assert libm.fesetround(upward) == 0
     try:
-        result = cuekit.dense_crf(maps, photo)
+        first = cuekit.dense_crf(maps, photo)
     finally:
         libm.fesetround(nearest)
-    assert same_bits(result, expected)
-    assert same_bits(cuekit.dense_crf(maps, photo), expected)
+    assert same_bits(cuekit.dense_crf(maps, photo), first)  # with the lattice of the first call
+    for width in range(4, 8):  # as many lattices as are kept
+        cuekit.dense_crf(maps[..., :width], photo[:, :width])
+    assert same_bits(cuekit.dense_crf(maps, photo), first)
 
 
 # --------------------------------------------------------------------------------------- the model

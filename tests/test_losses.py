@@ -413,7 +413,7 @@ def test_nonfinite_probabilities(loss, value, dtype):
 @every
 def test_scores_before_softmax(loss):
     scores = torch.tensor([[[2.0]], [[-1.5]]])
-    with raises(ValueError, "probabilities must be at least 0, got -1.5: softmax comes first"):
+    with raises(ValueError, "probabilities must be at least 0, got -1.5: apply softmax first"):
         loss(scores)
 
 

@@ -1,8 +1,8 @@
-// Eight values side by side, worked on as one: one pixel's values in eight channels. Or fewer.
+// Lanes<T, n>: a SIMD vector of n values with element-wise arithmetic.
 //
-// A vector type of the compiler where it has one, which is cut into whatever registers the target
-// has; arrays and loops elsewhere. Loops over plain arrays would do, but compilers tend to keep
-// such arrays in scalar registers.
+// It is the compiler's vector type (GCC, Clang), which the compiler splits into the registers that
+// the target has, or an array with loops over it (other compilers). GCC and Clang get no arrays
+// because they tend to keep small arrays in scalar registers.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,12 @@
 
 namespace cuekit::cpu {
 
-constexpr int lanes = 8;
+// Kernels for many channels take them in blocks: a pixel's values in 8 channels are side by side.
+constexpr int channels_per_block = 8;
 
 #if defined(__GNUC__)
 
-template <class T, int count = lanes>
+template <class T, int count = channels_per_block>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(count * sizeof(T))));
   static constexpr int size = count;
@@ -25,21 +26,21 @@ struct Lanes {
 
   static CUEKIT_INLINE Lanes zero() { return {Vector{}}; }
   static CUEKIT_INLINE Lanes all(T value) { return {Vector{} + value}; }
-  static CUEKIT_INLINE Lanes load(const T* from) {
+  static CUEKIT_INLINE Lanes load(const T* source) {  // (count)
     Lanes result;
-    std::memcpy(&result.values, from, sizeof result.values);
+    std::memcpy(&result.values, source, sizeof result.values);
     return result;
   }
-  CUEKIT_INLINE void store(T* to) const { std::memcpy(to, &values, sizeof values); }
-  // To a multiple of 16 bytes; see stream_16.
-  CUEKIT_INLINE void stream(T* to) const {
+  CUEKIT_INLINE void store(T* target) const { std::memcpy(target, &values, sizeof values); }
+  // Stores past the caches (stream_16). `target` is aligned to 16 bytes.
+  CUEKIT_INLINE void stream(T* target) const {  // (count)
     constexpr int step = 16 / static_cast<int>(sizeof(T));
-    const auto* from = reinterpret_cast<const T*>(&values);
-    for (int j = 0; j < count; j += step) stream_16(from + j, to + j);
+    const auto* source = reinterpret_cast<const T*>(&values);
+    for (int j = 0; j < count; j += step) stream_16(source + j, target + j);
   }
 
-  // The values that have the sign bit, and those that have not; 0 in the place of the others. In
-  // integers: where a register holds fewer values, GCC does a comparison one value at a time.
+  // Values with the sign bit and values without it, each with 0 in place of the other kind. Integer
+  // operations, because GCC compiles a comparison of vectors wider than a register value by value.
   CUEKIT_INLINE void split_by_sign(Lanes* negative, Lanes* positive) const {
     using Bits = typename float_bits<T>::type;
     typedef Bits Mask __attribute__((vector_size(count * sizeof(T))));
@@ -53,19 +54,20 @@ struct Lanes {
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.values * b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
-  // For the same reason, what follows is for vectors no wider than a register. a where it is less,
-  // else b:
+  // What follows compares, so it is for vectors no wider than a register, for the same reason.
+  // a where a < b, else b
   friend CUEKIT_INLINE Lanes smaller(Lanes a, Lanes b) {
     return {a.values < b.values ? a.values : b.values};
   }
-  // b where a is less, else a
+  // b where a < b, else a
   friend CUEKIT_INLINE Lanes larger(Lanes a, Lanes b) {
     return {a.values < b.values ? b.values : a.values};
   }
-  // `yes` where a is less, or where both are equal; elsewhere `no`.
+  // `yes` where a < b, else `no`
   friend CUEKIT_INLINE Lanes if_less(Lanes a, Lanes b, Lanes yes, Lanes no) {
     return {a.values < b.values ? yes.values : no.values};
   }
+  // `yes` where a == b, else `no`
   friend CUEKIT_INLINE Lanes if_equal(Lanes a, Lanes b, Lanes yes, Lanes no) {
     return {a.values == b.values ? yes.values : no.values};
   }
@@ -73,7 +75,7 @@ struct Lanes {
 
 #else
 
-template <class T, int count = lanes>
+template <class T, int count = channels_per_block>
 struct Lanes {
   static constexpr int size = count;
   T values[count];
@@ -84,15 +86,15 @@ struct Lanes {
     for (int j = 0; j < count; ++j) result.values[j] = value;
     return result;
   }
-  static CUEKIT_INLINE Lanes load(const T* from) {
+  static CUEKIT_INLINE Lanes load(const T* source) {
     Lanes result;
-    std::memcpy(result.values, from, sizeof result.values);
+    std::memcpy(result.values, source, sizeof result.values);
     return result;
   }
-  CUEKIT_INLINE void store(T* to) const { std::memcpy(to, values, sizeof values); }
-  CUEKIT_INLINE void stream(T* to) const {
+  CUEKIT_INLINE void store(T* target) const { std::memcpy(target, values, sizeof values); }
+  CUEKIT_INLINE void stream(T* target) const {
     constexpr int step = 16 / static_cast<int>(sizeof(T));
-    for (int j = 0; j < count; j += step) stream_16(values + j, to + j);
+    for (int j = 0; j < count; j += step) stream_16(values + j, target + j);
   }
 
   CUEKIT_INLINE void split_by_sign(Lanes* negative, Lanes* positive) const {

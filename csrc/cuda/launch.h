@@ -1,5 +1,6 @@
-// Launching kernels: on the caller's stream, without waiting, and with CUDA's own words where it
-// refuses. Which pixels a thread works on, and how many of them with one load.
+// Launches kernels on the caller's stream without synchronising, and helps kernels that work pixel
+// by pixel: which pixels belong to a thread, and loads and stores of neighbouring pixels as one
+// vector.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,9 +19,10 @@
 
 namespace cuekit::cuda {
 
-constexpr int block_size = 256;
+constexpr int block_size = 256;  // threads of a block, unless a kernel says otherwise
 
-// `blocks` blocks of `threads` threads; nothing where there are none.
+// Launches a grid of `blocks` blocks of `threads` threads. No launch where `blocks` is 0, which
+// CUDA would refuse.
 template <class... Expected, class... Actual>
 void launch(void (*kernel)(Expected...), std::int64_t blocks, int threads, cudaStream_t stream,
             Actual&&... arguments) {
@@ -34,7 +36,7 @@ void launch(void (*kernel)(Expected...), std::int64_t blocks, int threads, cudaS
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...));
 }
 
-// Workspace for `count` values.
+// Workspace for `count` values of any content.
 template <class T>
 T* allocate(Context& context, std::int64_t count) {
   return static_cast<T*>(context.allocate(count * static_cast<std::int64_t>(sizeof(T))));
@@ -51,8 +53,9 @@ struct Position {
   std::int64_t image, pixel;
 };
 
-// Of this thread, in a grid of blocks_per_image blocks for each image; pixels may end before it.
-__device__ inline Position position(std::int64_t pixels, int width) {
+// The image of this thread and the first of its `width` pixels, in a grid of blocks_per_image()
+// blocks per image. The last block of an image also has threads past its end: pixel >= pixels.
+__device__ inline Position thread_position(std::int64_t pixels, int width) {
   const auto blocks = static_cast<unsigned>((pixels + std::int64_t{block_size} * width - 1) /
                                             (std::int64_t{block_size} * width));
   const unsigned image = blockIdx.x / blocks;
@@ -60,17 +63,18 @@ __device__ inline Position position(std::int64_t pixels, int width) {
   return {image, (std::int64_t{block} * block_size + threadIdx.x) * width};
 }
 
-// Neighbours that are read and written with one instruction.
+// `width` neighbouring values, aligned so that one instruction loads or stores them.
 template <class T, int width>
 struct alignas(sizeof(T) * width) Pack {
   T values[width];
 };
 
 template <int width, class T>
-__device__ Pack<T, width> load_pack(const T* source) {
+__device__ Pack<T, width> load_pack(const T* source) {  // (width), aligned as a Pack
   return *reinterpret_cast<const Pack<T, width>*>(source);
 }
 
+// The type of this size that one store instruction writes.
 template <std::size_t bytes>
 struct Word;
 template <>
@@ -94,39 +98,43 @@ struct Word<16> {
   using type = uint4;
 };
 
-// As one word, past the first cache, which has no use for it: assigned as a struct, the compiler
-// stores every item by itself.
+// Stores a pack with one instruction, bypassing L1: results are not read again by the same kernel.
+// A Pack that is assigned as a struct would be stored value by value, so it is copied to a word.
 template <int width, class T>
-__device__ void store_pack(const Pack<T, width>& pack, T* target) {
-  using Whole = typename Word<sizeof pack>::type;
-  Whole word;
+__device__ void store_pack(const Pack<T, width>& pack,
+                           T* target) {  // (width), aligned as a Pack
+  using WordOfPack = typename Word<sizeof pack>::type;
+  WordOfPack word;
   memcpy(&word, &pack, sizeof word);
-  __stcg(reinterpret_cast<Whole*>(target), word);
+  __stcg(reinterpret_cast<WordOfPack*>(target), word);
 }
 
-// Calls body(k, values) for those of `channels` rows of maps, `pixels` apart, whose tag is set or,
-// if `set` is false, is not. Four loads are under way at a time: one would not fill the memory's
-// pipeline.
+// Calls body(k, values) in ascending order for every channel k whose class is present (is_present
+// true) or absent (false); `values` are the thread's pixels of channel k. Four channels are loaded
+// before the first is used: one load in flight per thread would not saturate the memory.
 template <int width, class T, class Body>
-__device__ void for_tagged(const T* maps, std::int64_t channels, std::int64_t pixels,
-                           const std::uint8_t* tags, bool set, Body body) {
-  constexpr int at_a_time = 4;
-  for (std::int64_t k = 0; k < channels; k += at_a_time) {
-    Pack<T, width> values[at_a_time];
-    bool chosen[at_a_time];
+__device__ void for_channels_where(const T* maps,  // (channels, pixels), from the thread's pixel on
+                                   std::int64_t channels, std::int64_t pixels,
+                                   const std::uint8_t* present,  // (channels), nonzero = present
+                                   bool is_present, Body body) {
+  constexpr int loads = 4;
+  for (std::int64_t k = 0; k < channels; k += loads) {
+    Pack<T, width> values[loads];
+    bool chosen[loads];
 #pragma unroll
-    for (int i = 0; i < at_a_time; ++i) {
-      chosen[i] = k + i < channels && (tags[k + i] != 0) == set;
+    for (int i = 0; i < loads; ++i) {
+      chosen[i] = k + i < channels && (present[k + i] != 0) == is_present;
       if (chosen[i]) values[i] = load_pack<width>(maps + (k + i) * pixels);
     }
 #pragma unroll
-    for (int i = 0; i < at_a_time; ++i)
+    for (int i = 0; i < loads; ++i)
       if (chosen[i]) body(k + i, values[i]);
   }
 }
 
-// Calls body(integral_constant<width>): four pixels a thread (two of eight bytes) where rows of
-// `pixels` and every pointer allow it, else one. T: the largest type that is read or written.
+// Calls body(std::integral_constant<int, width>()) with the number of pixels per thread: 4 (2 of
+// 8 bytes each) where the number of pixels of an image and the alignment of all pointers allow
+// vector loads and stores, else 1. T is the largest type that is loaded or stored.
 template <class T, class Body>
 void with_width(std::int64_t pixels, std::initializer_list<const void*> pointers, Body body) {
   constexpr int wide = sizeof(T) == 8 ? 2 : 4;

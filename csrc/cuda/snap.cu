@@ -1,9 +1,25 @@
-// Pixels are grouped by superpixel once (superpixels.h). 32 channels at a time: the means of all
-// superpixels go into a table, one block per image finds each channel's largest and leaves one bit
-// per channel and superpixel, and every pixel takes its superpixel's bits.
+// Snaps cues to superpixels (equation: cuekit/snap.h).
 //
-// Bool cues are counted, exactly in any order. Maps are summed by one thread per superpixel and
-// channel, in raster order: so the masks are the CPU's, bit by bit.
+// Images are worked on in steps, which bounds the workspace. The pixels of a step are grouped by
+// superpixel once (superpixels.h). Then, in one pass per 32 channels:
+//
+//   bool cues, counted (integers, exact in any order):
+//     nearest_sources  the row and the column of the cues for every row and column of superpixels
+//     pack_channels    every thread packs the channels of one pixel of the cues into a word
+//     count_pieces     every warp counts the pixels that are on in every piece of one segment, for
+//                      all channels
+//     means_of_pieces  every thread adds up the counts of a superpixel for one channel
+//   floating maps:
+//     bilinear_taps    the taps for every row and column of superpixels
+//     raster_means     every thread adds up one channel over one superpixel, in raster order, so
+//                      that the result is the CPU's bit by bit
+//   both:
+//     find_bits        every block finds, for one image, the largest mean of each channel, and sets
+//                      a bit per superpixel and channel where the mean is above the threshold
+//     paint_bits       every thread writes the bits of `width` pixels to all channels of the pass;
+//                      pixels in no superpixel are off
+//
+// Workspace: the members of struct Workspace.
 #include <algorithm>
 
 #include "cuekit/half.h"
@@ -14,8 +30,9 @@
 namespace cuekit::cuda {
 namespace {
 
-// Where rows and columns of the superpixels lie in the cues, once for all images.
-__global__ void nearest_sources(std::int32_t* sources, SnapParams p) {
+// One thread per row and per column of the superpixels.
+__global__ void nearest_sources(std::int32_t* sources,  // (H + W): source rows, then source columns
+                                SnapParams p) {
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   if (i < p.height) {
     sources[i] = static_cast<std::int32_t>(nearest_source(i, p.in_height, p.height));
@@ -24,7 +41,9 @@ __global__ void nearest_sources(std::int32_t* sources, SnapParams p) {
   }
 }
 
-__global__ void bilinear_taps(BilinearTap* taps, SnapParams p) {
+// One thread per row and per column of the superpixels.
+__global__ void bilinear_taps(BilinearTap* taps,  // (H + W): of the rows, then of the columns
+                              SnapParams p) {
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   if (i < p.height) {
     taps[i] = bilinear_tap(i, p.in_height, p.height);
@@ -33,57 +52,58 @@ __global__ void bilinear_taps(BilinearTap* taps, SnapParams p) {
   }
 }
 
-// words (images, h * w): bit k of a cell is on where channel first_channel + k is.
-__global__ void pack_channels(const std::uint8_t* __restrict__ cues, std::int64_t first_channel,
-                              std::int64_t channels, SnapParams p,
-                              std::uint32_t* __restrict__ words) {
-  const std::int64_t cells = p.in_height * p.in_width;
-  const Position at = position(cells, 1);
-  if (at.pixel >= cells) return;
-  const std::uint8_t* cell = cues + (at.image * p.channels + first_channel) * cells + at.pixel;
+// Bit k of a word: channel first_channel + k is on.
+__global__ void pack_channels(const std::uint8_t* __restrict__ cues,  // (images, K, h * w)
+                              std::int64_t first_channel, std::int64_t channels, SnapParams p,
+                              std::uint32_t* __restrict__ words) {  // (images, h * w)
+  const std::int64_t in_pixels = p.in_height * p.in_width;
+  const auto [image, pixel] = thread_position(in_pixels, 1);
+  if (pixel >= in_pixels) return;
+  const std::uint8_t* source = cues + (image * p.channels + first_channel) * in_pixels + pixel;
   std::uint32_t word = 0;
 #pragma unroll 8
-  for (int k = 0; k < channels; ++k) word |= (cell[k * cells] != 0 ? 1u : 0u) << k;
-  words[at.image * cells + at.pixel] = word;
+  for (int k = 0; k < channels; ++k) word |= (source[k * in_pixels] != 0 ? 1u : 0u) << k;
+  words[image * in_pixels + pixel] = word;
 }
 
-// counts (piece_rows, table_width). A warp has one cut's pixels: of 32 pixels' words a ballot makes
-// one word per channel, whose ones that channel's lane counts.
-__global__ void count_pieces(const std::uint32_t* __restrict__ words,
-                             const std::int32_t* __restrict__ rows,
-                             const std::int32_t* __restrict__ columns, Grouped g,
-                             std::int64_t channels, SnapParams p,
-                             std::uint32_t* __restrict__ counts) {
-  const std::int64_t which = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
+// A warp has one segment. Each lane loads the word of one pixel; then a ballot per channel gives
+// the 32 pixels' bits of that channel, and the channel's lane counts them.
+__global__ void count_pieces(const std::uint32_t* __restrict__ words,   // (images, h * w)
+                             const std::int32_t* __restrict__ rows,     // (H): source rows
+                             const std::int32_t* __restrict__ columns,  // (W): source columns
+                             GroupedPixels g, std::int64_t channels, SnapParams p,
+                             std::uint32_t* __restrict__ counts) {  // (piece_rows, 32)
+  const std::int64_t segment = (std::int64_t{blockIdx.x} * block_size + threadIdx.x) / warp_size;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const auto width = static_cast<std::int32_t>(p.width);
-  const std::int64_t cells = p.in_height * p.in_width;
-  for_each_piece(g, which, [&](std::int64_t key, std::int64_t begin, std::int64_t end) {
-    const std::uint32_t* image = words + key / g.num_superpixels * cells;
+  const std::int64_t in_pixels = p.in_height * p.in_width;
+  for_each_piece(g, segment, [&](std::int64_t key, std::int64_t begin, std::int64_t end) {
+    const std::uint32_t* image_words = words + key / g.num_superpixels * in_pixels;
     std::uint32_t count = 0;
     for (std::int64_t first = begin; first < end; first += warp_size) {
       std::uint32_t word = 0;
       if (first + lane < end) {
-        const std::int32_t pixel = g.pixel[first + lane];
+        const std::int32_t pixel = g.sorted_pixels[first + lane];
         const std::int32_t y = pixel / width;
-        word = image[rows[y] * p.in_width + columns[pixel - y * width]];
+        word = image_words[rows[y] * p.in_width + columns[pixel - y * width]];
       }
       for (int k = 0; k < channels; ++k) {
         const unsigned on = __ballot_sync(all_lanes, (word >> k & 1u) != 0);
         if (lane == k) count += static_cast<std::uint32_t>(__popc(on));
       }
     }
-    if (lane < channels) counts[(which + key) * table_width + lane] = count;
+    if (lane < channels) counts[(segment + key) * channels_per_pass + lane] = count;
   });
 }
 
+// Interpolates maps at a pixel of the superpixels.
 template <class T>
 struct Bilinear {
-  const T* maps;
+  const T* maps;  // (images, K, h * w)
   std::int64_t channels, in_pixels;
   std::int32_t in_width, width;
-  const BilinearTap* rows;
-  const BilinearTap* columns;
+  const BilinearTap* rows;     // (H)
+  const BilinearTap* columns;  // (W)
 
   __device__ double value(std::int64_t map, std::int32_t pixel) const {
     const BilinearTap row = rows[pixel / width];
@@ -98,54 +118,58 @@ struct Bilinear {
 };
 
 template <class T>
-__global__ void means_in_raster_order(Bilinear<T> sampler, Grouped g, std::int64_t first_channel,
-                                      std::int64_t channels, double* __restrict__ means) {
+__global__ void raster_means(Bilinear<T> sampler, GroupedPixels g, std::int64_t first_channel,
+                             std::int64_t channels,
+                             double* __restrict__ means) {  // (num_keys, 32)
   const std::int64_t i = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   const std::int64_t key = i / channels, channel = i % channels;
-  if (key >= g.groups()) return;
+  if (key >= g.num_keys()) return;
   const std::int64_t begin = g.starts[key], end = g.starts[key + 1];
   const std::int64_t map = key / g.num_superpixels * sampler.channels + first_channel + channel;
   double sum = 0.0;
 #pragma unroll 4
-  for (std::int64_t at = begin; at < end; ++at) sum += sampler.value(map, g.pixel[at]);
-  means[key * table_width + channel] = begin < end ? sum / static_cast<double>(end - begin) : 0.0;
+  for (std::int64_t j = begin; j < end; ++j) sum += sampler.value(map, g.sorted_pixels[j]);
+  means[key * channels_per_pass + channel] =
+      begin < end ? sum / static_cast<double>(end - begin) : 0.0;
 }
 
-// One block of 32 warps per image, a lane per channel: bits (groups), bit k = channel k is on.
-constexpr int decide_threads = 1024;
+// One block of 32 warps per image; a lane per channel. Bit k of a word: channel k is on.
+constexpr int find_bits_threads = 1024;
 
-__global__ void decide(const double* __restrict__ means, Grouped g, std::int64_t channels,
-                       double threshold, std::uint32_t* __restrict__ bits) {
-  __shared__ double of_warp[decide_threads];
+__global__ void find_bits(const double* __restrict__ means,  // (num_keys, 32)
+                          GroupedPixels g, std::int64_t channels, double threshold,
+                          std::uint32_t* __restrict__ bits) {  // (num_keys)
+  __shared__ double thread_maxima[find_bits_threads];
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
-  const std::int64_t first = std::int64_t{blockIdx.x} * g.num_superpixels;
-  const bool used = lane < channels;
+  const std::int64_t first_key = std::int64_t{blockIdx.x} * g.num_superpixels;
+  const bool has_channel = lane < channels;
   double best = 0.0;
-  for (std::int64_t s = warp; s < g.num_superpixels; s += decide_threads / warp_size)
-    if (used) best = Larger()(best, means[(first + s) * table_width + lane]);
-  of_warp[threadIdx.x] = best;
+  for (std::int64_t s = warp; s < g.num_superpixels; s += find_bits_threads / warp_size)
+    if (has_channel) best = Larger()(best, means[(first_key + s) * channels_per_pass + lane]);
+  thread_maxima[threadIdx.x] = best;
   __syncthreads();
-  for (int w = 0; w < decide_threads / warp_size; ++w)
-    best = Larger()(best, of_warp[w * warp_size + lane]);
-  const double level = Larger()(0.0, threshold * best);  // never where the mean is <= 0
-  for (std::int64_t s = warp; s < g.num_superpixels; s += decide_threads / warp_size) {
-    const bool on = used && means[(first + s) * table_width + lane] > level;
+  for (int w = 0; w < find_bits_threads / warp_size; ++w)
+    best = Larger()(best, thread_maxima[w * warp_size + lane]);
+  const double level = Larger()(0.0, threshold * best);  // a mean <= 0 is never on
+  for (std::int64_t s = warp; s < g.num_superpixels; s += find_bits_threads / warp_size) {
+    const bool on = has_channel && means[(first_key + s) * channels_per_pass + lane] > level;
     const unsigned word = __ballot_sync(all_lanes, on);
-    if (lane == 0) bits[first + s] = word;
+    if (lane == 0) bits[first_key + s] = word;
   }
 }
 
 template <int width>
-__global__ void paint_bits(const std::uint32_t* __restrict__ bits, Grouped g,
-                           std::int64_t first_channel, std::int64_t channels,
-                           std::int64_t all_channels, bool* __restrict__ out) {
-  const Position at = position(g.pixels, width);
-  if (at.pixel >= g.pixels) return;
-  const std::uint32_t* keys = g.key_of + at.image * g.pixels + at.pixel;
-  bool* target = out + (at.image * all_channels + first_channel) * g.pixels + at.pixel;
+__global__ void paint_bits(const std::uint32_t* __restrict__ bits,  // (num_keys)
+                           GroupedPixels g, std::int64_t first_channel, std::int64_t channels,
+                           std::int64_t all_channels,  // K
+                           bool* __restrict__ out) {   // (images, K, H * W)
+  const auto [image, pixel] = thread_position(g.pixels, width);
+  if (pixel >= g.pixels) return;
+  const std::uint32_t* keys = g.keys + image * g.pixels + pixel;
+  bool* target = out + (image * all_channels + first_channel) * g.pixels + pixel;
   std::uint32_t on[width];
-  for (int j = 0; j < width; ++j) on[j] = keys[j] < g.groups() ? bits[keys[j]] : 0;
+  for (int j = 0; j < width; ++j) on[j] = keys[j] < g.num_keys() ? bits[keys[j]] : 0;
   for (int k = 0; k < channels; ++k) {
     Pack<bool, width> pack;
     for (int j = 0; j < width; ++j) pack.values[j] = (on[j] >> k & 1u) != 0;
@@ -157,47 +181,53 @@ struct Workspace {
   Workspace(const SnapParams& p, std::int64_t images, Arena& arena)
       : grouped(images, p.height * p.width, p.num_superpixels, arena),
         words(arena.take<std::uint32_t>(images * p.in_height * p.in_width)),
-        counts(arena.take<std::uint32_t>(piece_rows(grouped) * table_width)),
-        means(arena.take<double>(grouped.groups() * table_width)),
-        bits(arena.take<std::uint32_t>(grouped.groups())),
+        counts(arena.take<std::uint32_t>(piece_rows(grouped) * channels_per_pass)),
+        means(arena.take<double>(grouped.num_keys() * channels_per_pass)),
+        bits(arena.take<std::uint32_t>(grouped.num_keys())),
         sources(arena.take<std::int32_t>(p.height + p.width)),
         taps(arena.take<BilinearTap>(p.height + p.width)) {}
 
-  Grouped grouped;
-  std::uint32_t* words;
-  std::uint32_t* counts;
-  double* means;
-  std::uint32_t* bits;
-  std::int32_t* sources;
-  BilinearTap* taps;
+  GroupedPixels grouped;
+  std::uint32_t* words;   // (images, h * w)
+  std::uint32_t* counts;  // (piece_rows, 32)
+  double* means;          // (num_keys, 32)
+  std::uint32_t* bits;    // (num_keys)
+  std::int32_t* sources;  // (H + W)
+  BilinearTap* taps;      // (H + W)
 };
 
-void find_means(const std::uint8_t* cues, const Workspace& at, const SnapParams& p, std::int64_t k,
+void find_means(const std::uint8_t* cues,  // (images, K, h, w), nonzero = on
+                const Workspace& workspace, const SnapParams& p, std::int64_t first_channel,
                 std::int64_t channels, cudaStream_t stream) {
-  const Grouped& g = at.grouped;
-  launch(nearest_sources, ceil_div(p.height + p.width, block_size), block_size, stream, at.sources,
-         p);
+  const GroupedPixels& g = workspace.grouped;
+  std::int32_t* const rows = workspace.sources;
+  std::int32_t* const columns = workspace.sources + p.height;
+  launch(nearest_sources, ceil_div(p.height + p.width, block_size), block_size, stream,
+         workspace.sources, p);
   launch(pack_channels, g.images * blocks_per_image(p.in_height * p.in_width, 1), block_size,
-         stream, cues, k, channels, p, at.words);
-  launch(count_pieces, ceil_div(ceil_div(g.size(), cut) * warp_size, block_size), block_size,
-         stream, at.words, at.sources, at.sources + p.height, g, channels, p, at.counts);
-  launch(add_pieces<std::uint32_t, double>, ceil_div(g.groups() * channels, block_size), block_size,
-         stream, at.counts, g, channels, at.means);
+         stream, cues, first_channel, channels, p, workspace.words);
+  launch(count_pieces, ceil_div(ceil_div(g.size(), segment_pixels) * warp_size, block_size),
+         block_size, stream, workspace.words, rows, columns, g, channels, p, workspace.counts);
+  launch(means_of_pieces<std::uint32_t, double>, ceil_div(g.num_keys() * channels, block_size),
+         block_size, stream, workspace.counts, g, channels, workspace.means);
 }
 
 template <class T>
-void find_means(const T* maps, const Workspace& at, const SnapParams& p, std::int64_t k,
+void find_means(const T* maps,  // (images, K, h, w)
+                const Workspace& workspace, const SnapParams& p, std::int64_t first_channel,
                 std::int64_t channels, cudaStream_t stream) {
-  launch(bilinear_taps, ceil_div(p.height + p.width, block_size), block_size, stream, at.taps, p);
+  const GroupedPixels& g = workspace.grouped;
+  launch(bilinear_taps, ceil_div(p.height + p.width, block_size), block_size, stream,
+         workspace.taps, p);
   const Bilinear<T> sampler{maps,
                             p.channels,
                             p.in_height * p.in_width,
                             static_cast<std::int32_t>(p.in_width),
                             static_cast<std::int32_t>(p.width),
-                            at.taps,
-                            at.taps + p.height};
-  launch(means_in_raster_order<T>, ceil_div(at.grouped.groups() * channels, block_size), block_size,
-         stream, sampler, at.grouped, k, channels, at.means);
+                            workspace.taps,
+                            workspace.taps + p.height};
+  launch(raster_means<T>, ceil_div(g.num_keys() * channels, block_size), block_size, stream,
+         sampler, g, first_channel, channels, workspace.means);
 }
 
 std::int64_t workspace_bytes(const SnapParams& p, std::int64_t images) {
@@ -209,39 +239,40 @@ std::int64_t workspace_bytes(const SnapParams& p, std::int64_t images) {
 }  // namespace
 
 template <class T>
-bool snap(const T* cues, const SuperpixelsView& superpixels, bool* out, const SnapParams& p,
-          Context& context) {
+bool snap(const T* cues,                       // (B, K, h, w)
+          const SuperpixelsView& superpixels,  // (B, H, W)
+          bool* out,                           // (B, K, H, W)
+          const SnapParams& p, Context& context) {
   const cudaStream_t stream = context.stream;
   const std::int64_t pixels = p.height * p.width;
-  const std::int64_t step = images_at_a_time(p.batch, pixels, p.num_superpixels);
-  void* const workspace = context.allocate(workspace_bytes(p, step));
+  if (p.batch * p.channels * pixels == 0) return true;
+  const std::int64_t step = images_per_step(p.batch, pixels, p.num_superpixels);
+  // The last step may have fewer images, which never need more.
+  void* const memory = context.allocate(workspace_bytes(p, step));
   for (std::int64_t first = 0; first < p.batch; first += step) {
-    Arena arena(workspace);
     const std::int64_t images = std::min(step, p.batch - first);
-    const Workspace at(p, images, arena);
-    at.grouped.group(superpixels, first, stream);
-    const T* maps = cues + first * p.channels * p.in_height * p.in_width;
-    bool* target = out + first * p.channels * pixels;
-    for (std::int64_t k = 0; k < p.channels; k += table_width) {
-      const std::int64_t channels = std::min<std::int64_t>(table_width, p.channels - k);
-      find_means(maps, at, p, k, channels, stream);
-      launch(decide, images, decide_threads, stream, at.means, at.grouped, channels, p.threshold,
-             at.bits);
-      with_width<bool>(pixels, {target}, [&](auto width) {
+    Arena arena(memory);
+    const Workspace workspace(p, images, arena);
+    workspace.grouped.group(superpixels, first, stream);
+    const T* step_cues = cues + first * p.channels * p.in_height * p.in_width;
+    bool* step_out = out + first * p.channels * pixels;
+    for (std::int64_t k = 0; k < p.channels; k += channels_per_pass) {
+      const std::int64_t channels = std::min<std::int64_t>(channels_per_pass, p.channels - k);
+      find_means(step_cues, workspace, p, k, channels, stream);
+      launch(find_bits, images, find_bits_threads, stream, workspace.means, workspace.grouped,
+             channels, p.threshold, workspace.bits);
+      with_width<bool>(pixels, {step_out}, [&](auto width) {
         launch(paint_bits<width>, images * blocks_per_image(pixels, width), block_size, stream,
-               at.bits, at.grouped, k, channels, p.channels, target);
+               workspace.bits, workspace.grouped, k, channels, p.channels, step_out);
       });
     }
   }
   return true;
 }
 
-#define CUEKIT_INSTANTIATE(T) \
-  template bool snap(const T*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
-CUEKIT_INSTANTIATE(std::uint8_t)
-CUEKIT_INSTANTIATE(half)
-CUEKIT_INSTANTIATE(float)
-CUEKIT_INSTANTIATE(double)
-#undef CUEKIT_INSTANTIATE
+template bool snap(const std::uint8_t*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
+template bool snap(const half*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
+template bool snap(const float*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
+template bool snap(const double*, const SuperpixelsView&, bool*, const SnapParams&, Context&);
 
 }  // namespace cuekit::cuda

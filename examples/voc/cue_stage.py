@@ -1,13 +1,14 @@
-"""Cues of every photo, from the maps of a colour and a gray classifier.
+"""Computes cues of every photo, from the maps of a colour and a grayscale classifier.
 
-Maps are kept as ``maps/KIND/ID.npz``. Cues are kept as ``cues/SET/ID.png``: overlaps are resolved
-at the photo's resolution, and what is brought to a network's grid later are these labels.
+Maps are stored as ``maps/KIND/ID.npz``. Cues are stored as label maps ``cues/SET/ID.png`` at the
+photo's resolution, with overlaps resolved. For training, these label maps are resized to the
+network's grid.
 """
 
 from __future__ import annotations
 
 import zipfile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,15 +31,15 @@ SETS = ("raw-color", "snapped-color", "raw-gray", "snapped-gray", "merged", "sec
 
 
 class Maps(NamedTuple):
-    """What a classifier says of a photo.
+    """A classifier's output for a photo.
 
     Attributes
     ----------
-    cams : ndarray of float32, shape (C, h, w)
-        Class activation maps of all classes, negative values clipped.
-    features : ndarray of float32, shape (2, h, w)
+    cams : (C, h, w) array of float32
+        Class activation maps of all classes, negative values set to 0.
+    features : (2, h, w) array of float32
         The two top layers, each summed over its channels.
-    scores : ndarray of float32, shape (C,)
+    scores : (C,) array of float32
         Probabilities of the tags.
     """
 
@@ -48,7 +49,7 @@ class Maps(NamedTuple):
 
 
 def size_in_cells(photo: Image.Image, longer_side: int, stride: int) -> tuple[int, int]:
-    """Return the height and width in cells, the longer of which is `longer_side` pixels."""
+    """Return height and width in cells of a photo resized to `longer_side` pixels."""
     scale = longer_side / max(photo.size) / stride
     width, height = (max(round(side * scale), 1) for side in photo.size)
     return height, width
@@ -59,8 +60,8 @@ def compute_maps(
 ) -> Maps:
     """Compute the maps of a photo.
 
-    The maps are taken of the photo in its own shape. The scores are those of a square (size, size),
-    as in training, though at the maps' stride.
+    The input for the maps has the photo's aspect ratio. The input for the scores is a square
+    (size, size), as in training, but at the maps' stride.
     """
     height, width = size_in_cells(photo, longer_side, network.stride)
     resized = photo.resize(
@@ -69,7 +70,7 @@ def compute_maps(
     with torch.inference_mode():
         pixels = torch.from_numpy(np.array(resized))[None].to(device)
         below_top, top = network.top_layers(network.see(pixels))
-        # The bias says how common a class is, not where it is.
+        # Without the bias, which depends on how frequent a class is, not on where it is.
         weight = network.head.weight[:, :, 0, 0]
         cams = torch.einsum("kd,dhw->khw", weight, top[0]).clamp(min=0)
         features = torch.stack([below_top[0].sum(0), top[0].sum(0)])
@@ -91,7 +92,8 @@ def write_maps(
 ) -> None:
     """Compute the maps of photos that have none yet."""
     out.mkdir(parents=True, exist_ok=True)
-    network.to(device, memory_format=torch.channels_last).eval()
+    network.move_to(device)
+    network.eval()
     for name in missing(names, out, ".npz"):
         photo = folder.photo(name, gray=gray)
         maps = compute_maps(network, photo, longer_side=longer_side, size=size, device=device)
@@ -102,17 +104,17 @@ def write_maps(
 
 
 def missing(names: Sequence[str], out: Path, suffix: str) -> Iterable[str]:
-    """Go through those of this process's share of the photos that have no file yet."""
+    """Return the photos of this process's share that have no file yet, with a progress bar."""
     rank, world = rank_and_world()
-    # Shares first: what is missing changes while the other processes write.
-    left = [name for name in names[rank::world] if not (out / f"{name}{suffix}").exists()]
+    # The share is taken first, because the other processes write files at the same time.
+    todo = [name for name in names[rank::world] if not (out / f"{name}{suffix}").exists()]
     return tqdm(
-        left, desc=f"{out.parent.name}/{out.name}", disable=True if rank or not left else None
+        todo, desc=f"{out.parent.name}/{out.name}", disable=True if rank or not todo else None
     )
 
 
 def read_maps(path: Path) -> Maps:
-    """Read what `write_maps` wrote."""
+    """Read maps that `write_maps` wrote."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the stage cues, with its split in --test")
     try:
@@ -147,29 +149,29 @@ def cues_of(
     scale: float,
     min_size: int,
 ) -> dict[str, np.ndarray]:
-    """Take the paper's steps from the maps of both classifiers to sets of cues.
+    """Compute all sets of cues from the maps of both classifiers, by the steps of the paper.
 
     Parameters
     ----------
     maps : dict of str to Maps
         For "color" and "gray".
-    present : ndarray of bool, shape (C,)
+    present : (C,) array of bool
         The photo's tags.
-    photo : ndarray of uint8, shape (H, W, 3)
-        For its superpixels.
+    photo : (H, W, 3) array of uint8
+        The photo, for its superpixels.
     foreground_threshold, background_threshold, snap_threshold : float
         See `cuekit.raw_cues` and `cuekit.snap_cues`.
     sec_threshold : float
-        Foreground threshold of the cues that SEC is trained on.
+        Foreground threshold of the cues for SEC's recipe.
     scale, min_size : float, int
         See `cuekit.felzenszwalb`.
 
     Returns
     -------
-    dict of str to ndarray of bool
-        For every name in `SETS` cues (C + 1, …): raw ones at the maps' resolution, the others at
-        the photo's. "sec" are the colour network's as SEC takes them: of maps that nothing was
-        subtracted from, at their own threshold.
+    dict of str to array of bool
+        Cues (C + 1, …) for every name in `SETS`: raw ones at the resolution of the maps, the others
+        at that of the photo. "sec" are cues of the colour network as in SEC: without class
+        subtraction, and with their own threshold.
     """
     superpixels = cuekit.felzenszwalb(photo, scale=scale, min_size=min_size)
     cues = {
@@ -190,17 +192,20 @@ def cues_of(
 
 
 def write_label_map(path: Path, cues: np.ndarray, size: tuple[int, int]) -> None:
-    """Write cues as labels at a photo's resolution: what overlaps goes to the smallest class."""
+    """Write cues as labels at a photo's resolution; where cues overlap, the smallest wins."""
     cuekit.io.write_labels(path, cuekit.cues_to_labels(cuekit.resize_cues(cues, size)))
 
 
 def write_cues(
-    folder: VocFolder, names: Sequence[str], maps: Path, out: Path, **settings: float
+    folder: VocFolder, names: Sequence[str], maps: Path, out: Path, **settings: Any
 ) -> None:
-    """Write every set of cues of every photo as labels at the photo's resolution."""
+    """Write every set of cues of every photo as a label map at the photo's resolution.
+
+    `settings` are the thresholds and superpixel parameters of `cues_of`.
+    """
     for name in SETS:
         (out / name).mkdir(parents=True, exist_ok=True)
-    # The last set is written last: where it is there, all are.
+    # The last set is written last: if its file exists, all exist.
     for name in missing(names, out / SETS[-1], ".png"):
         photo = np.asarray(folder.photo(name))
         both = {kind: read_maps(maps / kind / f"{name}.npz") for kind in KINDS}

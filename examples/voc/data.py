@@ -1,8 +1,8 @@
-"""A folder in PASCAL VOC's layout, and batches of it that can be resumed anywhere.
+"""Reads a folder in PASCAL VOC's layout, and makes batches that can be resumed at any iteration.
 
 ``ROOT/JPEGImages/ID.jpg``, ``ROOT/SegmentationClass/ID.png`` and
 ``ROOT/ImageSets/Segmentation/SPLIT.txt``. Tags come from ``ROOT/image_labels.npz`` (``ids``,
-``labels``, and ``names`` where the classes are not VOC's), or from ``ROOT/Annotations/ID.xml``.
+``labels``, and ``names`` if the classes are not VOC's), or from ``ROOT/Annotations/ID.xml``.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-HELD_OUT_EVERY = 10  # one of so many training photos is for choosing settings instead
+HELD_OUT_EVERY = 10  # every tenth training photo is held out, to choose settings
 
 
 @dataclass(frozen=True)
 class VocFolder:
-    """Where the photos, masks and tags are.
+    """A data set's folder and tags.
 
     Attributes
     ----------
     root : Path
         The folder.
     names : tuple of str
-        The C foreground classes; class i has label i + 1.
-    tags : dict of str to ndarray
-        Photo id -> (C,) bool.
+        The C foreground classes; class i has class id i + 1.
+    tags : dict of str to (C,) array of bool
+        Tags by photo id.
     """
 
     root: Path
@@ -51,13 +51,13 @@ class VocFolder:
 
     @classmethod
     def open(cls, root: Path) -> VocFolder:
-        """Read which classes are in which photo; masks are not looked at."""
+        """Read the tags of all photos; masks are not read."""
         root = Path(root)
         if not (root / "JPEGImages").is_dir():
             raise FileNotFoundError(f"--root must have VOC's layout: no {root / 'JPEGImages'}")
         if (root / "image_labels.npz").exists():
             try:
-                # np.load refuses pickles.
+                # np.load refuses pickles by default.
                 with (root / "image_labels.npz").open("rb") as content, np.load(content) as file:
                     labels = file["labels"].astype(bool)
                     names = tuple(file["names"].tolist()) if "names" in file else CLASSES
@@ -66,8 +66,8 @@ class VocFolder:
                 raise ValueError(f"{root / 'image_labels.npz'}: {error}") from error
             if labels.shape != (len(ids), len(names)):
                 raise ValueError(
-                    f"image_labels.npz: labels must have shape {(len(ids), len(names))} to match "
-                    f"ids and classes, got {labels.shape}"
+                    f"{root / 'image_labels.npz'}: labels must have shape "
+                    f"{(len(ids), len(names))} to match ids and classes, got {labels.shape}"
                 )
             return cls(root, names, dict(zip(ids, labels, strict=True)))
         found = sorted((root / "Annotations").glob("*.xml"))
@@ -76,7 +76,7 @@ class VocFolder:
         return cls(root, CLASSES, {path.stem: _tags_of_annotation(path) for path in found})
 
     def ids(self, *splits: str) -> list[str]:
-        """Return the photos of the splits, in their order."""
+        """Return the photo ids of the splits, in the order of their files."""
         folder = self.root / "ImageSets" / "Segmentation"
         names = [name for s in splits for name in (folder / f"{s}.txt").read_text().split()]
         if splits and not names:
@@ -86,7 +86,7 @@ class VocFolder:
         return names
 
     def training_ids(self, splits: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the photos to train on, and the tenth that is held out to choose settings on."""
+        """Return the ids of the photos to train on, and of those held out to choose settings."""
         names = sorted(set(self.ids(*splits)))
         held_out = names[::HELD_OUT_EVERY]
         training = sorted(set(names) - set(held_out))
@@ -95,7 +95,7 @@ class VocFolder:
         return training, held_out
 
     def photo(self, name: str, *, gray: bool = False) -> Image.Image:
-        """Read a photo as RGB; a gray one has its luminance in all channels.
+        """Read a photo as RGB; if `gray`, all channels are its luminance.
 
         Raises
         ------
@@ -112,36 +112,36 @@ class VocFolder:
             ) from error
 
     def truth(self, name: str) -> np.ndarray:
-        """Read a mask: labels (H, W) uint8, 255 = do not count."""
+        """Read a mask: class ids (H, W) uint8, 255 = ignore."""
         return cuekit.io.read_labels(self.mask(name))
 
     def mask(self, name: str) -> Path:
-        """Return where a mask is."""
+        """Return the path of a mask."""
         return self.root / "SegmentationClass" / f"{name}.png"
 
 
 def _tags_of_annotation(path: Path) -> np.ndarray:
-    # expat stops entities that grow without bound (from 2.4.1 on), and reads no external ones.
+    # expat limits the expansion of entities (since 2.4.1), and reads no external entities.
     found = {node.text for node in ET.parse(path).iterfind("object/name")}  # noqa: S314
     return np.array([name in found for name in CLASSES])
 
 
 class Photos(Dataset[dict[str, Any]]):
-    """Photos of one size for training, with tags and, where asked for, cues.
+    """Photos of one size for training, with tags and optionally with cues.
 
     Parameters
     ----------
     folder : VocFolder
-        Where the photos are.
+        The data set.
     names : sequence of str
-        Their ids.
+        The photos' ids.
     size : int
-        Side of the square that photos are resized to, as SEC does.
+        Side of the square that photos are resized to, as in SEC.
     gray : bool
-        Whether to drop the colours.
+        Whether to convert photos to grayscale.
     cues, grid : Path and int, optional
-        A folder of label maps at the photos' resolution, and the side of the grid they are brought
-        to: a cell has a class where at least half of its pixels have.
+        A folder of label maps at the photos' resolution, and the side of the grid that they are
+        resized to: a cell gets a class if at least half of its pixels have it.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Photos(Dataset[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, key: tuple[int, bool]) -> dict[str, Any]:
-        """Return photo (size, size, 3), tags (C,) and cues (C + 1, grid, grid), mirrored or not."""
+        """Return photo (size, size, 3), tags (C,) and cues (C + 1, grid, grid) for a drawn key."""
         index, mirrored = key
         name = self.names[index]
         photo = square(self.folder.photo(name, gray=self.gray), self.size)
@@ -183,17 +183,17 @@ def square(photo: Image.Image, size: int) -> np.ndarray:
 
 
 class Draws(Sampler[list[tuple[int, bool]]]):
-    """Which photos each iteration takes, and which of them mirrored.
+    """Draws the photos of each iteration, and which of them are mirrored.
 
-    A function of seed and iteration only: an interrupted run goes on with the photos that it would
-    have had, and each of several processes takes its share of the same batch.
+    The draws depend on seed and iteration only. A resumed run therefore continues with the photos
+    that it would have had without the interruption, and several processes share one batch.
 
     Parameters
     ----------
     photos, batch : int
-        Number of photos, and of photos per iteration over all processes.
+        Number of photos in total, and per iteration over all processes.
     first, last : int
-        Iterations to go through: first, …, last - 1.
+        The iterations are first, …, last - 1.
     seed, rank, world : int
         Seed, this process's number, and the number of processes.
     """
@@ -212,11 +212,11 @@ class Draws(Sampler[list[tuple[int, bool]]]):
         for iteration in range(self.first, self.last):
             keys = []
             for n in range(iteration * self.batch, (iteration + 1) * self.batch):
-                epoch, place = divmod(n, self.photos)
+                epoch, position = divmod(n, self.photos)
                 if epoch != shuffled_epoch:
                     rng = np.random.default_rng([self.seed, epoch])
                     order = rng.permutation(self.photos)
                     mirrored = rng.random(self.photos) < 0.5
                     shuffled_epoch = epoch
-                keys.append((int(order[place]), bool(mirrored[place])))
+                keys.append((int(order[position]), bool(mirrored[position])))
             yield keys[self.rank :: self.world]

@@ -1,7 +1,7 @@
-"""The paper's tables on one split of photos, with paired bootstrap intervals over photos.
+"""Segments one split of photos and makes the paper's tables, with paired bootstrap intervals.
 
-IoU is of one confusion matrix over all photos, at their own resolution, truth 255 left out. Where
-cues say nothing, that counts as background.
+IoU comes from one confusion matrix over all photos at their own resolution; pixels whose truth is
+255 are ignored. Pixels without a cue count as background. Intervals are over photos.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from data import VocFolder
     from models import Network
 
-    # Name → seed → network, and the settings it was trained with
+    # name → seed → network and the settings of its training
     Segmenters = dict[str, dict[int, tuple[Network, dict[str, Any]]]]
     Labels = dict[int, Path]  # seed → folder of label maps
 
@@ -40,17 +40,17 @@ BEFORE = "before the CRF"
 
 
 class Tagging(NamedTuple):
-    """How tags are told from a classifier's scores, and how well that does.
+    """The threshold that turns a classifier's scores into tags, and the quality of these tags.
 
     Attributes
     ----------
     threshold : float
-        Scores at least this high are tags, and so is a photo's highest score: a photo without a
-        tag would lose all of its classes.
+        Classes with at least this score are tags. The class with the highest score always is,
+        because a photo without tags would lose all of its classes.
     precision, recall : float
         Over all tags of all photos.
     exact : float
-        Share of the photos all of whose tags are right.
+        Share of the photos whose tags are all correct.
     """
 
     threshold: float
@@ -60,12 +60,12 @@ class Tagging(NamedTuple):
 
 
 def tags_of(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the tags (…, C) that scores (…, C) tell."""
+    """Return the tags (…, C) predicted by scores (…, C)."""
     return (scores >= threshold) | (scores == scores.max(-1, keepdims=True))
 
 
 def choose_threshold(scores: np.ndarray, tags: np.ndarray, recall: float) -> float:
-    """Return the highest threshold by which this share of the tags (N, C) is found.
+    """Return the highest threshold that finds at least this share of the tags (N, C).
 
     Raises
     ------
@@ -81,16 +81,19 @@ def choose_threshold(scores: np.ndarray, tags: np.ndarray, recall: float) -> flo
 
 
 def judge_tags(scores: np.ndarray, tags: np.ndarray, threshold: float) -> Tagging:
-    """Compare the tags that scores (N, C) tell with the true ones."""
-    told = tags_of(scores, threshold)
-    right = (told & tags).sum()
+    """Compare the tags predicted by scores (N, C) with the true tags (N, C)."""
+    predicted = tags_of(scores, threshold)
+    correct = (predicted & tags).sum()
     return Tagging(
-        threshold, right / told.sum(), right / tags.sum(), float((told == tags).all(1).mean())
+        threshold,
+        correct / predicted.sum(),
+        correct / tags.sum(),
+        float((predicted == tags).all(1).mean()),
     )
 
 
 def probabilities(network: Network, photo: Any, size: int, device: torch.device) -> np.ndarray:
-    """Segment a photo: probabilities (K, H, W) at its own resolution."""
+    """Return a photo's probabilities (K, H, W) at its own resolution."""
     with torch.inference_mode():
         pixels = torch.from_numpy(square(photo, size))[None].to(device)
         maps = network(network.see(pixels)).float()
@@ -101,7 +104,7 @@ def probabilities(network: Network, photo: Any, size: int, device: torch.device)
 def labels_of(
     scores: np.ndarray, photo: np.ndarray, present: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (H, W) of the background and the present classes: before and after the CRF."""
+    """Return labels (H, W) before and after the CRF; only background and present classes occur."""
     if present is not None:
         scores = cuekit.suppress_absent(scores, present)
     refined = cuekit.dense_crf(scores, photo, "sec", present=present, threads=threads())
@@ -117,15 +120,15 @@ def write_labels(
     size: int,
     device: torch.device,
 ) -> None:
-    """Segment photos that have no label map yet, given their tags (C,), or None of which is known.
+    """Segment photos that have no label map yet, given their tags (C,) or None if unknown.
 
-    What the labels were before the CRF goes to a folder within `out`. Every way to know the tags
-    has a folder of its own, for which the network runs anew, so that each can be added, or done
-    again, without the others.
+    The labels before the CRF are written to a folder within `out`. Every source of tags has its own
+    folder, for which the network is run again, so that each can be added or repeated separately.
     """
-    network.to(device, memory_format=torch.channels_last).eval()
+    network.move_to(device)
+    network.eval()
     (out / BEFORE).mkdir(parents=True, exist_ok=True)
-    # The latter is written last: where it is there, both are.
+    # The file in BEFORE is written last: if it exists, both exist.
     for name in missing(list(tags), out / BEFORE, ".png"):
         photo = folder.photo(name)
         scores = probabilities(network, photo, size, device)
@@ -135,7 +138,7 @@ def write_labels(
 
 
 def matrices(folder: VocFolder, names: Iterable[str], labels: Path) -> np.ndarray:
-    """Count (N, K + 1, K + 1) pixels by truth and label; the last class is "unknown".
+    """Return confusion matrices (N, K + 1, K + 1); the last class is "unknown".
 
     All photos must have masks.
     """
@@ -154,39 +157,39 @@ def matrices(folder: VocFolder, names: Iterable[str], labels: Path) -> np.ndarra
 
 
 def unknown_as_background(counts: np.ndarray) -> np.ndarray:
-    """Turn matrices (…, K + 1, K + 1) into (…, K, K)."""
+    """Return matrices (…, K, K) of (…, K + 1, K + 1) ones, "unknown" counted as background."""
     folded = counts[..., :-1, :-1].copy()
     folded[..., 0] += counts[..., :-1, -1]
     return folded
 
 
 class Table(NamedTuple):
-    """Rows of text under a header."""
+    """A table of text with a header."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Show it."""
+        """Return it as Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def percent(value: float) -> str:
-    """Show a share."""
+    """Format a share as a percentage; NaN is a dash."""
     return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
 def share(part: int, whole: int) -> float:
-    """Divide; nothing of nothing is NaN."""
+    """Divide; 0 / 0 is NaN."""
     return part / whole if whole else np.nan
 
 
 def result_table(
     counts: dict[str, np.ndarray], before: dict[str, np.ndarray], classes: list[int]
 ) -> Table:
-    """Table 1: the mean IoU of every way to segment, and what it is before the CRF."""
+    """Return table 1: the mean IoU of every method, after and before the CRF."""
     rows = [
         [name, *(percent(mean_iou(x[c].sum(0), classes)) if c in x else "–" for c in counts)]
         for name, x in (("mean IoU", counts), (BEFORE, before))
@@ -195,7 +198,7 @@ def result_table(
 
 
 def together(by_seed: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Add up the matrices of all seeds, photo by photo."""
+    """Sum the matrices over seeds, photo by photo."""
     return {column: np.sum(list(each.values()), axis=0) for column, each in by_seed.items()}
 
 
@@ -204,7 +207,7 @@ def seed_table(
     before: dict[str, dict[int, np.ndarray]],
     classes: list[int],
 ) -> Table:
-    """Table 1 for every seed by itself; empty where there is but one."""
+    """Return table 1 for every seed separately; empty if there is only one."""
     seeds = list(next(iter(counts.values())))
     rows = []
     for seed in seeds if len(seeds) > 1 else []:
@@ -217,7 +220,7 @@ def seed_table(
 def difference_table(
     title: str, counts: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], classes: list[int]
 ) -> Table:
-    """Show what each step brings, with the 95 % interval of a paired bootstrap over photos."""
+    """Return the gain of each step, with the 95 % interval of a paired bootstrap over photos."""
     rows = []
     for before, after in pairs:
         if before in counts and after in counts:
@@ -230,16 +233,16 @@ def difference_table(
 
 
 def cue_table(title: str, counts: dict[str, np.ndarray], classes: list[int]) -> Table:
-    """Table 2: what cues cover, and how much of it is right."""
+    """Return table 2: how much cues cover, and how much of it is correct."""
     rows = []
     for name, each in counts.items():
         total = each.sum(0)
         k = len(total) - 1
-        right = np.trace(total[1:k, 1:k])
+        correct = np.trace(total[1:k, 1:k])
         shares = [
             mean_iou(unknown_as_background(total), classes),
-            share(right, total[:, 1:k].sum()),
-            share(right, total[1:k].sum()),
+            share(correct, total[:, 1:k].sum()),
+            share(correct, total[1:k].sum()),
             share(total[:, :k].sum(), total.sum()),
         ]
         rows.append([name, *map(percent, shares)])
@@ -248,24 +251,28 @@ def cue_table(title: str, counts: dict[str, np.ndarray], classes: list[int]) -> 
 
 
 def class_table(counts: dict[str, np.ndarray], names: Sequence[str], classes: list[int]) -> Table:
-    """Table 3: the IoU of every class that is averaged over."""
+    """Return table 3: the IoU of every class that is averaged over."""
     values = {column: iou(each.sum(0)) for column, each in counts.items()}
     rows = [[names[c], *(percent(v[c]) for v in values.values())] for c in classes]
     return Table("Table 3: IoU by class, %", ["class", *counts], rows)
 
 
 def tag_table(rows: dict[str, Tagging]) -> Table:
-    """How well classifiers tell tags."""
+    """Return the table of the classifiers' tags."""
     shown = [
         [name, f"{t.threshold:.3f}", percent(t.precision), percent(t.recall), percent(t.exact)]
         for name, t in rows.items()
     ]
     header = ["classifier", "threshold", "precision", "recall", "exact match"]
-    return Table("Tags told by the classifiers, % (the highest score always is one)", header, shown)
+    return Table(
+        "Tags predicted by the classifiers, % (the class with the highest score is always a tag)",
+        header,
+        shown,
+    )
 
 
 def training_minutes(out: Path) -> dict[str, float]:
-    """Read from the logs how long every training took."""
+    """Read from the logs how many minutes every training took."""
     minutes = {}
     for path in sorted(out.glob("*/log.csv")):
         with path.open(newline="", encoding="utf-8") as file:
@@ -275,20 +282,20 @@ def training_minutes(out: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to evaluate.
+    """The photos and classes to evaluate.
 
     Attributes
     ----------
     folder : VocFolder
         Photos, masks and tags.
     out : Path
-        Where the earlier stages wrote, and where labels and tables go.
+        Folder of the earlier stages' output, and of labels and tables.
     split : str
-        Name of the photos that are segmented.
+        Name of the set of photos that are segmented.
     names, held_out, training : list of str
-        These photos, those to choose the tags' threshold on, and those that were trained on.
+        The photos of the split, those to choose the tags' threshold on, and those trained on.
     classes : list of int
-        Labels to average over.
+        Class ids to average over.
     recall : float
         Share of the held-out photos' tags that the threshold must find.
     """
@@ -303,7 +310,7 @@ class Plan:
     recall: float
 
     def with_masks(self, names: Sequence[str]) -> list[str]:
-        """Return the photos whose truth is known."""
+        """Return the photos that have a mask."""
         return [name for name in names if self.folder.mask(name).exists()]
 
     def scores(self, kind: str, names: Sequence[str]) -> np.ndarray:
@@ -317,7 +324,7 @@ class Plan:
         return np.stack([self.folder.tags[name] for name in names])
 
     def tagging(self) -> tuple[dict[str, Tagging], float]:
-        """Judge both classifiers, and choose the colour classifier's threshold."""
+        """Evaluate the tags of both classifiers; return the colour classifier's threshold, too."""
         rows = {}
         thresholds = {}
         for kind in KINDS:
@@ -331,14 +338,14 @@ class Plan:
         return rows, thresholds["color"]
 
 
-def write_labels_of_maps(plan: Plan, told: dict[str, np.ndarray], out: Path) -> None:
-    """Segment by the colour classifier's maps alone, with the tags that it tells."""
+def write_labels_of_maps(plan: Plan, predicted: dict[str, np.ndarray], out: Path) -> None:
+    """Segment by the colour classifier's maps alone, with the tags that it predicts."""
     settings = read_settings(plan.out / "cues")
     thresholds = {k: settings[k] for k in ("foreground_threshold", "background_threshold")}
     out.mkdir(parents=True, exist_ok=True)
     for name in missing(plan.names, out, ".png"):
         cues = raw_cues_of(
-            read_maps(plan.out / "maps" / "color" / f"{name}.npz"), told[name], **thresholds
+            read_maps(plan.out / "maps" / "color" / f"{name}.npz"), predicted[name], **thresholds
         )
         write_label_map(out / f"{name}.png", cues, plan.folder.photo(name).size[::-1])
 
@@ -349,33 +356,34 @@ def segment(
     with_tags: str,
     device: torch.device,
 ) -> tuple[dict[str, Labels], dict[str, Tagging]]:
-    """Segment the photos in every way; tags are given to `with_tags` only.
+    """Segment the photos by every method; only the segmenter `with_tags` is also given tags.
 
     Returns
     -------
     labels : dict of str to dict of int to Path
-        Way → seed → folder of label maps.
+        Method → seed → folder of label maps.
     tagging : dict of str to Tagging
-        How well the tags are told.
+        Quality of the predicted tags.
     """
     tagging, threshold = plan.tagging()
     scores = plan.scores("color", plan.names)
-    told = dict(zip(plan.names, tags_of(scores, threshold), strict=True))
-    ways: dict[str, dict[str, np.ndarray | None]] = {
+    predicted = dict(zip(plan.names, tags_of(scores, threshold), strict=True))
+    tag_sources: dict[str, dict[str, np.ndarray | None]] = {
         "without": dict.fromkeys(plan.names),
-        PREDICTION: told,
+        PREDICTION: {**predicted},
         LABELS: {name: plan.folder.tags[name] for name in plan.names},
     }
     out = plan.out / "labels" / plan.split
     keep_settings(out / CAM, cues=read_settings(plan.out / "cues"), threshold=threshold)
-    write_labels_of_maps(plan, told, out / CAM)
+    write_labels_of_maps(plan, predicted, out / CAM)
     columns: dict[str, Labels] = {}
     for name, networks in segmenters.items():
-        for way, tags in ways.items() if name == with_tags else [("without", ways["without"])]:
-            column = columns.setdefault(f"{name} cue" if way == "without" else way, {})
-            given = {"threshold": threshold} if way == PREDICTION else {}
+        for source in tag_sources if name == with_tags else ("without",):
+            tags = tag_sources[source]
+            column = columns.setdefault(f"{name} cue" if source == "without" else source, {})
+            given = {"threshold": threshold} if source == PREDICTION else {}
             for seed, (network, settings) in networks.items():
-                folder = column[seed] = out / (f"{name}-seed{seed}" if seed else name) / way
+                folder = column[seed] = out / (f"{name}-seed{seed}" if seed else name) / source
                 size = settings["size"]
                 keep_settings(folder, segmenter=settings, **given)
                 write_labels(network, plan.folder, tags, folder, size=size, device=device)
@@ -392,7 +400,7 @@ def evaluate(
 ) -> None:
     """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``.
 
-    Photos without masks are segmented and drawn, and do not count in tables.
+    Photos without masks are segmented and drawn, but are not in the tables.
     """
     with_tags = "merged" if "merged" in segmenters else list(segmenters)[-1] if segmenters else ""
     labels, tagging = segment(plan, segmenters, with_tags, device)
@@ -409,15 +417,15 @@ def evaluate(
 def write_tables(
     plan: Plan, labels: dict[str, Labels], tagging: dict[str, Tagging], with_tags: str
 ) -> None:
-    """Write all tables as Markdown and JSON, and show them.
+    """Write all tables as Markdown and JSON, and print them.
 
-    `with_tags` is the column that the tags were given to.
+    `with_tags` is the column whose networks were also given tags.
     """
     folder, classes = plan.folder, plan.classes
     masked = plan.with_masks(plan.names)
 
-    def counts_of(way: Path) -> np.ndarray:
-        return unknown_as_background(matrices(folder, masked, way))
+    def counts_of(labels: Path) -> np.ndarray:
+        return unknown_as_background(matrices(folder, masked, labels))
 
     by_seed = {
         column: {seed: counts_of(path) for seed, path in of_seeds.items()}
@@ -426,7 +434,7 @@ def write_tables(
     before_by_seed = {
         column: {seed: counts_of(path / BEFORE) for seed, path in of_seeds.items()}
         for column, of_seeds in labels.items()
-        if column != CAM  # no CRF follows
+        if column != CAM  # which has no CRF
     }
     counts, before = together(by_seed), together(before_by_seed)
     steps = [
@@ -483,7 +491,7 @@ def write_tables(
 
 
 def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int) -> None:
-    """Draw photos evenly taken from the split, with every stage of the first seed beside them."""
+    """Draw photos at equal steps through the split, with every stage of the first seed."""
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
     cues = plan.out / "cues"
     columns = {}

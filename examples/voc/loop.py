@@ -1,7 +1,7 @@
-"""One training loop for classifiers and segmentation networks: interrupted, it resumes.
+"""Training loop for classifiers and segmentation networks, which can be interrupted and resumed.
 
-From its checkpoint, the same command goes on where it stopped, with the photos and the random
-numbers that it would have had. Under ``torchrun`` each process takes its share of every batch.
+Run again, the same command continues from its checkpoint, with the photos and random numbers that
+it would have had without the interruption. Under ``torchrun`` the processes share every batch.
 """
 
 from __future__ import annotations
@@ -37,22 +37,21 @@ SAVE_SECONDS = 60  # between checkpoints
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train: by AdamW, with a learning rate that falls to 0 by the power 0.9.
+    """Settings of the training: AdamW with polynomial decay of the learning rate, power 0.9.
 
     Attributes
     ----------
     iterations, batch : int
-        Number of batches, and of photos in each over all processes.
+        Number of batches, and of photos per batch over all processes.
     learning_rate : float
-        The first one.
+        Initial learning rate.
     clip : float
-        What the gradient's norm is clipped to. With batch norm folded into the convolutions
-        nothing else keeps a step small.
+        Largest norm of the gradient. Without batch norm, which is folded into the convolutions,
+        nothing else limits the size of a step.
     seed, workers : int
         Seed, and number of processes that read photos.
     bfloat16 : bool
-        Whether the network computes in bfloat16. Its parameters, its maps and the losses stay
-        float32.
+        Whether the network computes in bfloat16. Parameters, maps and losses stay float32.
     """
 
     iterations: int
@@ -65,17 +64,17 @@ class Schedule:
 
 
 class InterruptedTrainingError(Exception):
-    """A signal asked for the end; the checkpoint is written."""
+    """A signal stopped the training, after the checkpoint was written."""
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's number and the number of processes, as ``torchrun`` says."""
+    """Return this process's number and the number of processes, as set by ``torchrun``."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def processes(device: str) -> Iterator[torch.device]:
-    """Join the other processes of ``torchrun``, if there are any, and yield this one's device."""
+    """Join the process group of ``torchrun``, if there is one, and yield this process's device."""
     _, world = rank_and_world()
     local = torch.device(device)
     if local.type == "cuda" and world > 1:
@@ -93,14 +92,14 @@ def processes(device: str) -> Iterator[torch.device]:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint as a whole or not at all."""
+    """Write a checkpoint atomically: an older one is replaced by a complete file only."""
     part = path.with_suffix(".part")
     torch.save(content, part)
     part.replace(path)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run."""
+    """Read a checkpoint; code in the file is never run."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run its stage first")
     try:
@@ -111,7 +110,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def threads() -> int:
-    """Return how many threads this process may take for itself."""
+    """Return the number of threads that this process may use."""
     return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
@@ -125,34 +124,34 @@ def fit(
     schedule: Schedule,
     device: torch.device,
 ) -> None:
-    """Train a network, from its last checkpoint on if there is one.
+    """Train a network, starting from its last checkpoint if there is one.
 
     Parameters
     ----------
     network : Network
-        What is trained. Its head learns ten times as fast as the rest.
+        The network. Its head has ten times the learning rate of the other layers.
     photos : Photos
-        What it is trained on.
+        Training data.
     losses : callable
         (maps, batch) -> the terms of the loss, by name; their sum is minimised.
     folder : Path
-        Gets ``checkpoint.pt`` and ``log.csv``.
+        Folder for ``checkpoint.pt`` and ``log.csv``.
     settings : dict
-        Everything that the result depends on. A checkpoint of others is refused.
+        Everything that the result depends on. A checkpoint with other settings is refused.
     schedule : Schedule
-        How long, and how.
+        Length and parameters of the training.
     device : torch.device
-        Where to train.
+        Device to train on.
 
     Raises
     ------
     ValueError
-        If the checkpoint in the folder was made with other settings or of other photos, or the
-        batch cannot be divided among the processes.
+        If the checkpoint in the folder was made with other settings or photos, or the batch size is
+        not a multiple of the number of processes.
     RuntimeError
         If the gradient is not finite.
     InterruptedTrainingError
-        If SIGINT or SIGTERM came; the checkpoint is written then.
+        After SIGINT or SIGTERM, when the checkpoint is written.
     """
     rank, world = rank_and_world()
     iterations, seed, rate = schedule.iterations, schedule.seed, schedule.learning_rate
@@ -160,7 +159,8 @@ def fit(
         raise ValueError(f"batch must be a multiple of {world} processes, got {schedule.batch}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
-    network.to(device, memory_format=torch.channels_last).train()
+    network.move_to(device)
+    network.train()
     head = list(network.head.parameters())
     rest = [p for p in network.parameters() if all(p is not h for h in head)]
     optimizer = torch.optim.AdamW(
@@ -198,7 +198,7 @@ def fit(
     )
     with Signals() as signals:
         for iteration, items in enumerate(bar, first):
-            # Dropout's numbers, too, depend on the iteration and not on where a run began.
+            # The random numbers of dropout depend on the iteration, not on where the run started.
             torch.manual_seed(
                 int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0])
             )
@@ -210,7 +210,7 @@ def fit(
             terms = losses(maps.float(), on_device)
             total = torch.stack([term.float() for term in terms.values()]).sum()
             optimizer.zero_grad()
-            total.backward()
+            torch.autograd.backward(total)
             norm = torch.nn.utils.clip_grad_norm_(
                 network.parameters(), schedule.clip, error_if_nonfinite=True
             )
@@ -229,17 +229,20 @@ def fit(
                     f"interrupted after {iteration + 1} of {iterations} iterations; "
                     "the same command goes on from here"
                 )
-    wait_for_all()  # the checkpoint is one process's to write, and everybody's to read
+    wait_for_all()  # one process writes the checkpoint, and all read it afterwards
 
 
 def leave_signals_alone(_: int) -> None:
-    """Let workers go on until the main process ends: terminals and schedulers signal to all."""
+    """Ignore signals in a worker process: the main process handles them and ends its workers.
+
+    Terminals and schedulers send signals to all processes of a group.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise if a file was made with other settings than these."""
+    """Raise a ValueError if a file was made with other settings."""
     before, now = flat(before), flat(now)
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
@@ -251,8 +254,8 @@ def refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn settings within settings into names with dots."""
-    result = {}
+    """Flatten nested settings to names with dots."""
+    result: dict[str, Any] = {}
     for key, value in settings.items():
         result |= (
             flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -261,7 +264,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keep_settings(folder: Path, **settings: Any) -> None:
-    """Write down what a folder's files depend on; refuse one that was begun with other settings."""
+    """Store the settings of a folder's files; raise if the folder has other settings already."""
     path = folder / "settings.json"
     if path.exists():
         refuse_other_settings(path, read_settings(folder), settings)
@@ -273,7 +276,7 @@ def keep_settings(folder: Path, **settings: Any) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read what `keep_settings` wrote."""
+    """Read settings that `keep_settings` wrote."""
     path = folder / "settings.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run its stage first")
@@ -281,7 +284,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read an object from a JSON file."""
+    """Read a JSON file that contains one object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -292,7 +295,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Log:
-    """Rows of a CSV file; those after the checkpoint that a run goes on from are dropped."""
+    """Appends rows to a CSV file; rows after the checkpoint that a run resumes from are removed."""
 
     def __init__(self, path: Path, first: int) -> None:
         self.path, self.start = path, time.monotonic()
@@ -313,7 +316,7 @@ class Log:
         self.path = path
 
     def add(self, iteration: int, values: dict[str, float]) -> None:
-        """Write a row; ``seconds`` add up over the runs of an interrupted training."""
+        """Write a row; ``seconds`` is the total over all runs of an interrupted training."""
         seconds = self.seconds + time.monotonic() - self.start
         row = {"iteration": str(iteration), "seconds": f"{seconds:.1f}"}
         self._append({**row, **{name: f"{value:.6g}" for name, value in values.items()}})
@@ -328,7 +331,7 @@ class Log:
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into a question that is asked between two iterations."""
+    """Records SIGINT and SIGTERM, so that the loop can stop between two iterations."""
 
     def __enter__(self) -> Signals:
         self.caught = False
@@ -343,7 +346,7 @@ class Signals:
         self.caught = True
 
     def came(self, device: torch.device) -> bool:
-        """Tell whether any process was asked to stop: all stop after the same iteration."""
+        """Return whether any process got a signal: all must stop after the same iteration."""
         if rank_and_world()[1] == 1:
             return self.caught
         flag = torch.tensor(float(self.caught), device=device)
@@ -352,6 +355,6 @@ class Signals:
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here."""
+    """Wait until all processes have called this."""
     if distributed.is_initialized():
         distributed.barrier()

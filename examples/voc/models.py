@@ -1,15 +1,15 @@
-"""Fully convolutional classifiers whose maps say where a class is.
+"""Fully convolutional classifiers whose maps show where a class is.
 
-Each network ends in two top layers and a linear head that is applied to every cell: `forward`
-gives the head's maps, and a classifier's score is their mean. The stride is an argument: layers
-that would go below the wanted resolution keep it and are dilated instead, which computes the same
-function at more places. 8 gives SEC's grid of 41x41 cells at 321x321 pixels.
+Each network ends in two top layers and a linear head, which is applied to every cell. `forward`
+returns the head's maps; a classifier's score is the mean of its map. The stride is an argument:
+once it is reached, further strided layers are dilated instead, which computes the same function at
+more positions. A stride of 8 gives SEC's grid of 41x41 cells at 321x321 pixels.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Network(nn.Module):
-    """What all networks here have in common.
+    """Base class of all networks.
 
     Attributes
     ----------
     mean, std : tuple of float
-        What the network wants subtracted from RGB in [0, 1], and divided by.
+        Normalisation of the input: (RGB in [0, 1] - mean) / std.
     stride : int
         Pixels per cell of the maps.
     head : nn.Conv2d
@@ -45,11 +45,16 @@ class Network(nn.Module):
 
     @property
     def head(self) -> nn.Conv2d:
-        """The linear head, whatever its published name."""
-        return self.get_submodule(self.head_name)  # type: ignore[return-value]
+        """The linear head, which has different names in the published networks."""
+        return cast("nn.Conv2d", self.get_submodule(self.head_name))
+
+    def move_to(self, device: torch.device) -> None:
+        """Move the network to a device, its weights in channels-last layout."""
+        to: Any = self.to  # whose annotation has no `memory_format`
+        to(device, memory_format=torch.channels_last)
 
     def top_layers(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the outputs of the two top layers, after their non-linearity.
+        """Compute the outputs of the two top layers, after their activation functions.
 
         Parameters
         ----------
@@ -59,7 +64,7 @@ class Network(nn.Module):
         Returns
         -------
         below_top, top : tensors, shape (B, D, H / stride, W / stride), rounded up
-            Each of its own D channels.
+            D differs between the two.
         """
         raise NotImplementedError
 
@@ -68,16 +73,17 @@ class Network(nn.Module):
         return self.head(self.top_layers(photos)[1])
 
     def normalize(self, photos: torch.Tensor) -> torch.Tensor:
-        """Turn photos (B, H, W, 3) uint8 into (B, 3, H, W) float32, in layout channels last."""
+        """Return photos (B, H, W, 3) uint8 as (B, 3, H, W) float32, in channels-last layout."""
         mean, std = (torch.tensor(x, device=photos.device) for x in (self.mean, self.std))
         return ((photos / 255 - mean) / std).permute(0, 3, 1, 2)
 
     def see(self, photos: torch.Tensor) -> torch.Tensor:
-        """Turn photos into what the network takes.
+        """Crop and normalise photos for the network.
 
-        Padded as these networks are, the cells of n * stride + 1 pixels look at pixels 0, stride,
-        …, n * stride. So that they look at the middle of what they stand for, as resizing takes
-        it, the network gets (n + 1) * stride pixels without half a cell on each side.
+        These networks are padded such that the cells of n * stride + 1 pixels are centred on pixels
+        0, stride, …, n * stride. Resizing assumes that a cell is centred on the stride pixels that
+        it covers. To make both agree, half a cell is cropped from each side of (n + 1) * stride
+        pixels.
 
         Parameters
         ----------
@@ -95,16 +101,16 @@ class Network(nn.Module):
                 f"photos must have sides that are multiples of {self.stride}, got {height}×{width}"
             )
         first = self.stride // 2
-        seen = photos[
+        cropped = photos[
             :, first : first + height - self.stride + 1, first : first + width - self.stride + 1
         ]
-        return self.normalize(seen)
+        return self.normalize(cropped)
 
     def freeze_batch_norm(self) -> None:
-        """Keep batch norm's statistics, scale and shift as they are, in training too.
+        """Keep batch norm's statistics, scale and shift unchanged during training.
 
-        So AffinityNet trains: its batches are too small for statistics of their own. The
-        parameters no longer require a gradient; call it before an optimiser is given them.
+        AffinityNet trains this way, because its batches are too small for statistics. The
+        parameters no longer require a gradient: call this before creating the optimiser.
         """
         self.batch_norm_frozen = True
         for module in self.modules():
@@ -122,15 +128,15 @@ class Network(nn.Module):
         return self
 
     def load_published(self, state: dict[str, torch.Tensor]) -> None:
-        """Load a published state dict; its head only where it is of as many classes.
+        """Load a published state dict; its head only if it has the same number of classes.
 
-        A fully connected head (K, D) becomes the 1×1 convolution (K, D, 1, 1) that it is. Batch
-        norm's `num_batches_tracked` may be there or not: older files have none.
+        A fully connected head (K, D) is loaded as the equivalent 1×1 convolution (K, D, 1, 1).
+        Batch norm's `num_batches_tracked` is optional: older files do not have it.
 
         Raises
         ------
         ValueError
-            For the state of another network; nothing is loaded then.
+            For the state of another network; then nothing is loaded.
         """
         own = self.state_dict()
         head = f"{self.head_name}."
@@ -157,7 +163,7 @@ class Network(nn.Module):
 
 
 class Strides:
-    """Hands out strides until a network's stride is reached, and dilations after that."""
+    """Chooses a layer's stride: as wanted until the network's stride is reached, then dilation."""
 
     def __init__(self, stride: int, reached: int) -> None:
         if stride not in (8, 16, 32):
@@ -175,13 +181,13 @@ class Strides:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: to ceil(size / stride), an odd pixel at the end."""
+    """A convolution with TensorFlow's padding: output ceil(size / stride), odd pixel at the end."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad and convolve; depthwise in the weights' dtype under autocast, too."""
+        """Pad and convolve; depthwise ones in the weights' dtype, also under autocast."""
         if self.groups == 1 or x.dtype == self.weight.dtype:
             return self.padded(x)
-        # On CPUs a dilated depthwise convolution's gradient takes 3 times as long in bfloat16.
+        # On CPUs the gradient of a dilated depthwise convolution is 3 times slower in bfloat16.
         with torch.autocast(x.device.type, enabled=False):
             return self.padded(x.to(self.weight.dtype))
 
@@ -243,7 +249,7 @@ class MobileNetV2(Network):
 
 
 class InvertedResidual(nn.Module):
-    """1×1 up, 3×3 depthwise, 1×1 down; ReLU6 after all but the last."""
+    """1×1 expansion, 3×3 depthwise, 1×1 projection; ReLU6 after all but the last."""
 
     def __init__(self, channels: int, out: int, expansion: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -254,7 +260,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the depthwise convolution's output, and the block's."""
+        """Return the output of the depthwise convolution, and that of the block."""
         y = x
         for layer in self.conv[:-1]:
             y = relu6(layer(y))
@@ -265,13 +271,13 @@ class InvertedResidual(nn.Module):
 def convolution(
     channels: int, out: int, kernel: int, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
-    """Make a convolution without bias, padded to ceil(size / stride) by as much on all sides."""
+    """Make a convolution without bias, padded equally on all sides to ceil(size / stride)."""
     padding = dilation * (kernel // 2)
     return nn.Conv2d(channels, out, kernel, stride, padding, dilation, bias=False)
 
 
 def he_initialize(network: nn.Module) -> None:
-    """Draw convolutions from a normal distribution of variance 2 / fan-in (arXiv 1502.01852)."""
+    """Initialise convolutions from a normal distribution of variance 2 / fan-in (1502.01852)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -280,13 +286,17 @@ def he_initialize(network: nn.Module) -> None:
 
 
 class ResNet50(Network):
-    """ResNet-50 (arXiv 1512.03385), the stride in a block's 3×3 as in torchvision's `resnet50`.
+    """ResNet-50 (arXiv 1512.03385); the 3×3 convolution has the stride, as in torchvision.
 
-    Its names and its dilations are torchvision's: `replace_stride_with_dilation` is (False, False,
-    True) at stride 16 and (False, True, True) at stride 8. `fc` is a 1×1 convolution. The top
-    layers are the last two residual blocks (2048 channels each).
+    Names and dilations are those of torchvision's `resnet50`: `replace_stride_with_dilation` is
+    (False, False, True) at stride 16 and (False, True, True) at stride 8. `fc` is a 1×1
+    convolution. The top layers are the last two residual blocks (2048 channels each).
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
     head_name = "fc"
     stages = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 
@@ -316,7 +326,7 @@ class ResNet50(Network):
 
 
 class Bottleneck(nn.Module):
-    """1×1 down, 3×3, 1×1 up to four times the width, each with batch norm; ReLU after the sum."""
+    """1×1 reduction, 3×3, 1×1 to four times the width, with batch norm; ReLU after the sum."""
 
     def __init__(self, channels: int, width: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -341,11 +351,11 @@ class Bottleneck(nn.Module):
 class ResNet38(Network):
     """Wide ResNet-38, model A1 (arXiv 1611.10080), as AffinityNet uses it (arXiv 1803.10464).
 
-    Its names are those of AffinityNet's `resnet38d` and, for the head `fc8`, its `resnet38_cls`;
-    the dilations are AffinityNet's at stride 8. The blocks normalise before they convolve, so that
-    the top layers are what is convolved last: block `b7`'s normalised input (2048 channels; the
-    input of `b6`, AffinityNet's "conv5", has 1024) and its normalised output (4096; AffinityNet's
-    "conv6"). In training, `b6`, `b7` and the head drop channels.
+    Names are those of AffinityNet's `resnet38d`, and of its `resnet38_cls` for the head `fc8`; the
+    dilations are AffinityNet's at stride 8. The blocks apply batch norm before they convolve, so
+    the top layers are inputs of the last convolutions: the normalised input of block `b7` (2048
+    channels; the input of `b6`, AffinityNet's "conv5", has 1024) and its normalised output (4096;
+    AffinityNet's "conv6"). `b6`, `b7` and the head have dropout of channels.
     """
 
     head_name = "fc8"
@@ -395,12 +405,12 @@ class PreActivation(nn.Module):
     Parameters
     ----------
     channels : tuple of int
-        Of the input, and after each convolution.
+        Channels of the input, and after each convolution.
     step : tuple of int
-        What `Strides.take` returned: the stride and dilation of the first convolution, and the
-        dilation of those after it.
+        Result of `Strides.take`: stride and dilation of the first convolution, and the dilation of
+        those after it.
     dropout : float
-        How often a channel is dropped before each convolution but the first.
+        Probability of dropping a channel before each convolution but the first.
     """
 
     def __init__(
@@ -435,11 +445,11 @@ class PreActivation(nn.Module):
 
 
 class SmallNet(Network):
-    """A small network that learns from scratch, for generated photos: 0.15 million parameters.
+    """A network of 0.15 million parameters, trained from scratch on generated photos.
 
     Six 3×3 convolutions, each followed by batch norm and ReLU. The top layers are the last two.
-    Group norm would tell every cell what else is in the photo: the tags are learned, and the maps
-    no longer say where.
+    Batch norm rather than group norm: group norm's statistics give every cell information about
+    the whole photo; the network then learns the tags, but its maps do not localise.
     """
 
     mean, std = (0.5,) * 3, (0.5,) * 3
@@ -481,7 +491,7 @@ NETWORKS: dict[str, type[Network]] = {
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors by name from a file, running none of its code.
+    """Read tensors by name from a file; code in the file is never run.
 
     Parameters
     ----------
@@ -493,7 +503,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     ValueError
         For another kind of file, and for an archive with pickled objects.
     pickle.UnpicklingError
-        For a torch file that holds more than tensors and plain containers.
+        For a torch file with other objects than tensors and plain containers.
     """
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
@@ -507,24 +517,24 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def build(name: str, classes: int, stride: int, weights: Path | None = None) -> Network:
-    """Make a network, and load weights into it.
+    """Create a network and load its weights.
 
     Parameters
     ----------
     name : str
         A key of `NETWORKS`.
     classes : int
-        Maps, K.
+        Number of maps, K.
     stride : int
         Pixels per cell of the maps: 32, 16 or 8.
     weights : Path, optional
-        What `read_state` reads; random weights where absent.
+        A file for `read_state`; without it, weights are random.
 
     Returns
     -------
     Network
-        In training mode, on the CPU. Its head is random where the file has none, or one for
-        another number of classes.
+        In training mode, on the CPU. Its head is random if the file has none, or one for another
+        number of classes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of every stage: a row per photo, a column per stage."""
+"""Draws label maps of every stage: one row per photo, one column per stage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OPACITY = 0.65
 
 
 def overlay(photo: Image.Image, labels: Path) -> Image.Image:
-    """Lay a label map over a photo, in VOC's colours: background black, unknown pale."""
+    """Blend a label map in VOC's colours over a photo; background is black, unknown is pale."""
     with Image.open(labels) as file:
         colors = file.convert("RGB").resize(photo.size, Image.Resampling.NEAREST)
     return Image.blend(photo, colors, OPACITY)
 
 
 def draw(photos: Sequence[Image.Image], columns: dict[str, Sequence[Path]], path: Path) -> None:
-    """Draw photos, and beside each the label maps that every column has of it."""
+    """Write a picture of the photos and, beside each photo, one label map per column."""
     rows = []
     for n, photo in enumerate(photos):
         small = photo.resize((round(photo.width * HEIGHT / photo.height), HEIGHT))
@@ -38,6 +38,6 @@ def draw(photos: Sequence[Image.Image], columns: dict[str, Sequence[Path]], path
         left = GAP + column * (width + GAP)
         pen.text((left + width / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
         for n, row in enumerate(rows):
-            at = (left + (width - row[column].width) // 2, HEADER + n * (HEIGHT + GAP))
-            sheet.paste(row[column], at)
+            corner = (left + (width - row[column].width) // 2, HEADER + n * (HEIGHT + GAP))
+            sheet.paste(row[column], corner)
     sheet.save(path)

@@ -1,12 +1,12 @@
-"""Generated photos in PASCAL VOC's layout: textured shapes on a cluttered background.
+"""Generates photos in PASCAL VOC's layout: textured shapes on a cluttered background.
 
-Everything that needs VOC runs on them in seconds, on any machine::
+Everything that needs VOC also runs on this data set, in seconds and on any machine::
 
     python shapes.py FOLDER --train 320 --val 80
 
-Color and structure both say what an object is, and neither says it alone: `CLASS_OF`. The outline
-says nothing. Photos are composed in luma and chroma, so that a photo in gray keeps all structure
-and loses all color.
+The class of an object depends on both its color and its structure (`CLASS_OF`), and not on its
+outline. Photos are composed in luma and chroma, so a grayscale photo keeps all structure and no
+color.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cuekit import io
 NAMES = ("drum", "kite", "sail", "tile")
 COLORS = ("red", "violet", "cyan", "green")
 STRUCTURES = ("bars", "dots", "posts", "grain")
-# The class of an object of a color (row) and a structure (column); -1: there are no such objects.
-# Every color and every structure belongs to two classes, and half of a class's objects stand on the
-# diagonal: either clue alone names the class of three objects in four.
+# The class of an object of a color (row) and a structure (column); -1: no objects of this kind.
+# Every color and every structure occurs in two classes, and half of a class's objects are on the
+# diagonal: color alone, or structure alone, predicts the class of three objects in four.
 CLASS_OF = np.array(
     [
         [0, 0, -1, 3],
@@ -34,10 +34,10 @@ CLASS_OF = np.array(
         [3, -1, 2, 3],
     ]
 )
-UNKNOWN = 255  # in the masks: the border around objects
+UNKNOWN = 255  # label of the border around objects
 
 _HUES = np.radians([110, 20, 290, 200])  # of COLORS, in the plane of Cb and Cr
-_SMALLEST, _LARGEST = 0.4, 0.65  # of an object, as a share of the photo's shorter side
+_SMALLEST, _LARGEST = 0.4, 0.65  # size of an object, as a share of the photo's shorter side
 
 
 def generate(
@@ -48,16 +48,16 @@ def generate(
     ``JPEGImages/ID.jpg``, ``SegmentationClass/ID.png`` (0 = background, 1 to 4 = classes,
     255 = the border around objects), ``ImageSets/Segmentation/train.txt`` and ``val.txt``, and
     ``image_labels.npz`` with the tags: ``ids`` (N,) str, ``labels`` (N, 4) uint8, ``names`` (4,)
-    str. Files that are there are overwritten.
+    str. Existing files are overwritten.
 
     Parameters
     ----------
     root : Path
-        The folder; made if it is not there.
+        The folder; created if it does not exist.
     train, val : int
-        How many photos; from 4 on, every class occurs.
+        Number of photos; with at least 4, every class occurs.
     seed : int, optional
-        The same seed gives the same photos, and a photo does not depend on how many there are.
+        The same seed gives the same photos; a photo does not depend on the number of photos.
     size : (int, int), optional
         Height and width of the photos.
     """
@@ -92,17 +92,17 @@ def draw(
     Parameters
     ----------
     rng : Generator
-        Where all chance comes from.
+        Source of all random numbers.
     first : int
-        The class that is surely there, from 0.
+        A class that the photo contains in any case, counted from 0.
     size : (int, int)
         Height and width.
 
     Returns
     -------
-    photo : ndarray of uint8, shape (H, W, 3)
+    photo : (H, W, 3) array of uint8
         RGB.
-    labels : ndarray of uint8, shape (H, W)
+    labels : (H, W) array of uint8
         0 = background, 1 to 4 = classes, 255 = border.
     """
     luma, chroma = _background(rng, size)
@@ -113,7 +113,7 @@ def draw(
         of_class = first if number == 1 else classes[int(rng.integers(2))]
         mask = _outline(rng, size, _SMALLEST, _LARGEST, inside=True)
         if objects[mask].any():
-            continue  # an object behind another could be hidden, and its tag wrong
+            continue  # objects must not overlap: one could hide another, whose tag would be wrong
         pairs = np.argwhere(of_class == CLASS_OF)
         color, structure = rng.choice(pairs, p=np.where(pairs[:, 0] == pairs[:, 1], 0.5, 0.25))
         luma[mask] = (rng.uniform(95, 160) + 35 * _structure(rng, size, STRUCTURES[structure]))[
@@ -139,17 +139,17 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.nda
     for _ in range(rng.integers(4, 8)):
         patch = _outline(rng, size, 0.2, 0.8)
         luma[patch] = base + rng.uniform(-35, 35)
-        # Objects' chroma begins where that of patches ends, so a little is shared.
+        # Objects have higher chroma than patches, with a small overlap of the two ranges.
         chroma[patch] = _chroma(rng.uniform(0, 28), rng.uniform(0, 2 * np.pi))
     for _ in range(rng.integers(2, 5)):
         angle, offset = rng.uniform(0, np.pi), rng.uniform(0.1, 0.9, 2) * size
-        away = (rows - offset[0]) * np.cos(angle) + (columns - offset[1]) * np.sin(angle)
-        luma[np.abs(away) < rng.uniform(0.5, 1.2)] = base + rng.uniform(-50, 50)
+        distance = (rows - offset[0]) * np.cos(angle) + (columns - offset[1]) * np.sin(angle)
+        luma[np.abs(distance) < rng.uniform(0.5, 1.2)] = base + rng.uniform(-50, 50)
     return luma + 6 * _blotches(rng, size, 4), chroma
 
 
 def _structure(rng: np.random.Generator, size: tuple[int, int], name: str) -> np.ndarray:
-    """Draw a structure that fills the photo: (H, W) of about -1 to 1."""
+    """Draw a structure that fills the photo: (H, W), values of about -1 to 1."""
     if name == "grain":
         return _blotches(rng, size, 3).clip(-1.2, 1.2)
     angle, wave = rng.uniform(-0.2, 0.2), 2 * np.pi / rng.uniform(5.5, 7.5)
@@ -171,7 +171,7 @@ def _outline(
     *,
     inside: bool = False,
 ) -> np.ndarray:
-    """Draw a blob of two to five lobes, as a mask (H, W); `inside`: not cut by the photo's edge."""
+    """Draw the mask (H, W) of a blob of two to five lobes; `inside` keeps it within the photo."""
     radius = min(size) * rng.uniform(smallest, largest) / 2
     margin = radius if inside else 0
     center = [rng.uniform(margin, side - margin) for side in size]
@@ -183,35 +183,35 @@ def _outline(
 
 
 def _border(objects: np.ndarray) -> np.ndarray:
-    """Find the pixels beside another object or the background: two pixels wide, one inside."""
+    """Return the borders of objects (H, W): one pixel inside the object and one outside."""
     border = np.zeros(objects.shape, bool)
     for axis in (0, 1):
-        here, there = (np.moveaxis(a, axis, 0) for a in (objects, border))
-        differs = here[1:] != here[:-1]
-        there[1:] |= differs
-        there[:-1] |= differs
+        ids, marked = (np.moveaxis(a, axis, 0) for a in (objects, border))
+        differs = ids[1:] != ids[:-1]
+        marked[1:] |= differs
+        marked[:-1] |= differs
     return border
 
 
 def _blotches(rng: np.random.Generator, size: tuple[int, int], pixels: int) -> np.ndarray:
-    """Draw smooth noise of blotches of so many pixels: (H, W), mean 0, deviation about 1."""
+    """Draw smooth noise (H, W) of mean 0 and deviation about 1, in blotches of `pixels` pixels."""
     coarse = rng.normal(0, 1.4, (-(-size[0] // pixels), -(-size[1] // pixels)))
     image = Image.fromarray(coarse.astype(np.float32))
     return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _chroma(strength: float, hue: float) -> np.ndarray:
-    """Turn polar coordinates of the plane of Cb and Cr into the two."""
+    """Return Cb and Cr of polar coordinates in the chroma plane."""
     return 128 + strength * np.array([np.cos(hue), np.sin(hue)])
 
 
 def _grid(size: tuple[int, int]) -> np.ndarray:
-    """Row and column of every pixel: (2, H, W)."""
+    """Return row and column of every pixel: (2, H, W)."""
     return np.mgrid[: size[0], : size[1]].astype(float)
 
 
 def main() -> None:
-    """Write the data set that the arguments describe."""
+    """Write the data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="folder to write to")
     parser.add_argument("--train", type=int, default=320, help="photos for training")

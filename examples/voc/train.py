@@ -1,7 +1,7 @@
 """From image tags to masks: the paper's method and its comparisons, stage by stage.
 
-Every stage reads what the ones before it wrote under ``--out``. Run again, it goes on where it was
-interrupted, and a finished one returns at once::
+Every stage reads the output of earlier stages from ``--out``. Run again, an interrupted stage
+continues where it stopped, and a finished one returns immediately::
 
     python train.py classifier --color --root VOC --out runs/voc --weights mobilenet_v2.npz
     python train.py classifier --gray --root VOC --out runs/voc --weights mobilenet_v2.npz
@@ -9,9 +9,9 @@ interrupted, and a finished one returns at once::
     python train.py segmenter --cues merged --root VOC --out runs/voc
     python train.py evaluate --root VOC --out runs/voc
 
-``python train.py all`` runs them one after the other.
-``python train.py STAGE --help`` lists a stage's options. On several GPUs, or to share the work of
-one stage among processes: ``torchrun --nproc-per-node N train.py …``.
+``python train.py all`` runs all of them in this order. ``python train.py STAGE --help`` lists a
+stage's options. To run a stage on several GPUs, or in several processes, use
+``torchrun --nproc-per-node N train.py …``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from cue_stage import KINDS, write_cues, write_maps
@@ -49,8 +49,8 @@ from cuekit.crf import PRESETS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SEC_PIXELS = 321  # the photos' side in SEC: its CRF's widths are for these pixels
-HELD_OUT = "held-out"  # instead of a split: the photos that settings are chosen on
+SEC_PIXELS = 321  # side of the photos in SEC, which the widths of its CRF are for
+HELD_OUT = "held-out"  # in place of a split: the held-out photos, to choose settings on
 CUES = {"raw": "raw-color", "snapped": "snapped-color", "merged": "merged", "sec": "sec"}
 SEGMENTERS: dict[str, dict[str, Any]] = {
     **{name: {"cues": name} for name in ("raw", "snapped", "merged")},
@@ -59,73 +59,78 @@ SEGMENTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def option(default: Any, text: str, **how: Any) -> Any:
-    """Make a field of a stage's options: a default, a text for --help, and how to read it."""
-    return field(default=default, metadata={"help": text, **how})
+def option(default: Any, text: str, **arguments: Any) -> Any:
+    """Make a field of a stage's options: default, text for --help, arguments of add_argument."""
+    return field(default=default, metadata={"help": text, **arguments})
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Options of every stage."""
+    """Options of all stages."""
 
     root: Path = option(Path(), "folder in PASCAL VOC's layout", required=True)
-    out: Path = option(Path(), "folder for everything that is written", required=True)
+    out: Path = option(Path(), "folder for all output", required=True)
     train: tuple[str, ...] = option(
-        ("train", "train_aug"), "splits to train on, but for a tenth to choose settings on"
+        ("train", "train_aug"), "splits to train on; a tenth is held out to choose settings"
     )
-    seed: int = option(0, "seed of everything random")
-    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "where networks run")
+    seed: int = option(0, "seed of all random numbers")
+    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "device of the networks")
     workers: int = option(1, "processes that read photos")
 
     def settings(self) -> dict[str, Any]:
         """Return the options that results depend on."""
-        places = ("root", "out", "device", "workers")
+        ignored = ("root", "out", "device", "workers")
         values = dataclasses.asdict(self)
-        return {k: _plain(v) for k, v in values.items() if k not in places}
+        return {k: _plain(v) for k, v in values.items() if k not in ignored}
 
     def run(self) -> None:
-        """Do what the stage is for."""
+        """Run the stage."""
         raise NotImplementedError
 
 
 def _plain(value: Any) -> Any:
-    """Return an option as JSON and checkpoints keep it: weights by their name, lists for tuples."""
+    """Return an option as stored in JSON and checkpoints: the name of a file, a list of a tuple."""
     if isinstance(value, Path):
         return value.name
     return list(value) if isinstance(value, tuple) else value
 
 
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
 @dataclass(frozen=True)
 class WithNetwork(Stage):
-    """Options of stages that begin with a network."""
+    """Options of stages that create a network."""
 
-    network: str = option("mobilenet_v2", "which", choices=tuple(NETWORKS))
+    network: str = option("mobilenet_v2", "architecture", choices=tuple(NETWORKS))
     weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
 
 
 @dataclass(frozen=True)
 class WithTables(Stage):
-    """Options of stages that end in tables."""
+    """Options of stages that write tables."""
 
-    split: str = option("val", f"a split, or {HELD_OUT}: the tenth of the training photos")
-    classes: tuple[str, ...] = option((), "classes to average over with the background; none: all")
+    split: str = option("val", f"a split, or {HELD_OUT}: the held-out tenth of the training photos")
+    classes: tuple[str, ...] = option(
+        (), "classes to average over, besides the background; default: all"
+    )
     panels: int = option(0, "number of photos to draw")
 
 
 @dataclass(frozen=True)
 class Training(Stage):
-    """Options of both trainings."""
+    """Options of the training of classifiers and segmentation networks."""
 
-    epochs: float = option(5.0, "times that every photo is seen")
+    epochs: float = option(5.0, "passes over the photos")
     batch: int = option(8, "photos per iteration, over all processes")
-    learning_rate: float = option(1e-4, "of AdamW; ten times as much for the head")
-    clip: float = option(1.0, "what the gradient's norm is clipped to")
+    learning_rate: float = option(1e-4, "learning rate of AdamW; ten times as high for the head")
+    clip: float = option(1.0, "largest norm of the gradient")
     bfloat16: bool = option(
-        False, "compute the network in bfloat16: faster where the processor or GPU knows it"
+        False, "compute the network in bfloat16: faster if the processor or GPU supports it"
     )
 
     def schedule(self, photos: int) -> Schedule:
-        """Return how to train on this many photos."""
+        """Return the schedule for this number of photos."""
         iterations = max(round(self.epochs * photos / self.batch), 1)
         return Schedule(
             iterations,
@@ -140,21 +145,21 @@ class Training(Stage):
 
 @dataclass(frozen=True)
 class Classifier(Training, WithNetwork):
-    """Train a network that tells tags, from colour or from gray photos."""
+    """Train a network that predicts tags, on colour or on grayscale photos."""
 
-    color: bool = option(False, "train on photos as they are")
-    gray: bool = option(False, "train on their luminance")
+    color: bool = option(False, "train on colour photos")
+    gray: bool = option(False, "train on grayscale photos")
     size: int = option(352, "side of the square that photos are resized to")
     stride: int = option(32, "pixels per cell in training", choices=(8, 16, 32))
 
     def run(self) -> None:
-        """Train it on the mean of its maps."""
+        """Train the classifier; its scores are the means of its maps."""
         if self.color == self.gray:
             raise ValueError("classifier needs one of --color and --gray")
         kind = "gray" if self.gray else "color"
         folder = VocFolder.open(self.root)
         names, _ = folder.training_ids(self.train)
-        torch.manual_seed(self.seed)  # of the head
+        torch.manual_seed(self.seed)  # for the initial weights of the head
         network = build(self.network, len(folder.names), self.stride, self.weights)
         if self.weights is not None:
             network.freeze_batch_norm()
@@ -171,20 +176,20 @@ class Classifier(Training, WithNetwork):
 
 
 def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Compute the multi-label loss of scores, the maps' means."""
+    """Compute the multi-label loss of the scores, which are the means of the maps."""
     return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
 
 
 def trained(
     folder: VocFolder, path: Path, train: Sequence[str], stride: int | None = None
 ) -> tuple[Network, dict[str, Any]]:
-    """Load a network, and the settings it was trained with; its stride may be another one now.
+    """Load a network and the settings of its training; `stride` replaces that of the training.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is none, or it is not finished, or it was trained for other classes, or on other
-        splits than `train`: what they hold out would not be the same.
+        If there is no network, if its training is not finished, or if it was trained for other
+        classes or on other splits than `train`, which would have other held-out photos.
     """
     checkpoint = load(path)
     settings = checkpoint["settings"]
@@ -195,7 +200,7 @@ def trained(
         {key: settings[key] for key in ("classes", "train")},
         {"classes": list(folder.names), "train": list(train)},
     )
-    # A segmentation network has the background, too.
+    # A segmentation network has one output more than a classifier: the background.
     outputs = len(checkpoint["network"][f"{NETWORKS[settings['network']].head_name}.weight"])
     network = build(settings["network"], outputs, stride or settings["stride"])
     network.load_state_dict(checkpoint["network"])
@@ -204,24 +209,26 @@ def trained(
 
 @dataclass(frozen=True)
 class Cues(Stage):
-    """Compute maps and cues of all photos, those of --test too."""
+    """Compute maps and cues of all photos, including those of --test."""
 
     test: tuple[str, ...] = option(("val",), "splits that are not trained on")
-    longer_side: int = option(416, "of the photos that maps are taken of")
+    longer_side: int = option(416, "longer side of the photos at the input for the maps, in pixels")
     stride: int = option(16, "pixels per cell of the maps", choices=(8, 16, 32))
-    foreground_threshold: float = option(0.3, "of a class's largest value")
-    background_threshold: float = option(0.2, "of the background map")
-    snap_threshold: float = option(0.5, "of a class's largest mean of a superpixel")
+    foreground_threshold: float = option(0.3, "threshold, as a share of a class's largest value")
+    background_threshold: float = option(0.2, "threshold of the background map")
+    snap_threshold: float = option(
+        0.5, "threshold, as a share of a class's largest mean over a superpixel"
+    )
     sec_threshold: float = option(0.2, "foreground threshold of the cues for --recipe sec")
-    scale: float = option(200.0, "of the superpixels")
-    min_size: int = option(60, "of the superpixels")
+    scale: float = option(200.0, "scale of the superpixels")
+    min_size: int = option(60, "smallest size of superpixels, in pixels")
 
     def settings(self) -> dict[str, Any]:
-        """Return what a photo's maps and cues depend on: not on which other photos there are."""
+        """Return the options that maps and cues of one photo depend on, not the other photos."""
         return {k: v for k, v in super().settings().items() if k not in ("train", "test", "seed")}
 
     def run(self) -> None:
-        """Compute what is missing."""
+        """Compute the maps and cues that are missing."""
         folder = VocFolder.open(self.root)
         if both := set(folder.ids(*self.train)) & set(folder.ids(*self.test)):
             raise ValueError(f"--test has {len(both)} photos of --train, one is {min(both)}")
@@ -266,33 +273,33 @@ class Cues(Stage):
 
 @dataclass(frozen=True)
 class Segmenter(Training):
-    """Train a segmentation network on cues, from the colour classifier on."""
+    """Train a segmentation network on cues, initialised from the colour classifier."""
 
-    cues: str = option("merged", "which set of cues", choices=tuple(CUES))
+    cues: str = option("merged", "set of cues to train on", choices=tuple(CUES))
     recipe: str = option(
         "paper",
-        "paper: seeding and constrain-to-boundary; sec: these and expansion, on cues of SEC's "
-        "threshold whatever --cues says",
+        "paper: seed and constrain-to-boundary loss; sec: both and expansion loss, on cues of "
+        "SEC's threshold instead of --cues",
         choices=("paper", "sec"),
     )
-    expansion: bool = option(False, "add SEC's expansion loss, the paper's ablation")
+    expansion: bool = option(False, "add SEC's expansion loss (an ablation of the paper)")
     size: int = option(264, "side of the square that photos are resized to")
     stride: int = option(8, "pixels per cell", choices=(8, 16, 32))
 
     def settings(self) -> dict[str, Any]:
-        """Return what the result depends on: in SEC's recipe, not on the cues' name."""
+        """Return the options that the result depends on; SEC's recipe ignores `cues`."""
         own = super().settings()
         unused = ("cues", "expansion") if self.recipe == "sec" else ()
         return {k: v for k, v in own.items() if k not in unused}
 
     @property
     def name(self) -> str:
-        """Name of the folder that it goes to."""
+        """Name of its folder."""
         cues = self.cues + ("-expansion" if self.expansion else "")
         return segmenter_name("sec" if self.recipe == "sec" else cues, self.seed)
 
     def run(self) -> None:
-        """Train it."""
+        """Train the segmentation network."""
         folder = VocFolder.open(self.root)
         names, _ = folder.training_ids(self.train)
         cues = self.out / "cues" / ("sec" if self.recipe == "sec" else CUES[self.cues])
@@ -306,7 +313,7 @@ class Segmenter(Training):
         start_from(network, classifier)
         network.freeze_batch_norm()
         grid = self.size // self.stride
-        # The widths are those of SEC's photos, brought to this grid.
+        # SEC's widths, scaled from pixels of its photos to cells of this grid.
         params = PRESETS["sec"].scaled(grid / SEC_PIXELS)
 
         def segmentation_losses(
@@ -324,7 +331,7 @@ class Segmenter(Training):
             return terms
 
         with processes(self.device) as device:
-            # On the CPU where there are no CUDA kernels.
+            # The CRF runs on the CPU if cuekit was built without CUDA.
             crf = device if build_config()["cuda"] else torch.device("cpu")
             fit(
                 network,
@@ -343,12 +350,12 @@ class Segmenter(Training):
 
 
 def segmenter_name(name: str, seed: int) -> str:
-    """Return the folder of one of `SEGMENTERS`: seeds other than 0 have their own."""
+    """Return the folder name of one of `SEGMENTERS`; seeds other than 0 are part of it."""
     return f"segmenter-{name}" + (f"-seed{seed}" if seed else "")
 
 
 def start_from(network: Network, classifier: Network) -> None:
-    """Start a segmentation network from a classifier; what its background's map is made of is 0."""
+    """Initialise a segmentation network from a classifier; the background's weights are 0."""
     state = classifier.state_dict()
     for name, own in network.head.named_parameters():
         key = f"{network.head_name}.{name}"
@@ -360,17 +367,19 @@ def start_from(network: Network, classifier: Network) -> None:
 class Evaluate(WithTables):
     """Segment the photos of a split, write the tables, and draw some photos."""
 
-    recall: float = option(0.9, "share of the held-out photos' tags that predicted tags must find")
+    recall: float = option(0.9, "recall of the predicted tags on the held-out photos, at least")
     segmenters: tuple[str, ...] = option(
         ("raw", "snapped", "merged"),
-        "what to segment with; tags are given to merged, or else to the last",
+        "networks to segment with; merged, or else the last one, is also run with tags",
     )
     seeds: tuple[int, ...] = option(
-        (), "of the segmentation networks, all counted together; none: that of --seed", type=int
+        (),
+        "seeds of the segmentation networks, whose pixels are counted together; default: --seed",
+        type=int,
     )
 
     def run(self) -> None:
-        """Compute what is missing, and all tables anew."""
+        """Compute the labels that are missing, and write all tables."""
         folder = VocFolder.open(self.root)
         if unknown := set(self.classes) - set(folder.names):
             raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
@@ -391,7 +400,7 @@ class Evaluate(WithTables):
             evaluate(plan, segmenters, panels=self.panels, device=device)
 
     def _trained(self, folder: VocFolder, name: str) -> dict[int, tuple[Network, dict[str, Any]]]:
-        """Load the networks of all seeds; nothing else may differ in how they were trained."""
+        """Load the networks of all seeds; the other settings of their training must be equal."""
         networks = {}
         settings: dict[str, Any] = {}
         for seed in self.seeds or (self.seed,):
@@ -405,31 +414,33 @@ class Evaluate(WithTables):
 
 @dataclass(frozen=True)
 class All(WithTables, WithNetwork):
-    """Run every stage that has not been run, with its own defaults, and write the tables."""
+    """Run every stage that is not finished, with its own defaults, and write the tables."""
 
     segmenters: tuple[str, ...] = option(
         ("raw", "snapped", "merged"),
-        f"of {', '.join(SEGMENTERS)}. None: tables of cues only",
+        f"any of {', '.join(SEGMENTERS)}; without a name: tables of cues only",
     )
     settings_file: Path | None = option(
         None,
-        "JSON, by stage what differs from its defaults; options given here come before it",
+        "JSON file with options by stage; options on the command line take precedence",
         type=Path,
     )
     seeds: tuple[int, ...] = option(
-        (), "of the segmentation networks, all counted together; none: that of --seed", type=int
+        (),
+        "seeds of the segmentation networks, whose pixels are counted together; default: --seed",
+        type=int,
     )
-    given: frozenset[str] = frozenset()  # names of the options that were given
+    given: frozenset[str] = frozenset()  # names of the options on the command line
 
     def run(self) -> None:
-        """Run them."""
-        stages = self.stages()  # all of them first: what is wrong is told before hours of training
+        """Run the stages."""
+        stages = self.stages()  # all at first: wrong options are reported before hours of training
         with processes(self.device):
             for stage in stages:
                 stage.run()
 
     def stages(self) -> list[Stage]:
-        """Return what there is to do."""
+        """Return the stages in order."""
         if unknown := set(self.segmenters) - set(SEGMENTERS):
             raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
         changes = {} if self.settings_file is None else read_json(self.settings_file)
@@ -447,8 +458,8 @@ class All(WithTables, WithNetwork):
             dataclasses.replace(self._as(Evaluate, changes), seeds=seeds),
         ]
 
-    def _as(self, stage: type[Stage], changes: dict[str, Any], **own: Any) -> Stage:
-        """Return a stage's options: those given here, or else the file's, or else the defaults."""
+    def _as(self, stage: type[AnyStage], changes: dict[str, Any], **own: Any) -> AnyStage:
+        """Return a stage with options of the command line, else of the file, else defaults."""
         entries = {entry.name: entry for entry in dataclasses.fields(stage)}
         name = stage.__name__.lower()
         for key, value in changes.get(name, {}).items():
@@ -474,12 +485,12 @@ STAGES: dict[str, type[Stage]] = {
 
 
 def parse(arguments: Sequence[str] | None = None) -> Stage:
-    """Read the command line into a stage's options."""
+    """Read the command line into a stage."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     stages = parser.add_subparsers(dest="stage", required=True)
     for name, stage in STAGES.items():
         text = (stage.__doc__ or "").splitlines()[0]
-        # What is not given is left to the stage's defaults.
+        # Options that are not given have the stage's defaults.
         each = stages.add_parser(
             name, help=text, description=text, argument_default=argparse.SUPPRESS
         )
@@ -488,28 +499,28 @@ def parse(arguments: Sequence[str] | None = None) -> Stage:
                 _add_option(each, entry)
     given = vars(parser.parse_args(arguments))
     stage = STAGES[given.pop("stage")]
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return stage(**options, **({"given": frozenset(given)} if stage is All else {}))
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return All(**options, given=frozenset(given)) if stage is All else stage(**options)
 
 
 def _add_option(parser: argparse.ArgumentParser, entry: dataclasses.Field[Any]) -> None:
-    """Add one field; how to read it follows from its default."""
-    how = dict(entry.metadata)
+    """Add one field as an option; the default determines its type."""
+    arguments = dict(entry.metadata)
     default = entry.default
     if isinstance(default, bool):
-        how["action"] = "store_true"
+        arguments["action"] = "store_true"
     elif isinstance(default, tuple):
-        how |= {"nargs": "*", "metavar": "NAME"}
+        arguments |= {"nargs": "*", "metavar": "NAME"}
         default = " ".join(default)
     else:
-        how.setdefault("type", type(default))
-    if not (how.get("required") or isinstance(default, bool) or default in (None, "")):
-        how["help"] += f" (default: {default})"
-    parser.add_argument(f"--{entry.name.replace('_', '-')}", **how)
+        arguments.setdefault("type", type(default))
+    if not (arguments.get("required") or isinstance(default, bool) or default in (None, "")):
+        arguments["help"] += f" (default: {default})"
+    parser.add_argument(f"--{entry.name.replace('_', '-')}", **arguments)
 
 
 def main() -> None:
-    """Run a stage."""
+    """Run the stage of the command line."""
     try:
         parse().run()
     except (OSError, ValueError, InterruptedTrainingError) as error:

@@ -1,10 +1,12 @@
-// CUDA's runtime as far as the kernels use it, on the CPU: the same sources, compiled by a C++
-// compiler with this folder before CUDA's, run where there is no GPU. Only the tests build this.
+// Emulates the part of CUDA's runtime that the kernels use, on the CPU. Only the tests build it:
+// the same .cu files, compiled by a C++ compiler with this folder first among the include folders,
+// run without a GPU.
 //
-// The threads of a block are fibers of one system thread, which change where CUDA's threads would
-// wait for each other. So results do not depend on time, a barrier that some threads never reach
-// is found out, and sanitizers see every access. The order of threads and blocks differs from
-// launch to launch: what depends on it shows.
+// The threads of a block are fibers of one system thread. A fiber runs until it reaches a barrier
+// or exchanges values with its warp; then the next fiber runs. So results do not depend on timing,
+// a barrier that some threads never reach is an error, and sanitizers see every access. About
+// every second launch runs its threads and blocks in the opposite order, so that a result that
+// depends on the order differs from launch to launch.
 #pragma once
 
 #include <cstddef>
@@ -62,14 +64,15 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulated {
 
-// Runs body() once for every thread of every block.
-void run(dim3 grid, dim3 block, const std::function<void()>& body);
+// Runs a kernel: kernel() once for every thread of every block.
+void run(dim3 grid, dim3 block, const std::function<void()>& kernel);
 
-enum class Wait { warp, block };
-// Waits until all threads of the warp or block that have not ended are here.
-void wait(Wait what);
+enum class Scope { warp, block };
+// Returns when all threads of the warp or block have called it, except those that have ended.
+void barrier(Scope scope);
 
-// What the other lanes of the warp gave at the same exchange; lanes that ended gave zeros.
+// Returns the values (32) that the lanes of the warp passed to the same exchange. For lanes that
+// have ended they are unspecified, as in CUDA.
 const std::uint64_t* exchange(std::uint64_t value);
 
 template <class T>
@@ -94,7 +97,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return cudaSuccess;
 }
 
-inline void __syncthreads() { emulated::wait(emulated::Wait::block); }
+inline void __syncthreads() { emulated::barrier(emulated::Scope::block); }
 
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
@@ -118,7 +121,7 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 
 template <class T>
 void __stcg(T* target, T value) {
-  std::memcpy(target, &value, sizeof value);  // not as a T: what lies there is of another type
+  std::memcpy(target, &value, sizeof value);  // the object there may have another type than T
 }
 
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
@@ -131,7 +134,7 @@ T __ldcg(const T* source) {
   return *source;
 }
 
-// One thread runs at a time.
+// Only one thread runs at a time, so these are atomic.
 template <class T>
 T atomicAdd(T* target, T value) {
   const T before = *target;

@@ -1,3 +1,5 @@
+// Runs emulated kernels (see cuda_runtime.h): a scheduler that switches between the fibers of a
+// block. Launches of several system threads run one after the other.
 #include <cuda_runtime.h>
 #include <setjmp.h>
 #include <ucontext.h>
@@ -21,19 +23,19 @@ namespace {
 constexpr std::size_t stack_bytes = 128 * 1024;
 constexpr unsigned warp_size = 32;
 
-enum class State { ready, waits_for_warp, waits_for_block, ended };
+enum class State { ready, at_warp_barrier, at_block_barrier, ended };
 
-// A context holds the signal mask too, and changing that is a system call. So a context only starts
-// a fiber, once for all blocks that it takes part in; all else is jumps between stacks.
+// A fiber is started with setcontext once, and then runs a thread of one block after the other.
+// Later switches are jumps between stacks: setcontext also sets the signal mask, a system call.
 struct Fiber {
   ucontext_t start;
-  jmp_buf here;
+  jmp_buf resume_point;
   bool started = false;
-  void* fake_stack = nullptr;  // AddressSanitizer's, while the fiber does not run
+  void* fake_stack = nullptr;  // of AddressSanitizer, while the fiber does not run
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
   dim3 thread_index;
   State state = State::ended;
-  unsigned exchanges = 0;  // picks one of the two rows below
+  unsigned exchanges = 0;  // so far; even ones use the first row of Warp::values
 };
 
 struct Warp {
@@ -47,13 +49,14 @@ Fiber* current = nullptr;
 const std::function<void()>* body = nullptr;
 std::exception_ptr failure;
 std::mutex one_launch_at_a_time;
-bool backwards = false;
+bool backwards = false;  // the order of threads and blocks
 unsigned launches = 0;
 
 #if defined(__SANITIZE_ADDRESS__)
 const void* scheduler_stack = nullptr;
 std::size_t scheduler_bytes = 0;
 void* scheduler_fake = nullptr;
+// The sanitizer must know of every switch of stacks, before it and after it.
 void leave_to_fiber(const Fiber& fiber) {
   __sanitizer_start_switch_fiber(&scheduler_fake, fiber.stack.get(), stack_bytes);
 }
@@ -73,11 +76,11 @@ void back_in_fiber() {}
 
 void yield() {
   leave_to_scheduler();
-  if (_setjmp(current->here) == 0) _longjmp(scheduler, 1);
+  if (_setjmp(current->resume_point) == 0) _longjmp(scheduler, 1);
   back_in_fiber();
 }
 
-// A fiber's whole life: a thread of one block after the other.
+// What a fiber runs. It never returns: at the end of a block's thread it yields.
 void run_fiber() {
   back_in_fiber();
   for (;;) {
@@ -91,23 +94,24 @@ void run_fiber() {
   }
 }
 
-void go_on(Fiber& fiber) {
+void resume(Fiber& fiber) {
   leave_to_fiber(fiber);
   if (_setjmp(scheduler) == 0) {
-    if (fiber.started) _longjmp(fiber.here, 1);
+    if (fiber.started) _longjmp(fiber.resume_point, 1);
     fiber.started = true;
     setcontext(&fiber.start);
   }
   back_in_scheduler();
 }
 
-// Makes those ready whose last one has arrived.
-bool release(std::size_t begin, std::size_t end, State waiting) {
+// Makes the fibers of a block or warp ready if all of them that have not ended are at its barrier.
+// Returns whether any became ready.
+bool release(std::size_t begin, std::size_t end, State barrier) {
   for (std::size_t t = begin; t < end; ++t)
-    if (fibers[t]->state != waiting && fibers[t]->state != State::ended) return false;
+    if (fibers[t]->state != barrier && fibers[t]->state != State::ended) return false;
   bool any = false;
   for (std::size_t t = begin; t < end; ++t) {
-    if (fibers[t]->state != waiting) continue;
+    if (fibers[t]->state != barrier) continue;
     fibers[t]->state = State::ready;
     any = true;
   }
@@ -136,20 +140,22 @@ void run_block(std::size_t threads) {
       if (fiber.state == State::ready) {
         current = &fiber;
         threadIdx = fiber.thread_index;
-        go_on(fiber);
+        resume(fiber);
         ran = true;
       }
       all_ended = all_ended && fiber.state == State::ended;
     }
     if (all_ended) return;
-    bool released = release(0, threads, State::waits_for_block);
+    bool released = release(0, threads, State::at_block_barrier);
     for (std::size_t begin = 0; begin < threads; begin += warp_size) {
       const std::size_t end = std::min(threads, begin + warp_size);
-      released = release(begin, end, State::waits_for_warp) || released;
+      released = release(begin, end, State::at_warp_barrier) || released;
     }
     if (ran || released) continue;
-    for (std::size_t t = 0; t < threads; ++t) fibers[t]->started = false;  // some are at a barrier
-    throw std::logic_error("a barrier that not all threads reach");
+    // The fibers that are at the barrier cannot take part in another block.
+    for (std::size_t t = 0; t < threads; ++t) fibers[t]->started = false;
+    throw std::logic_error(
+        "a kernel has a barrier that some threads of the block or warp do not reach");
   }
 }
 
@@ -158,7 +164,7 @@ void run_block(std::size_t threads) {
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
-  if (threads == 0 || threads > 1024) throw std::logic_error("a block of 1 to 1024 threads");
+  if (threads == 0 || threads > 1024) throw std::logic_error("a block must have 1 to 1024 threads");
   while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
   warps.resize((threads + warp_size - 1) / warp_size);
   for (std::size_t t = 0; t < threads; ++t) {
@@ -166,7 +172,8 @@ void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
     fibers[t]->thread_index =
         dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
   }
-  // By the parity of ones: so that no period of launches always has the same order.
+  // The parity of set bits is not periodic: a kernel that is launched every n-th time does not get
+  // the same order every time.
   backwards = __builtin_parity(launches++);
   body = &kernel;
   failure = nullptr;
@@ -181,19 +188,20 @@ void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   }
 }
 
-void wait(Wait what) {
-  current->state = what == Wait::warp ? State::waits_for_warp : State::waits_for_block;
+void barrier(Scope scope) {
+  current->state = scope == Scope::warp ? State::at_warp_barrier : State::at_block_barrier;
   yield();
 }
 
-// Two rows in turn: while one is read, nobody can be further on than writing the other.
+// Exchanges use two rows in turn. A lane writes the other row at the next exchange, and cannot
+// write this one again before all lanes have reached that exchange, and so have read this row.
 const std::uint64_t* exchange(std::uint64_t value) {
   const dim3& t = current->thread_index;
   const dim3& size = blockDim;
   const std::size_t thread = (std::size_t{t.z} * size.y + t.y) * size.x + t.x;
   std::uint64_t* row = warps[thread / warp_size].values[current->exchanges++ % 2];
   row[thread % warp_size] = value;
-  wait(Wait::warp);
+  barrier(Scope::warp);
   return row;
 }
 

@@ -1,19 +1,19 @@
-// Mean field of the fully connected CRF (Krähenbühl & Koltun 2011, arXiv:1210.5644).
+// The dense CRF: mean field inference of the fully connected conditional random field (Krähenbühl &
+// Koltun 2011, arXiv:1210.5644). Scores become probabilities that follow the edges of the photo.
 //
-//   scores (B, K, N) probabilities or energies, photos (B, H, W, 3) uint8, present (B, K - 1)
-//     -> out (B, K, N), N = H * W
+//   scores (B, K, H, W) probabilities or energies, photos (B, H, W, 3), present (B, K - 1)
+//     -> out (B, K, H, W)
 //
 //   u_k(i) = log(min(max(p_k(i), epsilon), 1)), or minus the energy
-//   Q      = softmax_k(u), and `iterations` times over
+//   Q      = softmax_k(u); then, `iterations` times,
 //   Q_k(i) = softmax_k(u_k(i) + w1 * sum_j g1(i, j) Q_k(j) + w2 * sum_j g2(i, j) Q_k(j))
 //
 //   g(i, j) = n(i) e(i, j) n(j),  e(i, j) = exp(-|f(i) - f(j)|^2 / 2),  n(i)^-2 = sum_j e(i, j)
-//   f1 = (x, y) / gaussian_sxy
-//   f2 = ((x, y) / bilateral_sxy, (r, g, b) / bilateral_srgb)
+//   f1 = (x, y) / gaussian_sxy                                            w1 = gaussian_weight
+//   f2 = ((x, y) / bilateral_sxy, (r, g, b) / bilateral_srgb)             w2 = bilateral_weight
 //
-// The softmax is over background and present classes; the channels of the others are not written.
-// j = i is part of the sums.
-// The exponentials are those that the permutohedral lattice computes (cpu/permutohedral.h).
+// The sums include j = i. The softmax is over the background, channel 0, and the present classes.
+// The sums over j are computed on the permutohedral lattice (simplex.h), which approximates e.
 #pragma once
 
 #include <cstdint>
@@ -22,29 +22,29 @@
 
 namespace cuekit {
 
-// The kernel's logits are in units of ln 2, so that the softmax takes powers of 2. The lattices'
-// weights are multiplied by this, too.
+// Logits are in units of ln 2, so that the softmax is of powers of 2. So the filters' weights are
+// multiplied by this.
 constexpr double log2_of_e = 1.4426950408889634;
 
 struct CrfParams {
-  std::int64_t batch, channels;
+  std::int64_t batch, channels;  // B, K
   std::int64_t height, width;
-  float gaussian_weight, gaussian_sxy;  // of the smoothness kernel; weight 0 leaves it out
-  float bilateral_weight, bilateral_sxy, bilateral_srgb;  // of the appearance kernel
-  bool energies;
+  float gaussian_weight, gaussian_sxy;                    // weight 0 leaves the filter out
+  float bilateral_weight, bilateral_sxy, bilateral_srgb;  // the same
+  bool energies;                                          // scores are energies, -log p
   std::int64_t iterations;
   float epsilon;
-  bool half_storage;  // on a GPU: the values that are filtered are stored as float16
+  bool half_storage;  // on a GPU: filtered values are stored as float16; on the CPU it throws
 };
 
 }  // namespace cuekit
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// A GPU writes 0 to the channels of classes that are not present. The CPU does not write them:
-// there `out` starts at zero, which is free for fresh memory. Throws std::invalid_argument where
-// the widths are too small for the photo's size. Returns false where a score is not finite; a GPU
-// does not check.
+// A GPU writes 0 to the channels of absent classes. The CPU does not write them: there, the caller
+// passes `out` filled with zeros (fresh memory from the system has them at no cost). Returns false
+// where a score is not finite (a GPU does not check). Throws std::invalid_argument where sxy or
+// srgb are too small for the size of the photos.
 template <class T>
 bool crf(const T* scores,              // (B, K, H, W)
          const std::uint8_t* photos,   // (B, H, W, 3)

@@ -1,4 +1,4 @@
-// CUB's radix sort as far as the kernels use it, on the CPU; see cuda_runtime.h here.
+// Emulates the part of CUB's radix sort that the kernels use, on the CPU; see ../../cuda_runtime.h.
 #pragma once
 
 #include <cuda_runtime.h>

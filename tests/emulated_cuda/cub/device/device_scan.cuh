@@ -1,4 +1,4 @@
-// CUB's prefix sum as far as the kernels use it, on the CPU; see cuda_runtime.h here.
+// Emulates the part of CUB's prefix sum that the kernels use, on the CPU; see ../../cuda_runtime.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,15 +1,15 @@
-// Logarithm and exponential to base 2 in float32, by basic operations only: so loops over them
-// vectorise, and give the same bits everywhere.
+// Exponential and logarithm to base 2 in float32. They use basic operations only, so loops over
+// them vectorise and give the same bits on every processor.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/simd.h"
 #include "cuekit/half.h"
-#include "simd.h"
 
 namespace cuekit::cpu {
 
-// 2^x for x <= 126, within 2 units in the last place; what is below 2^-125 becomes about that.
+// 2^x for x <= 126, within 2 units in the last place. x below -125 counts as -125.
 CUEKIT_INLINE float exp2_of(float x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: after adding it, the low bits are an integer
   x = x < -125.0f ? -125.0f : x;
@@ -26,7 +26,7 @@ CUEKIT_INLINE float exp2_of(float x) {
   return bit_cast<float>(bit_cast<std::uint32_t>(p) + exponent);
 }
 
-// Binary logarithm of a positive normal number, by Cephes' polynomial (Moshier 1992).
+// Binary logarithm of a positive normal number, with the polynomial of Cephes (Moshier 1992).
 CUEKIT_INLINE float log2_of(float value) {
   constexpr std::int32_t root_half = 0x3f3504f3;  // bits of sqrt(1/2)
   const std::int32_t bits = bit_cast<std::int32_t>(value) - root_half;

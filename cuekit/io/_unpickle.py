@@ -1,7 +1,8 @@
 """Reads pickled dictionaries of arrays without unpickling: nothing in a file is ever executed.
 
-An interpreter for the few opcodes that pickled arrays consist of, over `pickletools.genops`, which
-only parses. Everything else is refused with the position in the file.
+`pickletools.genops` parses the file into opcodes and executes nothing. An interpreter then accepts
+the few opcodes that pickled arrays consist of, and refuses everything else with its position in the
+file. Memory is bounded as well: a small file cannot make the interpreter allocate much.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PathLike: TypeAlias = str | os.PathLike[str]
+    from cuekit.io._common import PathLike
+
 _T = TypeVar("_T")
 
-# Most opcodes a pickle may have. Each costs up to some 100 bytes and a microsecond, whatever the
-# size of its file: a gigabyte of "make an empty dict" gzips to one megabyte. SEC's file has 0.4 M.
+# Limit of the number of opcodes. Each costs up to about 100 bytes of memory and a microsecond, and
+# the file's size does not limit them: a gigabyte of EMPTY_DICT opcodes is one megabyte after gzip.
+# SEC's file has 0.4 million.
 _MAX_OPCODES = 5_000_000
-_MAX_STACK = 10_000  # picklers flush a dict every 1000 items, that is 2000 entries
+_MAX_STACK = 10_000  # picklers write a dict in batches of 1000 items, which are 2000 stack entries
 _MAX_TUPLE = 16
 _MAX_TEXT = 1000
 _CHUNK = 2**20
 
-# Opcodes admitted, with the most bytes that one read of their operand may ask for. None: as many
-# as the file may have. Whatever is not listed is refused before its operand is read.
+# The accepted opcodes, with the limit of bytes per read of their operand. None: only `max_bytes`
+# limits it. An opcode that is not listed is refused before its operand is read.
 _OPERAND_LIMITS: dict[str, int | None] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL"), 8),
     **dict.fromkeys(("REDUCE", "BUILD", "EMPTY_DICT", "SETITEM", "SETITEMS"), 8),
@@ -50,7 +53,7 @@ _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8
 
 
 class _Global(enum.Enum):
-    """The callables a pickle may name. They are names here and are never looked up."""
+    """The callables that a pickle may name. They are only names here and are never imported."""
 
     RECONSTRUCT = "numpy.core.multiarray._reconstruct"
     NDARRAY = "numpy.ndarray"
@@ -66,7 +69,7 @@ _MARK = object()
 
 
 class _DType:
-    """A dtype, waiting for BUILD to give it a byte order."""
+    """A dtype whose byte order is still missing; BUILD sets it."""
 
     __slots__ = ("code", "value")
 
@@ -76,7 +79,7 @@ class _DType:
 
 
 class _Array:
-    """An array, waiting for BUILD to give it shape, dtype and data."""
+    """An array whose shape, dtype and data are still missing; BUILD sets them."""
 
     __slots__ = ("value",)
 
@@ -85,7 +88,7 @@ class _Array:
 
 
 def unpickle_arrays(
-    path: _PathLike, convert: Callable[[int | str, object], _T], *, max_bytes: int
+    path: PathLike, convert: Callable[[int | str, object], _T], *, max_bytes: int
 ) -> dict[int | str, _T]:
     """Read a pickled dict of arrays and scalars, plain or gzipped, without unpickling.
 
@@ -94,34 +97,31 @@ def unpickle_arrays(
     path : str or path-like
     convert : callable
         Called with each key (int or str) and value (None, bool, int, str, bytes or a read-only
-        array) as it is read; what it returns is kept. A ValueError it raises is reported
-        with file and position.
+        array) when it is read; its result is stored. If it raises a ValueError, the file and the
+        position are added to the message.
     max_bytes : int
-        Largest pickle after decompression, and largest sum of the arrays' bytes.
+        Size limit of the pickle after decompression, and of the sum of the arrays' sizes.
 
     Returns
     -------
     dict of int or str to what `convert` returns
-        Keys that Python 2 wrote as ``str`` become text.
+        Keys that Python 2 wrote as ``str`` become Python 3's ``str``.
 
     Raises
     ------
     ValueError
-        If the file breaks any rule. The message names the file, the rule and the byte of the
-        decompressed pickle where the offending opcode starts.
+        If the file breaks a rule. The message names the file, the rule and the position of the
+        opcode that breaks it, in bytes of the decompressed pickle.
     OSError
         If the file cannot be opened or read.
     """
     import gzip
     import zlib
 
-    if max_bytes < 1:
-        msg = f"max_bytes must be at least 1, got {max_bytes}"
-        raise ValueError(msg)
     with Path(path).open("rb") as file:
         source = file
         if file.peek(2)[:2] == b"\x1f\x8b":
-            # Buffered again, because GzipFile's own small reads run in Python.
+            # A second buffer, because GzipFile implements small reads in Python.
             source = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=file)))
         stream = _PickleStream(source, max_bytes)
         try:
@@ -130,8 +130,9 @@ def unpickle_arrays(
             rule = f"gzip data must be whole and undamaged, got: {error}"
         except ValueError as error:
             rule = str(error)
-        msg = f"{os.fspath(path)}: {rule} (at byte {stream.opcode_position} of the pickle)"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{os.fspath(path)}: {rule} (at byte {stream.opcode_position} of the pickle)"
+        )
 
 
 def _interpret(
@@ -139,25 +140,23 @@ def _interpret(
 ) -> dict[int | str, _T]:
     import pickletools
 
-    machine = _Machine(convert, stream.max_bytes)
+    interpreter = _Interpreter(convert, stream.max_bytes)
     opcodes = pickletools.genops(cast("IO[bytes]", stream))
     for _ in range(_MAX_OPCODES):
         stream.expect_opcode()
         opcode, argument, _ = next(opcodes)
         if opcode.name == "STOP":
-            result = machine.result()
-            # Reading on also makes gzip compare its checksum.
+            result = interpreter.result()
+            # Reading to the end also makes gzip compare its checksum.
             if not stream.exhausted():
-                msg = "nothing may follow the pickle's STOP, got more bytes"
-                raise ValueError(msg)
+                raise ValueError("nothing may follow the pickle's STOP, got more bytes")
             return result
-        machine.step(opcode.name, argument)
-    msg = f"the pickle must have at most {_MAX_OPCODES} opcodes, got more"
-    raise ValueError(msg)
+        interpreter.step(opcode.name, argument)
+    raise ValueError(f"the pickle must have at most {_MAX_OPCODES} opcodes, got more")
 
 
 class _PickleStream:
-    """The file as genops reads it: bounded, and refusing an opcode before its operand is read."""
+    """The file object that genops reads: limits sizes, refuses opcodes before their operands."""
 
     def __init__(self, source: io.BufferedReader, max_bytes: int) -> None:
         import pickletools
@@ -166,7 +165,7 @@ class _PickleStream:
         self.opcode_position = 0
         self._source = source
         self._position = 0
-        self._opcode = ""  # "": the next read is of an opcode
+        self._opcode = ""  # empty: the next byte read is an opcode
         self._names = {op.code: op.name for op in pickletools.opcodes}
 
     def exhausted(self) -> bool:
@@ -183,40 +182,41 @@ class _PickleStream:
         if not self._opcode:
             code = self._take(size)
             if self._position <= 1 and code != b"\x80":
-                msg = f"the file must be a pickle of protocol 2 to 5, gzipped or not, got {code!r}"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"the file must be a pickle of protocol 2 to 5, gzipped or not, got {code!r}"
+                )
             name = self._names.get(code.decode("latin-1"), "")
             if code and name not in _OPERAND_LIMITS:
-                msg = f"opcode {name or repr(code)} is not allowed in a file of arrays"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"opcode {name or repr(code)} is not allowed in a pickle of arrays"
+                )
             self._opcode = name
             return code
         limit = _OPERAND_LIMITS[self._opcode]
         if limit is not None and size > limit:
-            msg = f"the operand of {self._opcode} must have at most {limit} bytes, got {size}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the operand of {self._opcode} must have at most {limit} bytes, got {size}"
+            )
         return self._take(size)
 
     def readline(self) -> bytes:
-        """Read a line of GLOBAL, the only admitted opcode whose operand is text lines."""
+        """Read a line of GLOBAL, the only accepted opcode whose operand is text lines."""
         line = self._source.readline(_MAX_TEXT)
         self._position += len(line)
-        # genops would interpret escapes, and warn about wrong ones.
+        # genops would decode escape sequences, and warn about invalid ones.
         if _NAME_LINE.fullmatch(line) is None:
-            msg = f"GLOBAL must have two lines of dotted names, got {show(line)}"
-            raise ValueError(msg)
+            raise ValueError(f"GLOBAL must have two lines of dotted names, got {show(line)}")
         return line
 
     def _take(self, size: int) -> bytes:
         if self._position + size > self.max_bytes:
-            msg = (
+            raise ValueError(
                 f"the pickle must have at most max_bytes = {self.max_bytes} bytes, "
                 f"got at least {self._position + size}"
             )
-            raise ValueError(msg)
         data = self._source.read(min(size, _CHUNK))
         if size > _CHUNK:
-            # In pieces, so that a false length costs no more memory than the file has bytes.
+            # In pieces, so that a false length allocates no more than the file really contains.
             pieces = [data]
             missing = size - len(data)
             while missing and pieces[-1]:
@@ -227,8 +227,8 @@ class _PickleStream:
         return data
 
 
-class _Machine(Generic[_T]):
-    """A pickle machine that can build dictionaries of arrays and scalars, and nothing else."""
+class _Interpreter(Generic[_T]):
+    """A pickle interpreter that can build dictionaries of arrays and scalars, and nothing else."""
 
     def __init__(self, convert: Callable[[int | str, object], _T], max_bytes: int) -> None:
         self._convert = convert
@@ -242,8 +242,9 @@ class _Machine(Generic[_T]):
         match name:
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    msg = f"memo entries must be stored before use, got entry {argument}"
-                    raise ValueError(msg)
+                    raise ValueError(
+                        f"memo entries must be stored before use, got entry {argument}"
+                    )
                 self._push(self._memo[argument])
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
                 self._push(argument)
@@ -267,10 +268,9 @@ class _Machine(Generic[_T]):
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 self._push(_CONSTANTS[name])
             case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
-                # ASCII, so that text takes no more memory than its bytes in the file.
+                # ASCII only, so that a string needs no more memory than its bytes in the file.
                 if not argument.isascii():
-                    msg = f"text must be ASCII, got {show(argument)}"
-                    raise ValueError(msg)
+                    raise ValueError(f"strings must be ASCII, got {show(argument)}")
                 self._push(argument)
             case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
                 self._push(argument)
@@ -286,34 +286,39 @@ class _Machine(Generic[_T]):
             case "STACK_GLOBAL":
                 attribute, module = self._pop(), self._pop()
                 if not isinstance(attribute, str) or not isinstance(module, str):
-                    msg = f"a global must be named by text, got {show(module)}, {show(attribute)}"
-                    raise ValueError(msg)  # noqa: TRY004 (what is wrong is the file)
+                    raise ValueError(  # noqa: TRY004 - the file is wrong, not an argument
+                        f"the name of a global must be a string, got {show(module)}, "
+                        f"{show(attribute)}"
+                    )
                 self._push_global(f"{module}.{attribute}")
             case "PROTO":
                 if self._started or not 2 <= argument <= 5:
-                    msg = f"the pickle must start with one protocol 2 to 5, got {argument}"
-                    raise ValueError(msg)
+                    raise ValueError(
+                        f"the pickle must start with one protocol 2 to 5, got {argument}"
+                    )
                 self._started = True
-            case "FRAME":  # how the writer cut its output; says nothing about content
+            case "FRAME":  # the size of the writer's next output buffer, not content
                 pass
 
     def result(self) -> dict[int | str, _T]:
         found = self._pop()
         if not isinstance(found, dict) or self._stack:
-            msg = f"the pickle must hold one dict, got {show(found)} over {len(self._stack)} more"
-            raise ValueError(msg)
+            raise ValueError(
+                "the pickle must contain one dict, "
+                f"got {show(found)} and {len(self._stack)} more objects"
+            )
         return found
 
     def _push(self, item: object) -> None:
         if len(self._stack) >= _MAX_STACK:
-            msg = f"the stack must have at most {_MAX_STACK} entries, got more"
-            raise ValueError(msg)
+            raise ValueError(f"the stack must have at most {_MAX_STACK} entries, got more")
         self._stack.append(item)
 
     def _pop(self) -> object:
         if not self._stack or self._stack[-1] is _MARK:
-            msg = "an operation must find its operands, got an empty stack or a MARK"
-            raise ValueError(msg)
+            raise ValueError(
+                "an opcode must have its operands on the stack, got an empty stack or MARK"
+            )
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[object]:
@@ -323,55 +328,54 @@ class _Machine(Generic[_T]):
             if item is _MARK:
                 return items[::-1]
             items.append(item)
-        msg = "an operation must find its MARK, got a stack without"
-        raise ValueError(msg)
+        raise ValueError("an opcode must have its MARK on the stack, got none")
 
     def _push_tuple(self, items: list[object]) -> None:
         if len(items) > _MAX_TUPLE:
-            msg = f"tuples must have at most {_MAX_TUPLE} items, got {len(items)}"
-            raise ValueError(msg)
-        # An array's state holds its shape: no deeper.
+            raise ValueError(f"tuples must have at most {_MAX_TUPLE} items, got {len(items)}")
+        # The deepest tuple needed is an array's state, which contains its shape.
         if any(type(inner) is tuple for item in items if type(item) is tuple for inner in item):
-            msg = "tuples must be nested at most 2 deep, got 3"
-            raise ValueError(msg)
+            raise ValueError("tuples must be nested at most 2 deep, got 3")
         self._push(tuple(items))
 
     def _memoize(self, index: int) -> None:
         item = self._pop()
-        # Pickle and cPickle count from 0 and from 1.
+        # pickle numbers memo entries from 0, cPickle from 1.
         if index > len(self._memo) + 1:
-            msg = f"memo entries must be numbered in order, got {index} after {len(self._memo)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"memo entries must be numbered in order, got {index} after {len(self._memo)}"
+            )
         self._memo[index] = item
         self._stack.append(item)
 
     def _push_global(self, name: str) -> None:
         if name not in _GLOBALS:
-            msg = f"global {show(name)} is not allowed, only {', '.join(sorted(_GLOBALS))} are"
-            raise ValueError(msg)
+            raise ValueError(
+                f"global {show(name)} is not allowed, only {', '.join(sorted(_GLOBALS))} are"
+            )
         self._push(_GLOBALS[name])
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if function is _Global.RECONSTRUCT:
             if arguments != (_Global.NDARRAY, (0,), b"b"):
-                msg = f"_reconstruct must be given (ndarray, (0,), b'b'), got {show(arguments)}"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"_reconstruct must be given (ndarray, (0,), b'b'), got {show(arguments)}"
+                )
             self._push(_Array())
         elif function is _Global.DTYPE:
             self._push(_DType(_dtype_code(arguments)))
         else:
-            msg = f"only _reconstruct and dtype may be called, got {show(function)}"
-            raise ValueError(msg)
+            raise ValueError(f"only _reconstruct and dtype may be called, got {show(function)}")
 
     def _build(self) -> None:
         state, target = self._pop(), self._pop()
         if not isinstance(target, _DType | _Array) or not isinstance(state, tuple):
-            msg = f"only arrays and dtypes have a state, got {show(target)}, {show(state)}"
-            raise ValueError(msg)  # noqa: TRY004
+            raise ValueError(  # noqa: TRY004 - as above
+                f"only arrays and dtypes have a state, got {show(target)}, {show(state)}"
+            )
         if target.value is not None:
-            msg = f"a state must be set once, got a second for {show(target)}"
-            raise ValueError(msg)
+            raise ValueError(f"a state must be set once, got a second for {show(target)}")
         if isinstance(target, _DType):
             target.value = _dtype(target.code, state)
         else:
@@ -381,16 +385,13 @@ class _Machine(Generic[_T]):
     def _set_items(self, items: list[object]) -> None:
         target = self._pop()
         if not isinstance(target, dict) or len(items) % 2:
-            msg = f"items must be pairs for a dict, got {len(items)} for {show(target)}"
-            raise ValueError(msg)
+            raise ValueError(f"items must be pairs for a dict, got {len(items)} for {show(target)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             name = _text(key) if isinstance(key, str | bytes) else key
             if type(name) is not str and type(name) is not int:
-                msg = f"keys must be ASCII text or integers, got {show(key)}"
-                raise ValueError(msg)
+                raise ValueError(f"keys must be ASCII strings or integers, got {show(key)}")
             if name in target:
-                msg = f"keys must be distinct, got {show(name)} twice"
-                raise ValueError(msg)
+                raise ValueError(f"keys must be distinct, got {show(name)} twice")
             target[name] = self._convert(name, self._finished(value))
         self._push(target)
 
@@ -398,20 +399,19 @@ class _Machine(Generic[_T]):
         if value is None or isinstance(value, bool | int | str | bytes):
             return value
         if not isinstance(value, _Array) or value.value is None:
-            msg = f"values must be arrays, numbers or text, got {show(value)}"
-            raise ValueError(msg)
+            raise ValueError(f"values must be arrays, numbers or strings, got {show(value)}")
         array = value.value
-        # Counted where it is stored: one array in the file can stand under many keys.
+        # Counted per key: one array of the file can be stored under many keys.
         self._array_bytes += array.nbytes
         if self._array_bytes > self._max_bytes:
-            msg = (
+            raise ValueError(
                 f"arrays must have at most max_bytes = {self._max_bytes} bytes together, "
                 f"got {self._array_bytes}"
             )
-            raise ValueError(msg)
         if array.dtype.kind == "b" and array.size and int(array.view(np.uint8).max()) > 1:
-            msg = f"bool arrays must hold bytes 0 and 1, got {int(array.view(np.uint8).max())}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"bool arrays must hold bytes 0 and 1, got {int(array.view(np.uint8).max())}"
+            )
         return array
 
 
@@ -421,8 +421,7 @@ def _dtype_code(arguments: object) -> str:
         code = _text(arguments[0])
         if code in _DTYPES:
             return code
-    msg = f"a dtype must be one of {', '.join(_DTYPES)}, got {show(arguments)}"
-    raise ValueError(msg)
+    raise ValueError(f"a dtype must be one of {', '.join(_DTYPES)}, got {show(arguments)}")
 
 
 def _dtype(code: str, state: tuple[object, ...]) -> np.dtype[Any]:
@@ -431,16 +430,15 @@ def _dtype(code: str, state: tuple[object, ...]) -> np.dtype[Any]:
     orders = "|" if code.endswith("1") else "<>"
     plain = state[:1] + state[2:] == (3, None, None, None, -1, -1, 0)
     if not plain or order is None or len(order) != 1 or order not in orders:
-        msg = (
+        raise ValueError(
             f"the state of dtype {code} must be (3, byte order of {orders!r}, None, None, None, "
             f"-1, -1, 0), got {show(state)}"
         )
-        raise ValueError(msg)
     return np.dtype(order + code)
 
 
 def _ndarray(state: tuple[object, ...]) -> NDArray[Any]:
-    """Return the array of NumPy's state (1, shape, dtype, Fortran, bytes), without a copy."""
+    """Return the array of NumPy's state (1, shape, dtype, is Fortran, bytes), without a copy."""
     match state:
         case (
             1,
@@ -451,29 +449,28 @@ def _ndarray(state: tuple[object, ...]) -> NDArray[Any]:
         ):
             pass
         case _:
-            msg = f"an array's state must be (1, shape, dtype, bool, bytes), got {show(state)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"an array's state must be (1, shape, dtype, bool, bytes), got {show(state)}"
+            )
     if not all(type(length) is int and length >= 0 for length in shape):
-        msg = f"an array's shape must hold integers >= 0, got {show(shape)}"
-        raise ValueError(msg)
+        raise ValueError(f"an array's shape must hold integers >= 0, got {show(shape)}")
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
-        msg = (
+        raise ValueError(
             f"an array's data must have {size} bytes for shape {shape} of {dtype}, got {len(data)}"
         )
-        raise ValueError(msg)
     return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
 
 def _text(value: object) -> str | None:
-    """Text as either Python wrote it, or None."""
+    """Return a string that Python 2 or 3 wrote, or None."""
     if isinstance(value, bytes):
         return value.decode("ascii") if len(value) <= _MAX_TEXT and value.isascii() else None
     return value if isinstance(value, str) else None
 
 
 def show(value: object) -> str:
-    """Describe shortly, whatever the value's size and depth."""
+    """Return a short description of a value of any size and depth."""
     match value:
         case _Global():
             return value.value

@@ -1,0 +1,137 @@
+// The blur of blur.h: along every axis, each vertex becomes itself plus half of both neighbours.
+//
+// It works in place along chains of neighbours (chains.h): every vertex is read and written once,
+// and vertices without neighbours are not touched.
+#include "blur.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "class_vector.h"
+#include "cpu/float_state.h"
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace cuekit::cpu {
+namespace {
+
+// chain[0 .. count - 1] are whole chains. Chains are short, and where one ends is unpredictable, so
+// no branch depends on it: every vertex is mixed with the entries before and after it in the list,
+// with weight 0 where these belong to another chain. Values that fit in L2 are not prefetched:
+// there the loop takes as long as its instructions.
+template <class V, int parts>
+struct BlurChains {
+  using X = ClassVector<V, parts>;
+  static CUEKIT_INLINE void run(const Node* chain, std::int64_t count, float* values,
+                                std::int64_t stride, bool in_l2) {
+    if (count == 0) return;
+    in_l2 ? blur<true>(chain, count, values, stride) : blur<false>(chain, count, values, stride);
+  }
+
+ private:
+  template <bool in_l2>
+  static CUEKIT_INLINE void blur(const Node* chain, std::int64_t count, float* values,
+                                 std::int64_t stride) {
+    const auto row = [&](Node entry) { return values + (entry ^ (entry >> 31)) * stride; };
+    float* current = row(chain[0]);
+    X own = X::load(current), half_previous = X::zero();
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (!in_l2) prefetch_far(row(chain[i + Lattice::chain_padding]), X::size);
+      const Node after = chain[i + 1];
+      const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
+      // Beyond the last entry are vertices of other tasks, which must not be read.
+      float* const following = i + 1 < count ? row(after) : current;
+      const X next = X::load(following);
+      X mixed;
+      for (int j = 0; j < parts; ++j) {
+        mixed.part[j] = own.part[j] + (half_previous.part[j] + next.part[j] * half);
+        half_previous.part[j] = own.part[j] * half;
+      }
+      mixed.store(current);
+      own = next;
+      current = following;
+    }
+  }
+};
+
+template <class Group>
+void blur_chains(const Node* chain, std::int64_t count, float* values, std::int64_t stride,
+                 bool in_l2) {
+  using Fours = BlurChains<typename Group::Four, Group::fours>;
+  using Wides = BlurChains<typename Group::Wide, Group::wides>;
+  for (std::int64_t k = 0; k < stride; k += Group::size)
+    dispatch_width<Fours, Wides, Wides>(chain, count, values + k, stride, in_l2);
+}
+
+}  // namespace
+
+Blur::Blur(std::int64_t classes, int threads)
+    : stride_(class_stride(classes)),
+      threads_(threads),
+      kernel_(with_class_group(
+          classes, [](auto group) -> Kernel { return &blur_chains<decltype(group)>; })) {}
+
+// Where there are many vertices, threads share those of one lattice after the other. Else each
+// thread takes a whole lattice, because the axes of a lattice are blurred one after the other.
+void Blur::operator()(Filter& spatial, Filter& bilateral) const {
+  std::vector<Filter*> filters;
+  std::int64_t most_vertices = 0;
+  for (Filter* filter : {&spatial, &bilateral}) {
+    if (filter->lattice == nullptr) continue;
+    filters.push_back(filter);
+    most_vertices = std::max(most_vertices, filter->lattice->vertices);
+  }
+  const std::int64_t tasks =
+      std::clamp<std::int64_t>(most_vertices >> 15, 1, std::min(threads_, 64));
+  parallel_for(static_cast<std::int64_t>(filters.size()), tasks == 1 ? threads_ : 1,
+               [&](std::int64_t f) {
+                 Filter& filter = *filters.data()[f];
+                 blur(filter, tasks);
+                 std::swap(filter.sliced, filter.splatted);
+               });
+}
+
+void Blur::blur(const Filter& filter, std::int64_t tasks) const {
+  const Lattice& lattice = *filter.lattice;
+  const Node* const originals = lattice.originals.data();
+  const std::int64_t copies = lattice.copies(), stride = stride_;
+  float* const values = filter.splatted.get();
+  // 512 kB: an L2 of usual size has room for what else is in use.
+  const bool in_l2 = lattice.node_count() * stride <= std::int64_t{1} << 17;
+  const auto in_tasks = [&](const auto& body) {
+    parallel_for(tasks, threads_, [&](std::int64_t t) {
+      const DenormalsFlushed state;
+      body(t);
+    });
+  };
+  // Copies are added in order, whichever task has their vertex.
+  in_tasks([&](std::int64_t t) {
+    const std::int64_t first = t * lattice.vertices / tasks;
+    const std::int64_t last = (t + 1) * lattice.vertices / tasks;
+    for (std::int64_t c = 0; c < copies; ++c) {
+      const std::int64_t vertex = originals[c];
+      if (vertex < first || vertex >= last) continue;
+      const float* const copy = values + (lattice.vertices + c) * stride;
+      float* const original = values + vertex * stride;
+      for (std::int64_t k = 0; k < stride; ++k) original[k] += copy[k];
+    }
+  });
+  for (const WorkspaceVector<Node>& chain : lattice.chains) {
+    const std::int64_t length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_padding;
+    const auto begin_of = [&](std::int64_t t) {  // a task begins where a chain begins
+      std::int64_t i = t * length / tasks;
+      while (chain.data()[i] >= 0) ++i;
+      return i;
+    };
+    in_tasks([&](std::int64_t t) {
+      const std::int64_t first = begin_of(t), last = begin_of(t + 1);
+      kernel_(chain.data() + first, last - first, values, stride, in_l2);
+    });
+  }
+  in_tasks([&](std::int64_t t) {
+    for (std::int64_t c = t * copies / tasks; c < (t + 1) * copies / tasks; ++c)
+      std::copy_n(values + originals[c] * stride, stride, values + (lattice.vertices + c) * stride);
+  });
+}
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,119 @@
+// Runs the passes of inference.h.
+#include "inference.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "class_vector.h"
+#include "cpu/float_state.h"
+#include "cpu/parallel.h"
+#include "read_scores.h"
+#include "write_results.h"
+
+namespace cuekit::cpu {
+namespace {
+
+std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  // (channels - 1)
+                                                  std::int64_t channels) {
+  std::vector<std::int64_t> result{0};
+  for (std::int64_t c = 1; c < channels; ++c)
+    if (present[c - 1] != 0) result.push_back(c);
+  return result;
+}
+
+}  // namespace
+
+template <class T>
+Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::uint8_t* present,
+                        T* out, const Lattice* spatial, const CrfParams& p, int threads)
+    : scores_(scores),
+      out_(out),
+      p_(p),
+      threads_(threads),
+      bands_(divide_into_bands(p.height, p.width)),
+      channels_(channels_that_take_part(present, p.channels)),
+      stride_(class_stride(static_cast<std::int64_t>(channels_.size()))),
+      mean_field_(mean_field_kernel(static_cast<std::int64_t>(channels_.size()))),
+      blur_(static_cast<std::int64_t>(channels_.size()), threads),
+      unary_(p.height * p.width * stride_) {
+  if (spatial != nullptr && spatial->diagonal) {
+    own_ = Workspace<float>(p.height * p.width * stride_);
+    own_weight_ = spatial->weight;
+  } else if (spatial != nullptr) {
+    spatial_.allocate(spatial, stride_);
+  }
+  if (p.bilateral_weight > 0 && p.iterations > 0) {
+    bilateral_lattice_ =
+        bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
+                          p.bilateral_weight * static_cast<float>(log2_of_e), threads);
+    bilateral_.allocate(&bilateral_lattice_, stride_);
+    // Both filters share the caches. Values of this one do not fit from 4 MB on, for those to slice
+    // and as much again for those to splat into.
+    spatial_.prefetch_values = bilateral_.prefetch_values =
+        bilateral_lattice_.node_count() * stride_ > std::int64_t{1} << 20;
+  }
+}
+
+template <class T>
+bool Inference<T>::run() {
+  if (!pass_over_pixels(true, p_.iterations == 0)) return false;
+  for (std::int64_t i = 1; i <= p_.iterations; ++i) {
+    blur_(spatial_, bilateral_);
+    pass_over_pixels(false, i == p_.iterations);
+  }
+  return true;
+}
+
+// Returns false where a score is not finite; only the first pass reads scores.
+template <class T>
+bool Inference<T>::pass_over_pixels(bool first, bool last) {
+  const Pass pass{unary_.get(), stride_,     &spatial_, &bilateral_,
+                  own_.get(),   own_weight_, !first,    !last};
+  const auto classes = static_cast<std::int64_t>(channels_.size());
+  std::atomic<bool> finite{true};
+  parallel_for(static_cast<std::int64_t>(bands_.size()), threads_, [&](std::int64_t b) {
+    const DenormalsFlushed state;  // Q has many, and arithmetic with them is slow
+    if (!last)
+      for (const Filter* filter : {&spatial_, &bilateral_}) clear_splatted(*filter, b);
+    const Workspace<float> scratch(pixels_together * stride_);
+    const Workspace<float> planes(first ? classes * plane_size : 0);
+    const Workspace<float> results(last ? strip_height * Patch::max_columns * stride_ : 0);
+    for (const Strip& strip : strips_of(bands_.data()[b], p_.width))
+      for (std::int64_t x = 0; x < p_.width; x += Patch::max_columns) {
+        const Patch patch{
+            strip.first_row, strip.rows,          x, std::min(Patch::max_columns, p_.width - x),
+            p_.width,        p_.height * p_.width};
+        const std::int64_t pixel = patch.first_pixel();
+        if (first && !read_scores(scores_, p_, patch, channels_, planes.get(),
+                                  unary_.get() + pixel * stride_, stride_)) {
+          finite = false;
+          return;
+        }
+        float* const own = own_.get() == nullptr ? nullptr : own_.get() + pixel * stride_;
+        mean_field_(&pass, pixel, pixel + patch.pixels(), scratch.get(),
+                    last ? results.get() : own);
+        if (last) write_results(results.get(), stride_, patch, channels_, out_);
+      }
+  });
+  return finite;
+}
+
+// Sets the values of a band's nodes to 0.
+template <class T>
+void Inference<T>::clear_splatted(const Filter& filter, std::int64_t b) const {
+  if (filter.lattice == nullptr) return;
+  const Lattice& lattice = *filter.lattice;
+  const Band& band = lattice.bands.data()[b];
+  const auto clear = [&](std::int64_t first, std::int64_t last) {
+    std::fill(filter.splatted.get() + first * stride_, filter.splatted.get() + last * stride_,
+              0.0f);
+  };
+  clear(band.first_vertex, band.last_vertex);
+  clear(lattice.vertices + band.first_copy, lattice.vertices + band.last_copy);
+}
+
+template class Inference<half>;
+template class Inference<float>;
+template class Inference<double>;
+
+}  // namespace cuekit::cpu

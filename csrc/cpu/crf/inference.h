@@ -1,0 +1,58 @@
+// Mean field inference of one image.
+//
+//   pass 0               reads the scores, softmax of the unaries, splat
+//   pass 1 .. n          blur, then slice, softmax, splat; the last one writes Q and does not splat
+//
+// A pass goes over the bands in parallel, and over a band patch by patch.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "blur.h"
+#include "cpu/workspace.h"
+#include "cuekit/crf.h"
+#include "filter.h"
+#include "lattice.h"
+#include "mean_field.h"
+#include "patch.h"
+
+namespace cuekit::cpu {
+
+template <class T>
+class Inference {
+ public:
+  // `spatial` is null if there is no such filter. It must outlive this.
+  Inference(const T* scores,              // (K, H, W)
+            const std::uint8_t* photo,    // (H, W, 3)
+            const std::uint8_t* present,  // (K - 1)
+            T* out,                       // (K, H, W)
+            const Lattice* spatial, const CrfParams& p, int threads);
+  Inference(const Inference&) = delete;
+  Inference& operator=(const Inference&) = delete;
+
+  // False where a score is not finite.
+  bool run();
+
+ private:
+  bool pass_over_pixels(bool first, bool last);
+  void clear_splatted(const Filter& filter, std::int64_t band) const;
+
+  const T* scores_;
+  T* out_;
+  const CrfParams& p_;
+  int threads_;
+  std::vector<Band> bands_;
+  std::vector<std::int64_t> channels_;  // of each class: background and present classes
+  std::int64_t stride_;
+  MeanFieldKernel mean_field_;
+  Blur blur_;
+  Workspace<float> unary_;  // (N, stride)
+  Lattice bilateral_lattice_;
+  Filter spatial_, bilateral_;
+  // A spatial filter that is a multiplication needs no lattice, only Q of the pass before.
+  Workspace<float> own_;  // (N, stride), or nothing
+  float own_weight_ = 0;
+};
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,223 @@
+// Builds the lattice of lattice.h: every band finds its vertices in a hash table of its own, the
+// bands' vertices are joined and numbered, chains of neighbours are found along each axis, and the
+// weights are normalised.
+#include "lattice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "chains.h"
+#include "cpu/parallel.h"
+#include "cuekit/simplex.h"
+#include "embed.h"
+#include "vertex_table.h"
+
+namespace cuekit::cpu {
+namespace {
+
+// The vertices that a band's pixels reach, numbered by first appearance in the band.
+struct BandVertices {
+  VertexTable table;
+  WorkspaceVector<float> ones;  // of each vertex: the sum of what pixels of value 1 splat to it
+  WorkspaceVector<Node> nodes;  // of each vertex: its node in the lattice
+};
+
+// Finds the vertices of a band's pixels. Writes the pixels' weights, and as their nodes the band's
+// own numbers of the vertices. fill(strip, features, padded) writes the features of a strip's
+// pixels in their order, (d, padded).
+template <int d, class Fill>
+void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& fill,
+                Lattice& lattice, const Band& band, BandVertices& found) {
+  constexpr int corners = d + 1;
+  constexpr std::int64_t ahead = 8;  // pixels whose slots in the hash table are prefetched
+  const std::vector<Strip> strips = strips_of(band, width);
+  const std::int64_t largest = strips[0].rows * width;
+  const std::int64_t padded = (largest + widest_vector - 1) / widest_vector * widest_vector;
+  const Workspace<float> features(d * padded), quotients(d * padded);
+  std::fill_n(features.get(), d * padded, 0.0f);
+  const Workspace<float> barycentric(corners * padded);
+  const Workspace<LatticeKey> keys(padded);
+  const Workspace<std::int32_t> orders(padded);
+  LatticeKey unit[8] = {};
+  for (int i = 0; i < d; ++i) unit[i] = embedding.unit(i);
+
+  Node* nodes = lattice.nodes.get() + band.first_pixel * corners;
+  float* weights = lattice.weights.get() + band.first_pixel * corners;
+  for (const Strip& strip : strips) {
+    const std::int64_t count = strip.rows * width;
+    fill(strip, features.get(), padded);
+    embed(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
+          barycentric.get());
+    const auto find_keys = [&](std::int64_t i, LatticeKey(&result)[corners]) {
+      const std::int32_t order = orders.get()[i];
+      const auto unit_of_rank = [&](int rank) { return unit[coordinate_of_rank(order, rank)]; };
+      simplex_keys<d>(keys.get()[i], unit_of_rank, result);
+      for (const LatticeKey key : result) found.table.prefetch_slot(key);
+    };
+    LatticeKey upcoming[ahead][corners];  // keys of the next pixels, in turn
+    for (std::int64_t i = 0; i < std::min(ahead, count); ++i) find_keys(i, upcoming[i % ahead]);
+    for (std::int64_t i = 0; i < count; ++i) {
+      LatticeKey(&own)[corners] = upcoming[i % ahead];
+      for (int k = 0; k < corners; ++k) nodes[k] = found.table.find_or_add(own[k]);
+      if (i + ahead < count) find_keys(i + ahead, own);
+      found.ones.resize(found.table.size());
+      for (int k = 0; k < corners; ++k) {
+        const float weight = barycentric.get()[k * padded + i];
+        weights[k] = weight;
+        found.ones.data()[nodes[k]] += weight;
+      }
+      nodes += corners;
+      weights += corners;
+    }
+  }
+}
+
+// Numbers the vertices of all bands, band after band, and the copies. Returns the table of all
+// vertices and in `ones`, (vertices), the sum of what the bands have splatted.
+VertexTable join_bands(Lattice& lattice, std::vector<BandVertices>& found,
+                       WorkspaceVector<float>& ones) {
+  VertexTable table;
+  std::int64_t copies = 0;
+  for (std::size_t b = 0; b < found.size(); ++b) {
+    BandVertices& own = found[b];
+    Band& band = lattice.bands[b];
+    const std::int64_t count = own.table.size();
+    band.first_vertex = table.size();
+    band.first_copy = copies;
+    own.nodes.resize(count);
+    Node* const nodes = own.nodes.data();
+    if (b == 0) {
+      table = std::move(own.table);
+      ones = std::move(own.ones);
+      for (std::int64_t v = 0; v < count; ++v) nodes[v] = static_cast<Node>(v);
+    } else {
+      for (std::int64_t v = 0; v < count; ++v) {
+        const Node vertex = table.find_or_add(own.table.key(v));
+        ones.resize(table.size());
+        ones.data()[vertex] += own.ones.data()[v];
+        if (vertex >= band.first_vertex) {
+          nodes[v] = vertex;
+        } else {
+          nodes[v] = static_cast<Node>(~copies++);  // until the number of vertices is known
+          lattice.originals.push_back(vertex);
+        }
+      }
+    }
+    band.last_vertex = table.size();
+    band.last_copy = copies;
+  }
+  lattice.vertices = table.size();
+  for (BandVertices& own : found)
+    for (Node& node : own.nodes)
+      if (node < 0) node = static_cast<Node>(lattice.vertices + ~node);
+  return table;
+}
+
+// Replaces the bands' own numbers of vertices by nodes, and multiplies the weights by the
+// normalisation: the filter of ones, `ones` (vertices), divides the filter of anything, half of it
+// before the filter and half after, so each weight takes the square root of it.
+void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
+               const WorkspaceVector<float>& ones, int threads) {
+  const int corners = lattice.corners;
+  // Blurring along all axes makes values 1 + 2^-d times as large.
+  const float alpha = 1.0f / (1.0f + std::ldexp(1.0f, 1 - corners));
+  const double scale = std::sqrt(static_cast<double>(lattice.weight) * static_cast<double>(alpha));
+  parallel_for(static_cast<std::int64_t>(found.size()), threads, [&](std::int64_t b) {
+    const Band& band = lattice.bands.data()[b];
+    const Node* const node_of = found.data()[b].nodes.data();
+    for (std::int64_t i = band.first_pixel; i < band.last_pixel; ++i) {
+      Node* const nodes = lattice.nodes.get() + i * corners;
+      float* const weights = lattice.weights.get() + i * corners;
+      float sum = 0;
+      for (int k = 0; k < corners; ++k) {
+        nodes[k] = node_of[nodes[k]];
+        const Node vertex = nodes[k] < lattice.vertices
+                                ? nodes[k]
+                                : lattice.originals.data()[nodes[k] - lattice.vertices];
+        sum += weights[k] * ones.data()[vertex];
+      }
+      const double norm = 1 / std::sqrt(static_cast<double>(alpha * sum) + 1e-20);
+      for (int k = 0; k < corners; ++k) weights[k] *= static_cast<float>(norm * scale);
+    }
+  });
+}
+
+template <int d, class Fill>
+Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t width, float weight,
+              const Fill& fill, int threads) {
+  Lattice lattice;
+  lattice.corners = d + 1;
+  lattice.pixels = height * width;
+  lattice.nodes = Workspace<Node>(lattice.pixels * lattice.corners);
+  lattice.weights = Workspace<float>(lattice.pixels * lattice.corners);
+  lattice.bands = divide_into_bands(height, width);
+  lattice.weight = weight;
+  const auto bands = static_cast<std::int64_t>(lattice.bands.size());
+  std::vector<BandVertices> found(bands);
+  parallel_for(bands, threads, [&](std::int64_t b) {
+    embed_band(embedding, width, fill, lattice, lattice.bands.data()[b], found.data()[b]);
+  });
+  WorkspaceVector<float> ones;
+  const VertexTable table = join_bands(lattice, found, ones);
+  lattice.chains.resize(d + 1);
+  parallel_for(d + 1, threads, [&](std::int64_t axis) {
+    lattice.chains.data()[axis] = find_chains(embedding, table, static_cast<int>(axis));
+  });
+  lattice.diagonal = is_diagonal(lattice);
+  for (const auto& chain : lattice.chains) blur_along(chain, ones);
+  normalise(lattice, found, ones, threads);
+  return lattice;
+}
+
+// The feature of each of `count` positions or colour levels.
+WorkspaceVector<float> scaled(std::int64_t count, float width) {
+  WorkspaceVector<float> result(count);
+  for (std::int64_t i = 0; i < count; ++i) result.data()[i] = static_cast<float>(i) / width;
+  return result;
+}
+
+// Writes the features (x, y) of a strip's pixels, (2, padded).
+void fill_positions(const Strip& strip, const WorkspaceVector<float>& xs,
+                    const WorkspaceVector<float>& ys, float* features, std::int64_t padded) {
+  for (const float x : xs)
+    for (std::int64_t r = 0; r < strip.rows; ++r, ++features) {
+      features[0] = x;
+      features[padded] = ys.data()[strip.first_row + r];
+    }
+}
+
+}  // namespace
+
+Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
+                        int threads) {
+  const WorkspaceVector<float> xs = scaled(width, sxy), ys = scaled(height, sxy);
+  const Embedding<2> embedding({static_cast<double>(xs.back()), static_cast<double>(ys.back())});
+  const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
+    fill_positions(strip, xs, ys, features, padded);
+  };
+  return build(embedding, height, width, weight, fill, threads);
+}
+
+Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
+                          float sxy, float srgb, float weight, int threads) {
+  const WorkspaceVector<float> xs = scaled(width, sxy), ys = scaled(height, sxy);
+  const WorkspaceVector<float> levels = scaled(256, srgb);
+  const auto last_x = static_cast<double>(xs.back()), last_y = static_cast<double>(ys.back());
+  const auto last_level = static_cast<double>(levels.back());
+  const Embedding<5> embedding({last_x, last_y, last_level, last_level, last_level});
+  const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
+    fill_positions(strip, xs, ys, features, padded);
+    for (std::int64_t r = 0; r < strip.rows; ++r) {
+      const std::uint8_t* const row = photo + 3 * (strip.first_row + r) * width;
+      for (int colour = 0; colour < 3; ++colour) {
+        float* const target = features + (2 + colour) * padded + r;
+        for (std::int64_t x = 0; x < width; ++x)
+          target[x * strip.rows] = levels[row[3 * x + colour]];
+      }
+    }
+  };
+  return build(embedding, height, width, weight, fill, threads);
+}
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,65 @@
+// The permutohedral lattice of one image: Gaussian filters over positions and colours, in time that
+// grows with the number of pixels (Adams, Baek & Davis 2010, doi:10.1111/j.1467-8659.2009.01645.x).
+//
+// A pixel's d features place it in a simplex of d + 1 vertices (cuekit/simplex.h). To filter values
+// of pixels, every pixel adds its value to its vertices (splat), every vertex is averaged with its
+// neighbours along each of d + 1 axes (blur), and every pixel reads its vertices (slice). Splat and
+// slice use the same barycentric weights.
+//
+// Vertices are numbered in the order in which pixels first reach them. A band (bands.h) that
+// reaches a vertex of an earlier band splats into a copy of its own, so that bands can splat in
+// parallel and sums do not depend on threads. Copies are added to their vertices before the blur
+// and set to the result after it. Vertices and copies together are the nodes of the lattice:
+//
+//   nodes [0, vertices)                  the vertices; band b reached those in
+//                                        [first_vertex, last_vertex) first
+//         [vertices, vertices + copies)  the copies; band b has
+//                                        [vertices + first_copy, vertices + last_copy)
+//
+// What the filtered values are is up to the caller.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bands.h"
+#include "cpu/workspace.h"
+
+namespace cuekit::cpu {
+
+using Node = std::int32_t;  // the index of a vertex or copy
+
+struct Lattice {
+  static constexpr std::int64_t chain_padding = 64;
+
+  int corners = 0;  // d + 1: vertices of a simplex, and axes
+  std::int64_t pixels = 0;
+  std::int64_t vertices = 0;
+  Workspace<Node> nodes;  // (pixels, corners): the nodes of each pixel
+  // (pixels, corners): barycentric weight times the pixel's normalisation times the square root of
+  // the filter's weight, so that splat and slice need no other factor.
+  Workspace<float> weights;
+  std::vector<Band> bands;
+  WorkspaceVector<Node> originals;  // (copies): the vertex of each copy
+  // (corners): along each axis, the vertices that have a neighbour, as chains of successive
+  // neighbours, one chain after the other. The first vertex of a chain is stored as ~vertex. Each
+  // list is padded with `chain_padding` times ~0, because it is read that far ahead.
+  std::vector<WorkspaceVector<Node>> chains;
+  // Whether the filter is multiplication by `weight`, because no two pixels have a vertex, or
+  // neighbouring vertices, in common.
+  bool diagonal = false;
+  float weight = 0;
+
+  std::int64_t copies() const { return static_cast<std::int64_t>(originals.size()); }
+  std::int64_t node_count() const { return vertices + copies(); }
+};
+
+// Features (x / sxy, y / sxy). The filter is multiplied by `weight`.
+Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
+                        int threads);
+// Features (x / sxy, y / sxy, r / srgb, g / srgb, b / srgb).
+Lattice bilateral_lattice(const std::uint8_t* photo,  // (H, W, 3)
+                          std::int64_t height, std::int64_t width, float sxy, float srgb,
+                          float weight, int threads);
+
+}  // namespace cuekit::cpu

@@ -1,0 +1,33 @@
+// One pass of the mean field over some pixels: slice, softmax, splat.
+#pragma once
+
+#include <cstdint>
+
+#include "filter.h"
+
+namespace cuekit::cpu {
+
+// The arrays of a pass over all pixels, N of them. `stride`: class_vector.h.
+struct Pass {
+  const float* unary;  // (N, stride): logits in units of ln 2; the largest of a pixel is 0
+  std::int64_t stride;
+  const Filter* spatial;
+  const Filter* bilateral;
+  // A third filter, which multiplies by a weight: Q of the iteration before; null if there is none.
+  const float* own;  // (N, stride)
+  float own_weight;
+  bool slice;  // false in the first pass, which has no Q yet
+  bool splat;  // false in the last pass
+};
+
+constexpr std::int64_t pixels_together = 32;  // 16 and 64 are no faster
+
+// Updates the pixels [first, last) and splats the new Q, which is also written to `q` unless that
+// is null.
+using MeanFieldKernel = void (*)(const Pass* pass, std::int64_t first, std::int64_t last,
+                                 float* scratch,  // (pixels_together, stride)
+                                 float* q);       // (last - first, stride)
+
+MeanFieldKernel mean_field_kernel(std::int64_t classes);
+
+}  // namespace cuekit::cpu

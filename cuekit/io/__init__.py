@@ -1,0 +1,19 @@
+"""Readers and writers of the files people exchange.
+
+No reader here can run code from a file. Pickles are not unpickled: their opcodes are listed with
+:func:`pickletools.genops`, which parses without executing anything, and a small interpreter accepts
+only the opcodes that a dictionary of plain NumPy arrays needs.
+
+====================  ==========================================================================
+`write_labels`        label map -> PNG with the PASCAL VOC palette
+`read_labels`         PNG (palette or gray) -> label map
+`read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
+====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from cuekit.io.labels import read_labels, write_labels
+from cuekit.io.sec import SecCues, read_sec_cues
+
+__all__ = ["SecCues", "read_labels", "read_sec_cues", "write_labels"]

@@ -56,6 +56,7 @@ DATA = Path(os.environ.get("CUEKIT_DATA", ROOT.parent / "shared" / "data"))
 VOC = DATA / "voc-animals"
 
 INSTALL = {
+    "matplotlib": "'cuekit[plot]'",
     "pydensecrf": "pydensecrf2",
     "setuptools": "setuptools",
     "skimage": "'cuekit[superpixels]'",

@@ -209,7 +209,9 @@ def test_dtypes_that_no_function_takes(op, index, dtype):
     if dtype == "longdouble" and np.dtype(dtype).itemsize == 8:
         pytest.skip("long double is float64 here")
     wrong = array.astype(bool).astype(np.int64).astype(dtype)
-    with pytest.raises(TypeError, match=f"^{re.escape(op.names[index])} must have dtype .*, got "):
+    with pytest.raises(
+        TypeError, match=f"^{re.escape(op.names[index])} must (have|hold) .*dtype.*, got "
+    ):
         op(*replaced(op.arrays, index, wrong))
 
 
@@ -270,12 +272,14 @@ def test_present_with_an_entry_for_the_background(op):
 def test_present_of_another_dtype(op):
     index = op.names.index("present")
     tags = op.arrays[index]
-    for wrong in (tags.astype(int), tags.astype(float), tags.astype(np.uint8)):
-        message = f"present must have dtype bool, one entry per foreground class, got {wrong.dtype}"
-        with raises(TypeError, message):
-            op(*replaced(op.arrays, index, wrong))
-    with pytest.raises(TypeError, match=r"^present must have dtype bool"):
-        op(*replaced(op.arrays, index, tags.astype(int).tolist()))
+    expected = op(*op.arrays)
+    for dtype in (int, float, np.uint8):
+        assert same_bits(op(*replaced(op.arrays, index, tags.astype(dtype))), expected)
+        assert same_bits(op(*replaced(op.arrays, index, tags.astype(dtype).tolist())), expected)
+    with raises(ValueError, "present must hold 0 or 1 for each foreground class, got 2"):
+        op(*replaced(op.arrays, index, tags * 2))
+    with raises(TypeError, "present must hold bool, or 0 and 1 of any dtype"):
+        op(*replaced(op.arrays, index, tags.astype(str)))
 
 
 @every_op_with_tags
@@ -317,10 +321,10 @@ def test_any_number_of_threads_is_accepted(op):
 
 @every()
 def test_options_are_keywords(op):
-    """Positional are the arrays, and options without which a call means nothing."""
+    """Positional are the arrays, what has no default, and what scikit-image takes so."""
     positional = {p.name for p in op.parameters.values() if p.kind is not p.KEYWORD_ONLY}
     arrays = {name.split("[")[0] for name in op.names}
-    assert positional - arrays <= {"num_classes", "params", "size"}
+    assert positional - arrays <= {"num_classes", "params", "size", "scale", "sigma", "min_size"}
     if not any(p.kind is p.VAR_POSITIONAL for p in op.parameters.values()):
         with pytest.raises(TypeError, match="positional argument"):
             op.function(*op.arrays, *[None] * len(positional))

@@ -14,7 +14,7 @@ from cuekit import reference
 OVERLAPS = ("smallest", "ignore")
 BACKGROUND_OVERLAPS = ("foreground", "background", "ignore")
 
-# The oracle takes its time at every pixel.
+# The oracle is a loop over pixels.
 sizes = st.one_of(
     st.tuples(st.integers(1, 9), st.integers(1, 9)), st.sampled_from([(1, 1), (13, 31)])
 )
@@ -27,8 +27,8 @@ def inputs(draw):
     cues = draw(masks((*batch, channels, *size), dtype))
     small = st.integers(0, 254)
     label = draw(st.sampled_from([small, st.integers(-(2**31), 2**31 - 1)]))
-    names = st.lists(label.filter(lambda x: x != 255), min_size=channels, max_size=channels)
-    return batch, cues, draw(st.none() | names), draw(st.just(255) | label)
+    class_ids = st.lists(label.filter(lambda x: x != 255), min_size=channels, max_size=channels)
+    return batch, cues, draw(st.none() | class_ids), draw(st.just(255) | label)
 
 
 @given(inputs(), runs, st.sampled_from(OVERLAPS), st.sampled_from(BACKGROUND_OVERLAPS))
@@ -42,13 +42,13 @@ def test_equals_oracle(arrays, run, overlap, background_overlap):
         background_overlap=background_overlap,
         unknown=unknown,
     )
-    names = np.arange(cues.shape[-3]) if classes is None else np.array(classes)
+    class_ids = np.arange(cues.shape[-3]) if classes is None else np.array(classes)
     oracle = by_image(
-        lambda c: reference.cues_to_labels(c, names, overlap, background_overlap, unknown),
+        lambda c: reference.cues_to_labels(c, class_ids, overlap, background_overlap, unknown),
         batch,
         cues,
     )
-    written = [*names.tolist(), unknown]
+    written = [*class_ids.tolist(), unknown]
     assert result.dtype == (np.uint8 if 0 <= min(written) <= max(written) <= 255 else np.int32)
     np.testing.assert_array_equal(result, oracle)
     assert result.shape == oracle.shape

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
@@ -26,7 +27,7 @@ def raises(error, *parts):
 @pytest.mark.parametrize("shape", [(3, 12, 14), (5, 3, 12, 14), (4, 12, 14)])
 def test_channel_first_photos_are_refused(function, shape):
     if function is cuekit.slic:
-        pytest.importorskip("skimage", reason="needs scikit-image")
+        needs("skimage")
     photo = RNG.integers(0, 256, shape, np.uint8)
     with raises(ValueError, "image must have shape (..., H, W, channels), got", "channel_axis=-3"):
         function(photo)
@@ -100,7 +101,7 @@ def test_other_numbers_are_no_tags(tags):
 
 
 def test_tags_that_require_grad_in_a_list():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     with raises(ValueError, "present must be rows of 0 and 1"):
         cuekit.subtract_classes(MAPS, [torch.ones(3, requires_grad=True)])
 
@@ -146,7 +147,7 @@ def test_classes_are_any_sequence_of_integers():
 
 
 def test_classes_from_a_tensor():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     cues = torch.from_numpy(MAPS > 0.5)
     result = cuekit.cues_to_labels(cues, classes=torch.tensor([0, 7, 9]))
     assert torch.equal(result, cuekit.cues_to_labels(cues, classes=[0, 7, 9]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -424,8 +425,9 @@ def labels_to_probabilities(
         How sure the labels are: the probability of a pixel's label, between 0 and 1. The other
         classes share the rest evenly.
     ignore : int or None, optional
-        The label of pixels of which nothing is known: all classes get 1/K there. None means that
-        there is no such label.
+        The label of pixels of which nothing is known: all classes get 1/K there. Any integer, for
+        example -1; it need not be in the range of the labels' dtype. None means that there is no
+        such label.
 
     Returns
     -------
@@ -436,6 +438,13 @@ def labels_to_probabilities(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value, or a label is none of the above.
+
+    Warns
+    -----
+    UserWarning
+        If with two classes and ``ignore=255`` the labels are 0 and 255 only. Most likely they are a
+        binary mask, whose object has the value 255. Pass ``mask > 0`` as integers instead, with
+        ``ignore=None``.
 
     Examples
     --------
@@ -464,6 +473,14 @@ def labels_to_probabilities(
     if index is not None:
         allowed = f"from 0 to {classes - 1}" + ("" if ignore is None else f" or {ignore}")
         raise ValueError(f"labels must be {allowed}, got {names[index]} at index {index}")
+    looks_like_mask = known.any() and not known.all() and not names[known].any()
+    if classes == 2 and ignore == 255 and looks_like_mask:
+        warnings.warn(
+            "labels should hold class 1 where num_classes is 2, got nothing but 0 and 255, "
+            "and 255 is ignored: for a binary mask of 0 and 255 pass (mask > 0).astype(int) with "
+            "ignore=None",
+            stacklevel=2,
+        )
     *batch, height, width = names.shape
     out: Array = np.ones((*batch, classes, height, width), dtype=np.float32)
     if classes > 1:

@@ -1240,6 +1240,51 @@ def test_ignored_labels(dtype):
     np.testing.assert_allclose(result.sum(0), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_any_integer_may_be_ignored(dtype):
+    """-1 in signed labels; in unsigned ones it does not occur, and is no error."""
+    labels = np.array([[0, 1, 2, 1]], dtype)
+    for ignore in (-1, 255, 2**63, -(2**63), 10**30):
+        plain = cuekit.labels_to_probabilities(labels, 3, ignore=None)
+        assert same_bits(cuekit.labels_to_probabilities(labels, 3, ignore=ignore), plain)
+    if np.dtype(dtype).kind == "i":
+        labels[0, 3] = -1
+        result = cuekit.labels_to_probabilities(labels, 3, ignore=-1)
+        np.testing.assert_array_equal(result[:, 0, 3], np.float32(1 / 3))
+        message = "labels must be from 0 to 2 or 100, got -1 at index (0, 3)"
+        with refused(message):
+            cuekit.labels_to_probabilities(labels, 3, ignore=100)
+    else:
+        labels[0, 2] = 77
+        with refused("labels must be from 0 to 2 or -1, got 77 at index (0, 2)"):
+            cuekit.labels_to_probabilities(labels, 3, ignore=-1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_masks_of_0_and_255_are_warned_of(dtype):
+    mask = np.zeros((2, 4, 5), dtype)
+    mask[1, 2:, 1:] = 255
+    with pytest.warns(UserWarning, match=r"^labels should hold class 1 .*mask > 0.*ignore=None$"):
+        result = cuekit.labels_to_probabilities(mask, 2)
+    np.testing.assert_array_equal(result[1, :, 3, 3], np.float32(0.5))
+    meant = cuekit.labels_to_probabilities((mask > 0).astype(int), 2, ignore=None)
+    np.testing.assert_array_equal(meant[1, :, 3, 3], np.float32([1 - 0.7, 0.7]))
+
+
+def test_other_labels_are_not_warned_of(recwarn):
+    for labels, classes, ignore in (
+        ([[0, 0]], 2, 255),
+        ([[255, 255]], 2, 255),
+        ([[1, 255]], 2, 255),
+        ([[0, 1, 255]], 2, 255),
+        ([[0, 255]], 3, 255),
+        ([[0, -1]], 2, -1),
+        ([[0, 1]], 2, None),
+    ):
+        cuekit.labels_to_probabilities(np.array(labels), classes, ignore=ignore)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("label", [-1, 3, 254, 2**40])
 def test_wrong_labels(label):
     labels = np.zeros((2, 4, 5), np.int64)

@@ -335,8 +335,8 @@ bool crf(const View& scores, const View& photos, const View& present, const View
                     half_storage};
   return visit_floating(scores, [&](auto type) {
     using T = decltype(type);
-    return backend::crf(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(), out.as<T>(),
-                        p, context);
+    return backend::crf(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(),
+                        out.as<marginal_type<T>>(), p, context);
   });
 }
 

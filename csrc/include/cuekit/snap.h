@@ -5,8 +5,8 @@
 //               (nonzero = 1) nearest, floating maps bilinear
 //   out(k, n) = m(k, s(n)) > threshold * max over s of m(k, s)  and  m(k, s(n)) > 0
 //
-// The resized cues are never stored. Counts of bool cues are exact in any order; sums of floating
-// maps run in raster order within a superpixel.
+// The resized cues are never stored. Counts of bool cues are integers, exact in any order. Sums of
+// floating maps are float64, in raster order within a superpixel.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct SnapParams {
   std::int64_t in_height, in_width;  // of the cues
   std::int64_t height, width;        // of the superpixels
   double threshold;
-  // Superpixel labels are below it. One that is not: std::invalid_argument on the CPU; on a GPU its
-  // pixel is in no superpixel.
+  // Superpixel labels are below it. For a label that is not, the CPU throws std::invalid_argument;
+  // on a GPU the pixels with that label are in no superpixel.
   std::int64_t num_superpixels;
 };
 
@@ -31,8 +31,8 @@ struct SnapParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// T is std::uint8_t (nonzero = on) or floating. Returns false where a cue is not finite; a GPU does
-// not check.
+// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a non-finite
+// value; a GPU does not check.
 template <class T>
 bool snap(const T* cues,                       // (B, K, h, w)
           const SuperpixelsView& superpixels,  // (B, H, W)

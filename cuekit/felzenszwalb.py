@@ -109,7 +109,6 @@ def felzenszwalb(
     images = math.prod(batch)
     out = np.zeros((*batch, height, width), dtype=np.int32)
     if out.size:
-        warn_of_range(photos)
         finite = cpu_kernels.felzenszwalb(
             flat(photos, images, height, width, channels),
             _gaussian(sigma),
@@ -119,4 +118,5 @@ def felzenszwalb(
             threads,
         )
         check_finite(finite, ("image", np.asarray(image)))
+        warn_of_range(photos)
     return like(out, image)

@@ -106,9 +106,9 @@ class CupyDevice:
             bad = ~self.cupy.isfinite(array.owner)
             return self._first(bad if present is None else bad & present.owner[..., None, None])
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
         with self._current():
-            return self._first(array.owner < 0)
+            return self._first(array.owner < least)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         indices = self.cupy.argwhere(bad)

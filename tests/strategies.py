@@ -159,11 +159,11 @@ def float_maps(draw, shape, dtype):
 
 @st.composite
 def masks(draw, shape, dtype="bool"):
-    """Cues: bool, or uint8 whose nonzero values are not only 1."""
+    """Cues: bool, or uint8 that holds 0 and 1, or 0 and 255."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     array = rng.random(shape) < draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
     if dtype == "uint8":
-        array = array * rng.choice(np.array([1, 2, 128, 255], np.uint8), shape)
+        array = array * np.uint8(draw(st.sampled_from([1, 255])))
     return draw(reordered(array.astype(dtype)))
 
 
@@ -197,7 +197,10 @@ def tags(draw, shape):
 
 @st.composite
 def label_maps(draw, shape, dtypes=INTEGERS):
-    """Superpixels: one, one per pixel, few large ones, scattered labels with large gaps."""
+    """Superpixels: one, one per pixel, few large ones, scattered labels with large gaps.
+
+    In signed dtypes also pixels in no superpixel: some, most, all of them.
+    """
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
     largest = min(np.iinfo(dtype).max, 2**31 - 1)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -217,6 +220,8 @@ def label_maps(draw, shape, dtypes=INTEGERS):
         array = rng.integers(0, min(4, largest), shape)
     else:
         array = rng.choice(np.array([0, 3, largest - 1, largest]), shape)
+    if dtype.kind == "i" and draw(st.booleans()):
+        array = np.where(rng.random(shape) < draw(st.sampled_from([0.05, 0.7, 1.0])), -1, array)
     return draw(reordered(array.astype(dtype)))
 
 

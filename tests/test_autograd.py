@@ -25,6 +25,22 @@ def test_superpixel_mean_first_and_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda maps: mean(maps) ** 2, values())
 
 
+def test_pixels_in_no_superpixel_keep_their_gradient():
+    superpixels = SUPERPIXELS - 1  # about a fifth of the pixels
+    outside = torch.from_numpy(superpixels < 0)[:, None].expand(2, 3, 4, 6)
+    assert outside.any()
+
+    def mean(maps):
+        return cuekit.superpixel_mean(maps, superpixels)
+
+    assert torch.autograd.gradcheck(mean, values())
+    assert torch.autograd.gradgradcheck(lambda maps: mean(maps) ** 2, values())
+    maps, weights = values(), values(requires_grad=False)
+    (mean(maps) * weights).sum().backward()
+    assert torch.equal(maps.grad[outside], weights[outside])
+    assert torch.equal(maps.grad, mean(weights))
+
+
 def test_the_result_is_that_without_a_gradient():
     maps = values()
     result = cuekit.superpixel_mean(maps, SUPERPIXELS, threads=2)

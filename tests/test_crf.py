@@ -1084,7 +1084,7 @@ def test_logits_are_no_probabilities():
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_rounding_may_leave_0_to_1(dtype, instruction_set):
     """Up to the tolerance, and not one value of the dtype farther."""
-    _cpu.set_instruction_set(instruction_set)
+    set_instruction_set(instruction_set)
     kind = np.dtype(dtype).type
     photo = np.zeros((131, 127, 3), np.uint8)
     maps = np.full((3, 131, 127), 1 / 3, dtype)

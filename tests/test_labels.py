@@ -95,7 +95,7 @@ def test_many_classes_on_one_pixel():
 def test_uint8_cues_count_pixels_not_values():
     cues = np.zeros((3, 1, 3), np.uint8)
     cues[1, 0, :1] = 255
-    cues[2, 0, :2] = 1
+    cues[2, 0, :2] = 255
     np.testing.assert_array_equal(cuekit.cues_to_labels(cues), [[1, 2, 255]])
 
 
@@ -140,9 +140,17 @@ def test_no_background_channel():
         ({"classes": [0, 255, 1]}, ValueError, "classes must not contain 255, .* for channel 1"),
         ({"classes": [0, 1.0, 2]}, TypeError, r"classes\[1\] must be an integer, got 1.0"),
         ({"classes": [0, True, 2]}, TypeError, r"classes\[1\] must be an integer, got True"),
-        ({"classes": [0, 1, 2**31]}, ValueError, "classes and unknown must fit in int32, got .*"),
-        ({"unknown": -(2**31) - 1}, ValueError, "classes and unknown must fit in int32, got .*"),
-        ({"unknown": None}, TypeError, "unknown must be an integer, got None"),
+        (
+            {"classes": [0, 1, 2**31]},
+            ValueError,
+            "classes, unknown and ignore must fit in int32, got .*",
+        ),
+        (
+            {"unknown": -(2**31) - 1},
+            ValueError,
+            "classes, unknown and ignore must fit in int32, got .*",
+        ),
+        ({"unknown": "7"}, TypeError, "unknown must be an integer, got '7'"),
         ({"overlap": "largest"}, ValueError, "overlap must be one of .*, got 'largest'"),
         ({"background_overlap": "smallest"}, ValueError, "background_overlap must be .*'smallest'"),
     ],

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    DEVICES,
     FLOATS,
+    FRONT_ENDS,
     INTEGERS,
     assert_equal,
     batches,
@@ -77,6 +79,41 @@ def test_labels_of_every_integer_dtype(dtype):
     np.testing.assert_array_equal(result, [[[1, 1, 0, 0]]])
 
 
+@pytest.mark.parametrize("front_end", [*FRONT_ENDS, *DEVICES])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("threshold", [0.3, -1.0])
+def test_pixels_in_no_superpixel_keep_their_input(front_end, dtype, threshold):
+    """The label -1 of SAM's label maps means "no region"."""
+    superpixels = np.array([[0, 0, -1, -1, -1, 7]], dtype)
+    masks = np.array([[[0, 1, 1, 0, 1, 0]]], dtype=bool)
+    # The input is above 0.3 times the map's maximum of 4, which no superpixel contains.
+    maps = np.array([[[1.0, 1.0, 1.5, 1.0, 4.0, 0.0]]])
+    on = [[[1, 1, 1, 1, 1, 0]]] if threshold < 0 else [[[1, 1, 1, 0, 1, 0]]]
+    for cues, expected in (
+        (masks, [[[1, 1, 1, 0, 1, 0]]]),
+        (masks * np.uint8(255), [[[1, 1, 1, 0, 1, 0]]]),
+        (maps, on),
+        (maps.astype(np.float16), on),
+        (-maps, np.zeros_like(masks)),
+    ):
+        with front_end.active():
+            result = front_end.unwrap(
+                cuekit.snap_cues(
+                    front_end.wrap(cues), front_end.wrap(superpixels), threshold=threshold
+                )
+            )
+        np.testing.assert_array_equal(result, expected)
+
+
+@given(inputs(), runs, thresholds)
+def test_without_superpixels_and_without_masks_are_the_same(arrays, run, threshold):
+    batch, cues, superpixels = arrays
+    nowhere = np.full(superpixels.shape, -1)
+    result = run(cuekit.snap_cues, cues, nowhere, threshold=threshold)
+    no_masks = np.zeros((*batch, 0, *superpixels.shape[-2:]), dtype=bool)
+    assert_equal(result, cuekit.snap_cues(cues, no_masks, threshold=threshold))
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 3), (0, 2, 3, 3), (2, 0, 3, 3), (0, 0, 0)])
 @pytest.mark.parametrize("regions", ["labels", "masks"])
 def test_empty(shape, regions):
@@ -144,13 +181,13 @@ def test_batch_error_has_the_caller_s_index():
         (np.zeros(20, int), r"shape \(\.\.\., H, W\), got \(20,\)"),
         (
             np.zeros((4, 5), dtype=bool),
-            r"shape \(R, H, W\) to match cues, when they are bool masks, got \(4, 5\)",
+            r"shape \(R, H, W\) to match cues, when they are masks, got \(4, 5\)",
         ),
         (
             np.zeros((2, 3, 4, 5), dtype=bool),
             r"shape .*R.*H.*W.* to match cues, .* got \(2, 3, 4, 5\)",
         ),
-        (np.zeros((4, 5)), r"dtype int8 or .*, got float64"),
+        (np.zeros((4, 5)), r"dtype bool or any integer dtype, got float64"),
     ],
 )
 def test_wrong_superpixels(superpixels, message):

@@ -9,7 +9,8 @@
 //   floating maps: two rows of the maps are interpolated vertically once; then each pixel is
 //     interpolated horizontally and added to its superpixel's sums.
 // A superpixel's decision for a block is one byte, a bit for each channel. Painting writes these
-// bytes run by run, then extracts each channel's bit.
+// bytes run by run, then extracts each channel's bit. Pixels in no superpixel are added and painted
+// like the others, as one more superpixel; then the bytes of their input are written over it.
 #include "cuekit/snap.h"
 
 #include <algorithm>
@@ -123,15 +124,21 @@ struct AddInterpolated {
   }
 };
 
-// Paints consecutive rows of one block of channels.
-struct PaintBand {
+// Paints consecutive rows of one block of channels, one bit per channel.
+struct PaintBytes {
   static CUEKIT_INLINE void run(const std::uint8_t* on,  // (S): one bit per channel
                                 const Run* run, const Run* end, std::int64_t pixels,
-                                std::int64_t channels,
-                                std::uint8_t* bytes,    // (pixels): scratch
+                                std::uint8_t* bytes) {  // (pixels)
+    paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
+  }
+};
+
+// Writes the bits of consecutive rows to the channels.
+struct SelectBits {
+  static CUEKIT_INLINE void run(const std::uint8_t* bytes,  // (pixels): one bit per channel
+                                std::int64_t pixels, std::int64_t channels,
                                 bool* const* out,       // (channels) of (H, W)
                                 std::int64_t offset) {  // of the first row, in pixels
-    paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
     for (std::int64_t j = 0; j < channels; ++j) {
       auto* row = reinterpret_cast<std::uint8_t*>(out[j] + offset);
       const auto bit = static_cast<std::uint8_t>(1u << j);
@@ -141,6 +148,16 @@ struct PaintBand {
     }
   }
 };
+
+// Row y of each channel's map. Missing channels read zeros.
+template <class T>
+void point_to_row(const T* const* maps,  // (channels) of (h, w)
+                  std::int64_t channels, std::int64_t y, const std::vector<T>& zeros,
+                  const T** rows) {  // (8)
+  const auto in_width = static_cast<std::int64_t>(zeros.size());
+  for (int j = 0; j < channels_per_block; ++j)
+    rows[j] = j < channels ? maps[j] + y * in_width : zeros.data();
+}
 
 // One block of at most 8 channels of one image.
 template <class T>
@@ -156,10 +173,10 @@ class ChannelBlock {
         p_(p),
         zeros_(p.in_width),
         pixels_(2 * p.in_width * channels_per_block),
-        sums_(superpixels.count * channels_per_block) {}
+        sums_(superpixels.rows() * channels_per_block) {}
 
   // Returns false where a mean is not finite.
-  bool decide(std::uint8_t* on) {  // (S): one bit per channel
+  bool decide(std::uint8_t* on) {  // (rows()): one bit per channel
     if constexpr (std::is_integral_v<T>) {
       add_counts();
     } else {
@@ -175,12 +192,6 @@ class ChannelBlock {
  private:
   using Sum = std::conditional_t<std::is_integral_v<T>, Count, double>;
 
-  // Row y of each channel's map. Missing channels read zeros.
-  void point_to_row(std::int64_t y, const T** rows) const {  // (8)
-    for (int j = 0; j < channels_per_block; ++j)
-      rows[j] = j < channels_ ? maps_[j] + y * p_.in_width : zeros_.data();
-  }
-
   void add_counts() {
     std::vector<Count> on((p_.in_width + 1) * channels_per_block);
     std::vector<Count> before(on.size());
@@ -189,7 +200,7 @@ class ChannelBlock {
       const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
       if (source != current) {
         const T* rows[channels_per_block];
-        point_to_row(source, rows);
+        point_to_row(maps_, channels_, source, zeros_, rows);
         dispatch<PrefixSums>(&rows[0], p_.in_width, &columns_, pixels_.data(), on.data(),
                              before.data());
         current = source;
@@ -204,8 +215,8 @@ class ChannelBlock {
     for (std::int64_t y = 0; y < p_.height; ++y) {
       const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
       const T *above[channels_per_block], *below[channels_per_block];
-      point_to_row(row.low, above);
-      point_to_row(row.high, below);
+      point_to_row(maps_, channels_, row.low, zeros_, above);
+      point_to_row(maps_, channels_, row.high, zeros_, below);
       dispatch<AddInterpolated>(&above[0], &below[0], row.weight, p_.in_width, columns_.taps.data(),
                                 superpixels_.row(y), superpixels_.row(y + 1), pixels_.data(),
                                 columns.data(), sums_.data());
@@ -221,6 +232,42 @@ class ChannelBlock {
   std::vector<T> pixels_;  // (2, w, 8): scratch
   std::vector<Sum> sums_;  // (S, 8)
 };
+
+// The input of one block of channels at the pixels that are in no superpixel, rows [y, end).
+template <class T>
+void keep_input(const T* const* maps,  // (channels) of (h, w)
+                std::int64_t channels,
+                const double* levels,  // (channels): floating maps are on above them
+                const SuperpixelRuns& superpixels, const ColumnMap& columns, const SnapParams& p,
+                std::int64_t y, std::int64_t end,
+                std::uint8_t* bytes) {  // (end - y, W): one bit per channel
+  const std::vector<T> zeros(p.in_width);
+  std::vector<std::uint8_t> input(p.width);
+  std::vector<T> pixels(2 * p.in_width * channels_per_block);
+  std::vector<double> resized((p.in_width + p.width) * channels_per_block);
+  double level[channels_per_block] = {};
+  if (!std::is_integral_v<T>) std::copy_n(levels, channels, level);
+  for (; y < end; ++y, bytes += p.width) {
+    const Run *run = superpixels.row(y), *const row_end = superpixels.row(y + 1);
+    if (!superpixels.outside(run, row_end)) continue;
+    const T *above[channels_per_block], *below[channels_per_block];
+    if constexpr (std::is_integral_v<T>) {
+      point_to_row(maps, channels, nearest_source(y, p.in_height, p.height), zeros, above);
+      dispatch<NearestRow>(&above[0], p.in_width, columns.columns.data(), p.width, pixels.data(),
+                           input.data());
+    } else {
+      const BilinearTap row = bilinear_tap(y, p.in_height, p.height);
+      point_to_row(maps, channels, row.low, zeros, above);
+      point_to_row(maps, channels, row.high, zeros, below);
+      dispatch<BilinearRow>(&above[0], &below[0], row.weight, p.in_width, columns.taps.data(),
+                            p.width, &level[0], pixels.data(), resized.data(),
+                            resized.data() + p.in_width * channels_per_block, input.data());
+    }
+    for (std::int64_t x = 0; run != row_end; x += run->length, ++run) {
+      if (run->label == superpixels.count) std::copy_n(input.begin() + x, run->length, bytes + x);
+    }
+  }
+}
 
 // Rows that one task paints.
 constexpr std::int64_t band_height = 32;
@@ -260,7 +307,7 @@ bool snap(const T* cues,                       // (B, K, h, w)
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     const SuperpixelRuns runs = read_runs(superpixels, b, p.height, p.width, p.num_superpixels);
-    const std::int64_t count = runs.count;
+    const std::int64_t rows = runs.rows();
 
     // Most photos contain few of the classes: channels of bool cues that are off everywhere are
     // only cleared.
@@ -277,23 +324,34 @@ bool snap(const T* cues,                       // (B, K, h, w)
                  [&](std::int64_t i) { std::fill_n(cleared[i], pixels, false); });
 
     const auto channels = static_cast<std::int64_t>(maps.size());
+    std::vector<double> levels(channels);  // of the input, needed only at pixels in no superpixel
+    for (std::int64_t k = 0; !std::is_integral_v<T> && runs.any_outside && k < channels; ++k) {
+      double largest = 0.0;
+      dispatch<Largest>(maps[k], in_pixels, &largest);
+      levels[k] = std::max(p.threshold * largest, 0.0);
+    }
     const std::int64_t blocks = channel_blocks(channels);
     const auto channels_of = [&](std::int64_t block) {
       return std::min<std::int64_t>(channels_per_block, channels - block * channels_per_block);
     };
-    std::vector<std::uint8_t> on(blocks * count);  // (blocks, S): one bit per channel
+    std::vector<std::uint8_t> on(blocks * rows);  // (blocks, rows): one bit per channel
     parallel_for(blocks, inner_threads, [&](std::int64_t i) {
       ChannelBlock<T> block(maps.data() + i * channels_per_block, channels_of(i), runs, columns, p);
-      if (!block.decide(on.data() + i * count)) all_finite = false;
+      if (!block.decide(on.data() + i * rows)) all_finite = false;
     });
     parallel_for(bands * blocks, inner_threads, [&](std::int64_t task) {
       const std::int64_t i = task / bands;
       const std::int64_t y = task % bands * band_height;
       const std::int64_t end = std::min(p.height, y + band_height);
-      std::vector<std::uint8_t> bytes((end - y) * p.width);
-      dispatch<PaintBand>(on.data() + i * count, runs.row(y), runs.row(end), (end - y) * p.width,
-                          channels_of(i), bytes.data(), targets.data() + i * channels_per_block,
-                          y * p.width);
+      const std::int64_t first = i * channels_per_block, band_pixels = (end - y) * p.width;
+      std::vector<std::uint8_t> bytes(band_pixels);
+      dispatch<PaintBytes>(on.data() + i * rows, runs.row(y), runs.row(end), band_pixels,
+                           bytes.data());
+      if (runs.any_outside)
+        keep_input(maps.data() + first, channels_of(i), levels.data() + first, runs, columns, p, y,
+                   end, bytes.data());
+      dispatch<SelectBits>(bytes.data(), band_pixels, channels_of(i), targets.data() + first,
+                           y * p.width);
     });
   });
   return all_finite;

@@ -28,6 +28,71 @@ CUEKIT_INLINE void interpolate_rows(const T* const* above,  // 8 of (in_width)
     columns[i] = interpolate(load(pixels[i]), load(lower[i]), weight);
 }
 
+// The largest value, but at least 0.
+struct Largest {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* values,  // (count)
+                                std::int64_t count, double* largest) {
+    constexpr int accumulators = 8;
+    double best[accumulators] = {};
+    std::int64_t i = 0;
+    for (; i + accumulators <= count; i += accumulators) {
+      for (int j = 0; j < accumulators; ++j) {
+        const double value = load(values[i + j]);
+        best[j] = best[j] < value ? value : best[j];
+      }
+    }
+    for (; i < count; ++i) best[0] = std::max(best[0], load(values[i]));
+    *largest = *std::max_element(best, best + accumulators);
+  }
+};
+
+// One row of bool cues, resized to the regions' columns: one bit per channel.
+struct NearestRow {
+  static CUEKIT_INLINE void run(const std::uint8_t* const* rows,  // 8 of (in_width)
+                                std::int64_t in_width,
+                                const std::int32_t* columns,  // (width): columns of the cues
+                                std::int64_t width,
+                                std::uint8_t* cells,   // (in_width): scratch
+                                std::uint8_t* bits) {  // (width)
+    std::fill_n(cells, in_width, std::uint8_t{0});
+    for (int j = 0; j < channels_per_block; ++j) {
+      const auto bit = static_cast<std::uint8_t>(1u << j);
+      for (std::int64_t c = 0; c < in_width; ++c)
+        cells[c] = static_cast<std::uint8_t>(cells[c] | (rows[j][c] != 0 ? bit : 0));
+    }
+    for (std::int64_t x = 0; x < width; ++x) bits[x] = cells[columns[x]];
+  }
+};
+
+// One row of floating maps, resized to the regions' columns, and the bits of the values above the
+// channels' levels.
+struct BilinearRow {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
+                                const T* const* below,  // 8 of (in_width)
+                                double weight, std::int64_t in_width,
+                                const BilinearTap* taps,  // (width)
+                                std::int64_t width,
+                                const double* level,   // (8)
+                                T* pixels,             // (2, in_width, 8): scratch
+                                double* columns,       // (in_width, 8): scratch
+                                double* values,        // (width, 8)
+                                std::uint8_t* bits) {  // (width)
+    interpolate_rows(above, below, weight, in_width, pixels, columns);
+    for (std::int64_t x = 0; x < width; ++x) {
+      const double* left = columns + taps[x].low * channels_per_block;
+      const double* right = columns + taps[x].high * channels_per_block;
+      unsigned on = 0;
+      for (int j = 0; j < channels_per_block; ++j)
+        values[x * channels_per_block + j] = interpolate(left[j], right[j], taps[x].weight);
+      for (int j = 0; j < channels_per_block; ++j)
+        on |= static_cast<unsigned>(values[x * channels_per_block + j] > level[j]) << j;
+      bits[x] = static_cast<std::uint8_t>(on);
+    }
+  }
+};
+
 // Decides in which regions each channel is on: where its mean is above threshold * its largest
 // mean, and above 0. Sums are pixel counts or sums of values.
 struct Decide {

@@ -3,7 +3,8 @@
 // Channels are processed in blocks of 8. For each block, chunks of about 64 pixels are interleaved,
 // so that the 8 values of a pixel are side by side, and then added run by run: the superpixel's 8
 // sums are read once, stay in registers over the run, and are written back. Values are read once
-// and written once, so the speed is close to that of a copy.
+// and written once, so the speed is close to that of a copy. Pixels in no superpixel are added and
+// painted like the others, as one more superpixel; then their own values are written over it.
 #include "cuekit/superpixel_mean.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "finite.h"
 #include "parallel.h"
 #include "superpixels.h"
 
@@ -129,7 +131,27 @@ struct PaintMeans {
   }
 };
 
-// One block of at most 8 channels of one image. Returns false where a sum is not finite.
+// Writes the values of the runs with label `outside`, which are in no superpixel, in one channel.
+struct KeepValues {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* values,  // (pixels)
+                                const Run* run, const Run* end, std::int32_t outside,
+                                mean_type<T>* out,  // (pixels)
+                                bool* finite) {     // false where such a value is not finite
+    bool all_finite = true;
+    for (; run != end; values += run->length, out += run->length, ++run) {
+      if (run->label != outside) continue;
+      for (std::int32_t x = 0; x < run->length; ++x)
+        out[x] = store<mean_type<T>>(static_cast<double>(load(values[x])));
+      if constexpr (std::is_same_v<T, mean_type<T>>)
+        all_finite = all_finite && !any_nonfinite(nonfinite_bits(values, run->length));
+    }
+    *finite = all_finite;
+  }
+};
+
+// One block of at most 8 channels of one image. Returns false where a sum, or the value of a pixel
+// in no superpixel, is not finite.
 template <class T>
 bool mean_of_block(const T* values,    // (channels, H, W)
                    mean_type<T>* out,  // (channels, H, W)
@@ -143,7 +165,7 @@ bool mean_of_block(const T* values,    // (channels, H, W)
   const std::int64_t room = chunk_size + p.width + 7;
   constexpr int buffers = std::is_same_v<T, interleaved_type<T>> ? 1 : 2;
   std::vector<interleaved_type<T>> buffer(room * channels_per_block * buffers);
-  std::vector<double> sums(superpixels.count * channels_per_block);
+  std::vector<double> sums(superpixels.rows() * channels_per_block);
   dispatch_width<AddRuns<1>, AddRuns<4>, AddRuns<8>>(
       &planes[0], pixels, superpixels.begin(), superpixels.end(), room, buffer.data(), sums.data());
   bool finite = true;
@@ -157,6 +179,13 @@ bool mean_of_block(const T* values,    // (channels, H, W)
     }
   }
   dispatch<PaintMeans>(means.data(), superpixels.begin(), superpixels.end(), pixels, channels, out);
+  for (std::int64_t j = 0; superpixels.any_outside && j < channels; ++j) {
+    bool kept_finite = true;
+    dispatch<KeepValues>(values + j * pixels, superpixels.begin(), superpixels.end(),
+                         static_cast<std::int32_t>(superpixels.count), out + j * pixels,
+                         &kept_finite);
+    finite = finite && kept_finite;
+  }
   return finite;
 }
 

@@ -1,7 +1,8 @@
 // Converts superpixel labels to runs, in two steps for each row. The first step compares
 // neighbouring pixels into one bit for each pixel, 64 to a word, and reads the ends of the runs
 // from the set bits. The second step reads one label for each run and keeps track of their range.
-// Only if that shows a bad label are all pixels read again, to report the first one.
+// Only if that shows a negative label, or one that is too large, are all pixels read again: to
+// report the first bad label, or because some pixels have label -1.
 #include "superpixels.h"
 
 #include <algorithm>
@@ -103,26 +104,31 @@ struct FindRuns {
   }
 };
 
-// Throws for the first label that is negative, or not below `limit`, if there is one.
+// Throws for the first label that is below -1, or not below `limit`, if there is one.
 template <class L>
 void check_labels(const L* superpixels,  // (count)
                   std::int64_t count, std::int64_t limit) {
   for (std::int64_t i = 0; i < count; ++i) {
-    if (static_cast<std::uint64_t>(superpixels[i]) < static_cast<std::uint64_t>(limit)) continue;
-    const bool negative = superpixels[i] < L{0};
+    const L label = superpixels[i];
+    const bool negative = label < L{0};
+    if (static_cast<std::uint64_t>(label) < static_cast<std::uint64_t>(limit)) continue;
+    if (negative && label == static_cast<L>(-1)) continue;
     throw std::invalid_argument(std::string("superpixels must be ") +
-                                (negative ? "at least 0" : "less than " + std::to_string(limit)) +
-                                ", got " + std::to_string(superpixels[i]));
+                                (negative ? "at least -1" : "less than " + std::to_string(limit)) +
+                                ", got " + std::to_string(label));
   }
 }
 
-// Renumbers the labels that occur as 0, 1, ..., in ascending order. Returns how many there are.
+// Renumbers the labels that occur as 0, 1, ..., in ascending order, except -1. Returns how many
+// there are.
 std::int64_t renumber(std::vector<Run>& runs) {
   std::vector<std::int32_t> distinct;
-  for (const Run& run : runs) distinct.push_back(run.label);
+  for (const Run& run : runs)
+    if (run.label >= 0) distinct.push_back(run.label);
   std::sort(distinct.begin(), distinct.end());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
   for (Run& run : runs) {
+    if (run.label < 0) continue;
     const auto found = std::lower_bound(distinct.begin(), distinct.end(), run.label);
     run.label = static_cast<std::int32_t>(found - distinct.begin());
   }
@@ -149,11 +155,16 @@ SuperpixelRuns read_image(const L* superpixels,  // (height, width)
   }
   result.row_begin.push_back(count);
   result.runs.resize(count);
-  const bool too_large = range.bits >= static_cast<std::uint64_t>(superpixel_limit);
-  if (too_large || range.largest >= limit) check_labels(superpixels, height * width, limit);
+  const bool out_of_range = range.bits >= static_cast<std::uint64_t>(superpixel_limit);
+  if (out_of_range || range.largest >= limit) check_labels(superpixels, height * width, limit);
   const std::int64_t largest = range.largest;
   result.count = largest < count ? largest + 1 : renumber(result.runs);
-  result.sizes.resize(result.count);
+  result.any_outside = out_of_range;  // only -1 passes the check
+  if (result.any_outside) {
+    for (Run& run : result.runs)
+      if (run.label < 0) run.label = static_cast<std::int32_t>(result.count);
+  }
+  result.sizes.resize(result.rows());
   for (const Run& run : result.runs) result.sizes[run.label] += run.length;
   return result;
 }

@@ -35,17 +35,25 @@ struct SuperpixelRuns {
   std::vector<Run> runs;                // in raster order
   std::vector<std::int64_t> row_begin;  // (H + 1): row y is runs row_begin[y] .. row_begin[y + 1]
   std::int64_t count = 0;               // S: labels are 0..S-1, and S <= number of runs
-  std::vector<double> sizes;            // (S): pixels per superpixel, as doubles for divisions
+  bool any_outside = false;             // some runs are in no superpixel: their label is S
+  std::vector<double> sizes;            // (rows()): pixels per superpixel, as doubles for divisions
+
+  // The length of tables with one row for each label.
+  std::int64_t rows() const { return count + (any_outside ? 1 : 0); }
+  // Whether some of the runs [run, end) are in no superpixel.
+  bool outside(const Run* run, const Run* end) const {
+    return any_outside &&
+           std::any_of(run, end, [this](const Run& each) { return each.label == count; });
+  }
 
   const Run* begin() const { return runs.data(); }
   const Run* end() const { return runs.data() + runs.size(); }
   const Run* row(std::int64_t y) const { return runs.data() + row_begin[y]; }
 };
 
-// Reads the superpixel labels of image `b`. Throws std::invalid_argument for a label that is
-// negative, or not below `limit`. Where the largest label is not below the number of runs, the
-// labels are renumbered, so that workspace (S values for each channel) never grows with the labels'
-// values.
+// Reads the superpixel labels of image `b`. Throws std::invalid_argument for a label below -1, or
+// not below `limit`. Where the largest label is not below the number of runs, the labels are
+// renumbered, so that workspace (S values for each channel) never grows with the labels' values.
 SuperpixelRuns read_runs(const SuperpixelsView& superpixels, std::int64_t b, std::int64_t height,
                          std::int64_t width, std::int64_t limit);
 

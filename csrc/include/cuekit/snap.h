@@ -4,6 +4,9 @@
 //   m(k, s)   = mean over superpixel s of cues_k, resized to (H, W) as in resize.h: bool and uint8
 //               (nonzero = 1) nearest, floating maps bilinear
 //   out(k, n) = m(k, s(n)) > threshold * max over s of m(k, s)  and  m(k, s(n)) > 0
+// A pixel in no superpixel (superpixels_view.h) keeps its input, as a pixel under no mask does in
+// snap_masks.h: on where the resized cue is nonzero (bool, uint8), or where the resized map is
+// > threshold * max of the channel before resizing and > 0 (floating maps).
 //
 // The resized cues are never stored. Counts of bool cues are integers, exact in any order. Sums of
 // floating maps are float64, in raster order within a superpixel.
@@ -22,9 +25,7 @@ struct SnapParams {
   std::int64_t in_height, in_width;  // of the cues
   std::int64_t height, width;        // of the superpixels
   double threshold;
-  // Superpixel labels are below it. For a label that is not, the CPU throws std::invalid_argument;
-  // on a GPU the pixels with that label are in no superpixel.
-  std::int64_t num_superpixels;
+  std::int64_t num_superpixels;  // superpixel labels are below it
 };
 
 }  // namespace cuekit

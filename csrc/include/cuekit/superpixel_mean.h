@@ -2,6 +2,7 @@
 //
 //   values (B, K, H, W), superpixels (B, H, W) -> out (B, K, H, W)
 //   out(k, n) = sum over n' with s(n') = s(n) of values(k, n') / number of such n'
+//   out(k, n) = values(k, n) where n is in no superpixel (superpixels_view.h)
 //
 // Sums are float64, in raster order within a superpixel, so that every backend gives the same bits.
 #pragma once
@@ -23,9 +24,7 @@ struct SuperpixelMeanParams {
   std::int64_t batch;
   std::int64_t channels;  // K
   std::int64_t height, width;
-  // Superpixel labels are below it. For a label that is not, the CPU throws std::invalid_argument;
-  // on a GPU the pixels with that label are in no superpixel.
-  std::int64_t num_superpixels;
+  std::int64_t num_superpixels;  // superpixel labels are below it
 };
 
 }  // namespace cuekit

@@ -1,4 +1,7 @@
 // Superpixel labels of any integer type: (B, H, W), C-contiguous.
+//
+// A pixel with label -1 is in no superpixel. On a GPU, so is a pixel with any other label that is
+// not in 0..num_superpixels-1; on the CPU such a label throws std::invalid_argument.
 #pragma once
 
 #include <cstdint>

@@ -708,7 +708,7 @@ def test_a_pixel_without_a_finite_energy_spoils_no_other_on_a_device(device):
 
 
 @on_a_device
-@settings(max_examples=15)
+@at_most(15)
 @given(small, st.sampled_from(FLOATS), params, st.integers(0, 3), device_runs)
 def test_energies_of_impossible_classes_on_a_device(arrays, dtype, setting, iterations, run):
     check_impossible_classes(arrays, dtype, setting, iterations, run)

@@ -143,12 +143,12 @@ def test_no_background_channel():
         (
             {"classes": [0, 1, 2**31]},
             ValueError,
-            "classes, unknown and ignore must fit in int32, got .*",
+            "classes, unknown and ignore must fit in int32",
         ),
         (
             {"unknown": -(2**31) - 1},
             ValueError,
-            "classes, unknown and ignore must fit in int32, got .*",
+            "classes, unknown and ignore must fit in int32",
         ),
         ({"unknown": "7"}, TypeError, "unknown must be an integer, got '7'"),
         ({"overlap": "largest"}, ValueError, "overlap must be one of .*, got 'largest'"),

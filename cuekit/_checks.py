@@ -373,10 +373,12 @@ def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = N
                 raise ValueError(f"{name} must be finite, got {value} at index {index}")
 
 
-def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) -> None:
+def check_finite(
+    finite: bool, *arrays: tuple[str, Array], present: Any = None, limit: float = math.inf
+) -> None:
     """Raise the error for what a kernel found: one of the arrays was not finite.
 
-    With `present`, only the present classes' maps count.
+    With `present`, only the present classes' maps count. With `limit`, magnitudes must be below it.
     """
     if finite:
         return
@@ -389,4 +391,10 @@ def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) 
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"{name} must be finite, got {array[index]} at index {index}")
+        if limit < math.inf and (large := np.abs(array) >= limit).any():
+            index = tuple(int(i) for i in np.argwhere(large)[0])
+            raise ValueError(
+                f"{name} must be below {limit:.3g} in magnitude, got {array[index]} at index "
+                f"{index}: differences must fit in float64"
+            )
     raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")

@@ -296,14 +296,15 @@ void resize(const View& cues, const View& out, const std::string& rule, Call& co
 
 void labels(const View& cues, const std::vector<std::int64_t>& class_ids, const View& out,
             const std::string& overlap, const std::string& background_overlap, std::int64_t unknown,
-            Call& context) {
+            std::int64_t ignore, Call& context) {
   const LabelsParams p{cues.shape[0],
                        cues.shape[1],
                        cues.shape[2],
                        one_of<ForegroundOverlap>(overlap, std::array{"smallest", "ignore"}),
                        one_of<BackgroundOverlap>(background_overlap,
                                                  std::array{"foreground", "background", "ignore"}),
-                       unknown};
+                       unknown,
+                       ignore};
   if (static_cast<std::int64_t>(class_ids.size()) != p.channels)
     throw std::invalid_argument("class_ids has another length than cues has channels");
   visit<std::uint8_t, std::int32_t>(out, [&](auto type) {
@@ -334,8 +335,8 @@ bool crf(const View& scores, const View& photos, const View& present, const View
                     half_storage};
   return visit_floating(scores, [&](auto type) {
     using T = decltype(type);
-    return backend::crf(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(), out.as<T>(),
-                        p, context);
+    return backend::crf(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(),
+                        out.as<marginal_type<T>>(), p, context);
   });
 }
 
@@ -412,7 +413,7 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("fuse", fuse, arg("sets"), arg("out"), arg("context"));
   kernel("resize", resize, arg("cues"), arg("out"), arg("rule"), arg("context"));
   kernel("labels", labels, arg("cues"), arg("class_ids"), arg("out"), arg("overlap"),
-         arg("background_overlap"), arg("unknown"), arg("context"));
+         arg("background_overlap"), arg("unknown"), arg("ignore"), arg("context"));
   kernel("suppress", suppress, arg("scores"), arg("present"), arg("out"), arg("margin"),
          arg("context"));
   kernel("crf", crf, arg("scores"), arg("photos"), arg("present"), arg("out"),

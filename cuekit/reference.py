@@ -242,19 +242,20 @@ def cues_to_labels(
     overlap: Overlap,
     background_overlap: BackgroundOverlap,
     unknown: int,
+    ignore: int = 255,
 ) -> Array:  # (H, W) int64
-    """Write one class id per pixel: among foreground cues that of the smallest, or 255."""
+    """Write one class id per pixel: among foreground cues that of the smallest, or `ignore`."""
     out = np.full(cues.shape[1:], unknown, dtype=np.int64)
     on = cues != 0
     areas = on.sum((1, 2))  # (K,)
     for y, x in np.ndindex(*out.shape):
         foreground = [k for k in range(1, len(cues)) if on[k, y, x]]
         if len(foreground) > 1 and overlap == "ignore":
-            out[y, x] = 255
+            out[y, x] = ignore
         elif foreground:
             out[y, x] = class_ids[min(foreground, key=lambda k: (areas[k], k))]
         if on[0, y, x] and foreground and background_overlap == "ignore":
-            out[y, x] = 255
+            out[y, x] = ignore
         elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
             out[y, x] = class_ids[0]
     return out

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
-torch = pytest.importorskip("torch")
+torch = needs("torch")
 
 RNG = np.random.default_rng(0)
 SUPERPIXELS = RNG.integers(0, 5, (2, 4, 6))

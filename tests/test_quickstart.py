@@ -2,17 +2,17 @@
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
+from common import ROOT, needs
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
 def quickstart(monkeypatch):
-    pytest.importorskip("matplotlib")
-    pytest.importorskip("skimage")
+    needs("matplotlib")
+    needs("skimage")
     monkeypatch.syspath_prepend(EXAMPLES)
     yield importlib.import_module("quickstart")
     for name in ("quickstart", "picture", "resnet_maps"):

@@ -2,21 +2,19 @@
 
 import re
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from common import ROOT, needs
 
 import cuekit
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
-    pytest.importorskip("skimage")
+    needs("skimage")
     data = tmp_path / "examples" / "data"  # they read a file from there and write labels.png
     data.mkdir(parents=True)
     shutil.copy(ROOT / "examples" / "data" / "maps.npz", data)
@@ -30,8 +28,8 @@ def test_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
 
 
 def test_other_blocks_run(monkeypatch):
-    pytest.importorskip("skimage")
-    torch = pytest.importorskip("torch")
+    needs("skimage")
+    torch = needs("torch")
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)  # needs no GPU
     rng = np.random.default_rng(0)
     photo = np.kron(rng.integers(0, 255, (6, 8, 3)), np.ones((10, 10, 1))).astype(np.uint8)

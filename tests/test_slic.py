@@ -1,21 +1,22 @@
-"""SLIC superpixels: a thin call to scikit-image."""
+"""SLIC superpixels, which scikit-image computes."""
 
 import re
 import sys
 
 import numpy as np
 import pytest
+from common import needs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, FRONT_ENDS, assert_equal, memory_orders, photos
 
 import cuekit
 
-segmentation = pytest.importorskip("skimage.segmentation")
+segmentation = needs("skimage.segmentation")
 
 
 def patches(*shape):
-    """Photos of flat patches of 5 by 5 pixels: on mere noise SLIC gives one superpixel."""
+    """Photos of flat patches of 5 by 5 pixels: noise alone would be one superpixel."""
     small = (*shape[:-3], shape[-3] // 5, shape[-2] // 5, shape[-1])
     colours = np.random.default_rng(1).integers(0, 256, small, np.uint8)
     return colours.repeat(5, -3).repeat(5, -2)
@@ -52,8 +53,8 @@ def test_defaults_are_scikit_image_s():
 @given(photos(), st.sampled_from([2, 7, 40]), st.sampled_from([0.01, 10.0]))
 def test_labels_run_from_0_without_gaps(photo, n_segments, compactness):
     labels = cuekit.slic(photo, n_segments=n_segments, compactness=compactness)
-    names = np.unique(labels)
-    np.testing.assert_array_equal(names, np.arange(len(names)))
+    values = np.unique(labels)
+    np.testing.assert_array_equal(values, np.arange(len(values)))
 
 
 @given(photos(channel_counts=(1,)))

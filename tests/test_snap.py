@@ -176,7 +176,7 @@ def test_maps_whose_differences_exceed_float64(value):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_values_that_no_pixel_samples(value, dtype):
-    """What is refused does not depend on the resolution of the superpixels."""
+    """They raise at any resolution of the superpixels."""
     cues = np.ones((1, 9, 9), dtype)
     cues[0, 0, 0] = value
     for regions in (np.zeros((1, 1), int), np.ones((1, 1, 1), dtype=bool)):

@@ -55,8 +55,8 @@ def test_equals_oracle(arrays, run):
     if not run.on_device:
         assert_equal(result, oracle)
         return
-    # There, float64 sums run in another order: some last places of the largest value, and where
-    # that moves the rounding to the result's type, one of its own last places.
+    # On a device float64 sums run in another order, which changes some last places of the largest
+    # value; where that changes the rounding to the result's type, one of its last places.
     assert result.dtype == oracle.dtype
     largest = np.abs(values.astype(np.float64)).max(initial=0)
     np.testing.assert_allclose(

@@ -56,7 +56,7 @@ struct PaintTile {
     }
     if (p->overlap == ForegroundOverlap::ignore) {
       for (std::int64_t i = 0; i < count; ++i)
-        out[i] = claims[i] > 1 ? static_cast<L>(ignore_label) : out[i];
+        out[i] = claims[i] > 1 ? static_cast<L>(p->ignore) : out[i];
     }
     const L background = static_cast<L>(class_ids[0]);
     const bool both_ignored = p->background_overlap == BackgroundOverlap::ignore;
@@ -64,7 +64,7 @@ struct PaintTile {
     for (std::int64_t i = 0; i < count; ++i) {
       const bool claimed = claims[i] != 0;
       const L contested = foreground_first ? out[i]
-                          : both_ignored   ? static_cast<L>(ignore_label)
+                          : both_ignored   ? static_cast<L>(p->ignore)
                                            : background;
       out[i] = cues[i] == 0 ? out[i] : claimed ? contested : background;
     }

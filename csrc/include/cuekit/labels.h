@@ -4,8 +4,8 @@
 //   out(n) = class_ids(k) of the channel k that is on at n; `unknown` where no channel is on
 //   Foreground (channels 1..K-1): where two or more are on,
 //     smallest   the one with the fewest pixels in its image, ties to the lower index
-//     ignore     255
-//   Background (channel 0) and foreground both on: foreground, background, or 255 (ignore).
+//     ignore     the label `ignore`
+//   Background (channel 0) and foreground both on: foreground, background, or the label `ignore`.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,6 @@
 #include "cuekit/context.h"
 
 namespace cuekit {
-
-constexpr int ignore_label = 255;
 
 enum class ForegroundOverlap : int { smallest, ignore };
 enum class BackgroundOverlap : int { foreground, background, ignore };
@@ -25,7 +23,7 @@ struct LabelsParams {
   std::int64_t pixels;    // N
   ForegroundOverlap overlap;
   BackgroundOverlap background_overlap;
-  std::int64_t unknown;
+  std::int64_t unknown, ignore;  // labels
 };
 
 }  // namespace cuekit

@@ -34,7 +34,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     written, because a file can only be replaced atomically within one file system. A symbolic link
     is followed: the file that it points to is replaced, or made if it is missing.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _check_replaceable(path)
     target = Path(os.path.realpath(path))
     if target.is_symlink():

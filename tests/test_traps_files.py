@@ -231,7 +231,7 @@ def test_cue_files_as_people_write_them(tmp_path, protocol, form):
 @pytest.mark.parametrize("shape", [(2, 3, 5), (81, 321, 400), (300, 4, 4)])
 def test_cue_files_of_any_grid_and_number_of_classes(tmp_path, shape):
     classes, *size = shape
-    cues = cells(*shape, count=25)
+    cues = cells(*shape, count=15)
     file = tmp_path / "cues"
     file.write_bytes(pickle.dumps({"0_labels": [classes - 1], "0_cues": cues}))
     read = cuekit.io.read_sec_cues(file, num_classes=classes, size=size)[0]
@@ -241,7 +241,7 @@ def test_cue_files_of_any_grid_and_number_of_classes(tmp_path, shape):
     assert np.flatnonzero(read.present).tolist() == [classes - 2]
     with raises(ValueError, "0_labels", "must", "got"):
         cuekit.io.read_sec_cues(file, num_classes=classes - 1, size=size)
-    with raises(ValueError, "0_cues: rows must be in 0..", f"got {size[0] - 1}"):
+    with raises(ValueError, "0_cues: rows must be in 0..", f"got {cues[1].max()}"):
         cuekit.io.read_sec_cues(file, num_classes=classes, size=(cues[1].max(), size[1]))
 
 

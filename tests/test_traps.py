@@ -193,6 +193,38 @@ def test_a_size_is_refused_before_the_input_is_copied():
         cuekit.snap_cues(huge, SUPERPIXELS)
 
 
+# ---------------------------------------------------------------------- tensors of other kinds
+
+
+def test_fake_nested_and_mapped_tensors_are_named():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.zeros(3, 6, 7)
+    with raises(TypeError, "cams must hold values, got a fake tensor"):
+        cuekit.subtract_classes(fake)
+    with pytest.warns(UserWarning, match="nested"):  # torch's own, of a prototype
+        nested = torch.nested.nested_tensor([torch.zeros(3, 6, 7)])
+    with raises(TypeError, "cams must be a dense tensor, got a nested tensor"):
+        cuekit.subtract_classes(nested)
+    with raises(TypeError, "cams must be a plain tensor, got one of torch.func.vmap", "batch"):
+        torch.func.vmap(cuekit.subtract_classes)(torch.zeros(2, 3, 6, 7))
+
+
+def test_torch_func_grad():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    maps, superpixels = torch.from_numpy(MAPS), np.arange(42).reshape(6, 7) // 5
+    expected = cuekit.superpixel_mean(torch.ones_like(maps), superpixels)
+
+    def total(values):
+        return cuekit.superpixel_mean(values, superpixels).sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(maps), expected)
+    with raises(ValueError, "cams requires grad, and this function has no gradient"):
+        torch.func.grad(lambda values: cuekit.subtract_classes(values).sum())(maps)
+
+
 # ------------------------------------------------------------------------- labels to be ignored
 
 

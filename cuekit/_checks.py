@@ -17,6 +17,8 @@ FLOATS = ("float16", "float32", "float64")
 CUES = ("bool", "uint8")
 # Rounding of float16, resizing and softmax leaves values this far outside [0, 1].
 RANGE_TOLERANCE = 1e-3
+# A Gaussian of some 10^5 pixels is wider than any photo; its weights are an array, too.
+MAX_SIGMA = 100_000
 # The label of pixels in no superpixel.
 NO_SUPERPIXEL = -1
 # Superpixel labels are below it on the CPU, whatever their number.
@@ -57,6 +59,14 @@ def check_number(value: Any, name: str, *, minimum: float | None = None) -> floa
     if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
+
+
+def check_sigma(value: Any) -> float:
+    """Return the standard deviation of a Gaussian filter, in pixels."""
+    sigma = check_number(value, "sigma", minimum=0)
+    if sigma > MAX_SIGMA:
+        raise ValueError(f"sigma must be at most {MAX_SIGMA}, got {sigma}")
+    return sigma
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
@@ -373,10 +383,12 @@ def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = N
                 raise ValueError(f"{name} must be finite, got {value} at index {index}")
 
 
-def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) -> None:
+def check_finite(
+    finite: bool, *arrays: tuple[str, Array], present: Any = None, limit: float = math.inf
+) -> None:
     """Raise the error for what a kernel found: one of the arrays was not finite.
 
-    With `present`, only the present classes' maps count.
+    With `present`, only the present classes' maps count. With `limit`, magnitudes must be below it.
     """
     if finite:
         return
@@ -389,4 +401,10 @@ def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) 
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"{name} must be finite, got {array[index]} at index {index}")
+        if limit < math.inf and (large := np.abs(array) >= limit).any():
+            index = tuple(int(i) for i in np.argwhere(large)[0])
+            raise ValueError(
+                f"{name} must be below {limit:.3g} in magnitude, got {array[index]} at index "
+                f"{index}: differences must fit in float64"
+            )
     raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")

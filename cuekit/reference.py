@@ -47,9 +47,16 @@ def subtract_classes(
             out[c] = np.maximum(maps[c] - np.max(others, axis=0), 0)
         else:  # dcsm
             for other in others:
-                out[c] += saturated(maps[c] - other)
+                out[c] += saturated(difference(maps[c], other))
             out[c] = saturated(out[c])
     return out.astype(cams.dtype)
+
+
+def difference(a: Array, b: Array) -> Array:  # (h, w) each -> (h, w)
+    """Return a - b, or half of it where that exceeds the range of float64."""
+    with np.errstate(over="ignore"):
+        whole = a - b
+    return whole if whole.max(initial=0) < np.inf else a / 2 - b / 2
 
 
 def saturated(values: Array) -> Array:  # (h, w) -> (h, w)

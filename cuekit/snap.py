@@ -27,6 +27,9 @@ from cuekit._checks import (
 )
 from cuekit._device import AnyArray, AnyFramework
 
+# Of float64 maps: below it, the differences that interpolation computes are finite.
+LIMIT = 2.0**1023
+
 Accept: TypeAlias = Literal["mean", "sepl"]
 
 
@@ -91,7 +94,8 @@ def snap_cues(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype or shape, labels are below -1 or too large,
-        `accept` is ``"sepl"`` and the superpixels are labels, or maps are not finite.
+        `accept` is ``"sepl"`` and the superpixels are labels, or maps are not finite or reach
+        2**1023 (9e307) in magnitude.
 
     Notes
     -----
@@ -184,7 +188,7 @@ def snap_cues(
         kernels, context = backend(maps, threads)
         regions = flat(regions, images, height, width)
         finite = kernels.snap(sources, regions, limit, target, threshold, context)
-    check_finite(finite, ("cues", maps))
+    check_finite(finite, ("cues", maps), limit=LIMIT if maps.dtype == np.float64 else math.inf)
     return like(out, cues)
 
 

@@ -72,8 +72,9 @@ def subtract_classes(
 
     Notes
     -----
-    Differences and sums are float64; results beyond the dtype's range become infinite. Maps of
-    absent classes are not read. Input that is not C-contiguous is copied once.
+    Differences and sums are float64; results beyond the dtype's range become infinite. Those of
+    ``"dcsm"`` never are, for any finite maps. Maps of absent classes are not read. Input that is
+    not C-contiguous is copied once.
 
     ``"dcsm"`` departs from the authors' code: there a pair whose difference is
     nowhere positive is divided by a negative maximum, which inverts the map, and what is not

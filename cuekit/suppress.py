@@ -87,7 +87,7 @@ def suppress_absent(
         present, "present", tuple(batch), channels - 1, maps, "scores", validate=validate
     )
     margin = check_number(margin, "margin", minimum=0)
-    if margin > np.finfo(maps.dtype).max:
+    if margin > float(np.finfo(maps.dtype).max):
         raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
     check_values(validate, ("scores", maps))
     out = empty(maps.shape, maps.dtype, maps)

@@ -152,6 +152,27 @@ def test_nonfinite_maps(value, dtype, position):
             cuekit.snap_cues(cues, regions)
 
 
+@pytest.mark.parametrize("value", [2.0**1023, -1.7e308])
+def test_maps_whose_differences_exceed_float64(value):
+    cues = np.zeros((2, 3, 4))
+    cues[1, 2, 3] = value
+    message = re.escape(
+        f"cues must be below 8.99e+307 in magnitude, got {value} at index (1, 2, 3): differences "
+        "must fit in float64"
+    )
+    for regions in (np.arange(42).reshape(6, 7), np.ones((1, 6, 7), dtype=bool)):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            cuekit.snap_cues(cues, regions)
+    largest = np.nextafter(2.0**1023, 0)
+    cues[0, 0, 0], cues[1, 2, 3] = -largest, largest
+    for accept, regions in (
+        ("mean", np.arange(42).reshape(6, 7)),
+        ("sepl", np.ones((1, 6, 7), dtype=bool)),
+    ):
+        result = cuekit.snap_cues(cues, regions, accept=accept)
+        assert_equal(result, cuekit.snap_cues(cues / 2, regions, accept=accept))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_values_that_no_pixel_samples(value, dtype):

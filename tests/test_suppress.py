@@ -131,6 +131,20 @@ def test_nonfinite_scores(value, dtype, position):
         cuekit.suppress_absent(scores, [True, False])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_margins_beyond_the_dtype(dtype):
+    scores = np.zeros((2, 1, 1), dtype)
+    largest = float(np.finfo(dtype).max)
+    result = cuekit.suppress_absent(scores, [False], margin=largest)
+    np.testing.assert_array_equal(result.ravel(), [0, -largest])
+    if dtype != "float64":
+        for margin in (np.nextafter(largest, np.inf), 1e300):
+            message = f"margin must fit in {dtype}, the dtype of scores, got {margin}"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                cuekit.suppress_absent(scores, [False], margin=margin)
+
+
 @pytest.mark.parametrize(
     ("value", "error"),
     [(np.nan, ValueError), (np.inf, ValueError), (-1e-9, ValueError), ("0", TypeError)],

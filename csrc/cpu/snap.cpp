@@ -21,7 +21,6 @@
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
-#include "finite.h"
 #include "parallel.h"
 #include "snap_steps.h"
 #include "superpixels.h"
@@ -272,17 +271,6 @@ void keep_input(const T* const* maps,  // (channels) of (h, w)
 // Rows that one task paints.
 constexpr std::int64_t band_height = 32;
 
-// Values that no pixel reads are checked too.
-template <class T>
-bool all_values_finite([[maybe_unused]] const T* values,  // (count)
-                       [[maybe_unused]] std::int64_t count) {
-  if constexpr (std::is_integral_v<T>) {
-    return true;
-  } else {
-    return !any_nonfinite(nonfinite_bits(values, count));
-  }
-}
-
 // The first byte is zero, and each byte equals the next one: memcmp is vectorised, and stops at the
 // first difference.
 template <class T>
@@ -316,7 +304,8 @@ bool snap(const T* cues,                       // (B, K, h, w)
     for (std::int64_t k = b * p.channels; k < (b + 1) * p.channels; ++k) {
       const T* map = cues + k * in_pixels;
       const bool empty = std::is_integral_v<T> && all_zero(map, in_pixels);
-      if (!all_values_finite(map, in_pixels)) all_finite = false;
+      // Values that no pixel reads are checked too.
+      if (!can_interpolate(map, in_pixels)) all_finite = false;
       (empty ? cleared : targets).push_back(out + k * pixels);
       if (!empty) maps.push_back(map);
     }

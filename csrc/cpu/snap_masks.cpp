@@ -22,7 +22,6 @@
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
-#include "finite.h"
 #include "parallel.h"
 #include "snap_steps.h"
 #include "superpixels.h"
@@ -364,7 +363,7 @@ bool snap_masks(const T* cues,              // (B, K, h, w)
         dispatch<AnyOn>(map, in_pixels, &any);
         empty = !any;
       } else {
-        if (any_nonfinite(nonfinite_bits(map, in_pixels))) all_finite = false;
+        if (!can_interpolate(map, in_pixels)) all_finite = false;
         double largest = 0.0;
         dispatch<Largest>(map, in_pixels, &largest);
         level = std::max(p.threshold * largest, 0.0);

@@ -4,14 +4,35 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
+#include "finite.h"
 #include "lanes.h"
 #include "simd.h"
 #include "superpixels.h"
 
 namespace cuekit::cpu {
+
+// Whether maps can be interpolated: all values are finite, and so are their differences, which in
+// float64 holds below 2^1023.
+template <class T>
+bool can_interpolate([[maybe_unused]] const T* values,  // (count)
+                     [[maybe_unused]] std::int64_t count) {
+  if constexpr (std::is_integral_v<T>) {
+    return true;
+  } else if constexpr (std::is_same_v<T, double>) {
+    // Adding 2 to an exponent of 2046, that of 2^1023, carries into the sign bit.
+    constexpr std::uint64_t exponent = std::uint64_t{0x7ff} << 52, two = std::uint64_t{2} << 52;
+    std::uint64_t seen = 0;
+    for (std::int64_t i = 0; i < count; ++i)
+      seen |= (bit_cast<std::uint64_t>(values[i]) & exponent) + two;
+    return !any_nonfinite(seen);
+  } else {
+    return !any_nonfinite(nonfinite_bits(values, count));
+  }
+}
 
 // The vertical half of bilinear resizing: two rows of the maps, weighted into one row that still
 // has the maps' columns.

@@ -6,12 +6,16 @@
 // needs maxima over the whole image, so it makes three passes: the maxima of all differences
 // (PairMaxima), the sums D and their maxima (PairTanh), the results (LastTanh). Maxima are taken by
 // chunk and then over the chunks; a maximum is exact, so any number of threads gives the same bits.
+// Where a maximum exceeds the range of float64, a pass in between computes the maxima of half the
+// differences, and HalvedPairTanh takes the place of PairTanh.
 #include "cuekit/subtract.h"
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "finite.h"
@@ -212,6 +216,23 @@ struct PairMaxima {
   }
 };
 
+// Raises peaks[c] to the maximum of D_c.
+CUEKIT_INLINE void raise_peaks(const double* sums,  // (P, stride), of which (P, tile_size)
+                               std::int64_t stride, std::int64_t num_present,
+                               double* peaks) {  // (P)
+  constexpr int accumulators = 8;                // partial maxima, in registers
+  for (std::int64_t c = 0; c < num_present; ++c) {
+    const double* values = sums + c * stride;
+    double best[accumulators];
+    std::fill_n(best, accumulators, peaks[c]);
+    for (std::int64_t i = 0; i < tile_size; i += accumulators) {
+      for (int j = 0; j < accumulators; ++j)
+        best[j] = best[j] < values[i + j] ? values[i + j] : best[j];
+    }
+    peaks[c] = *std::max_element(best, best + accumulators);
+  }
+}
+
 // dcsm, second pass: stores D of the tile, and raises peaks[c] to the maximum of D_c. At most one
 // of M_c - M_c' and M_c' - M_c is positive, so one tanh serves both classes.
 struct PairTanh {
@@ -221,7 +242,6 @@ struct PairTanh {
                                 double* sums,          // (P, stride), of which (P, tile_size)
                                 std::int64_t stride,
                                 double* peaks) {  // (P)
-    constexpr int accumulators = 8;               // partial maxima, in registers
     for (std::int64_t c = 0; c < num_present; ++c) std::fill_n(sums + c * stride, tile_size, 0.0);
     for (std::int64_t c = 0; c < num_present; ++c) {
       for (std::int64_t other = c + 1; other < num_present; ++other) {
@@ -242,16 +262,38 @@ struct PairTanh {
         }
       }
     }
+    raise_peaks(sums, stride, num_present, peaks);
+  }
+};
+
+// The same where a maximum exceeds the range of float64: such pairs are computed from half the
+// differences. It is rare, so each class computes its own tanh.
+struct HalvedPairTanh {
+  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_size)
+                                std::int64_t num_present,
+                                const double* maxima,       // (P, P), some of them infinite
+                                const double* half_maxima,  // (P, P): of half the differences
+                                double* sums,               // (P, stride), of which (P, tile_size)
+                                std::int64_t stride,
+                                double* peaks) {  // (P)
     for (std::int64_t c = 0; c < num_present; ++c) {
-      const double* values = sums + c * stride;
-      double best[accumulators];
-      std::fill_n(best, accumulators, peaks[c]);
-      for (std::int64_t i = 0; i < tile_size; i += accumulators) {
-        for (int j = 0; j < accumulators; ++j)
-          best[j] = best[j] < values[i + j] ? values[i + j] : best[j];
+      double* sum = sums + c * stride;
+      std::fill_n(sum, tile_size, 0.0);
+      for (std::int64_t other = 0; other < num_present; ++other) {
+        if (other == c) continue;
+        const double* own = tile + c * tile_size;
+        const double* theirs = tile + other * tile_size;
+        const std::int64_t pair = c * num_present + other;
+        const bool halved = std::isinf(maxima[pair]);
+        const double maximum = divisor(halved ? half_maxima[pair] : maxima[pair]);
+        for (std::int64_t i = 0; i < tile_size; ++i) {
+          const double difference =
+              halved ? half_difference(own[i], theirs[i]) : own[i] - theirs[i];
+          sum[i] += tanh_to_three(3.0 * (positive(difference) / maximum));
+        }
       }
-      peaks[c] = *std::max_element(best, best + accumulators);
     }
+    raise_peaks(sums, stride, num_present, peaks);
   }
 };
 
@@ -352,13 +394,30 @@ class Image {
       });
     });
     const std::vector<double> maxima = maximum_of_chunks(chunk_maxima, pairs);
+    std::vector<double> half_maxima;  // only where a maximum is infinite
+    if (std::is_same_v<T, double> &&
+        std::any_of(maxima.begin(), maxima.end(), [](double each) { return std::isinf(each); })) {
+      std::fill(chunk_maxima.begin(), chunk_maxima.end(), 0.0);
+      for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
+        for_each_tile(begin, end, [&](double* tile, std::int64_t, std::int64_t) {
+          for (std::int64_t i = 0; i < num_present_ * tile_size; ++i) tile[i] *= 0.5;
+          dispatch<PairMaxima>(tile, num_present_, chunk_maxima.data() + chunk * pairs);
+        });
+      });
+      half_maxima = maximum_of_chunks(chunk_maxima, pairs);
+    }
     const std::int64_t stride = chunks_ * chunk_size;
     const std::unique_ptr<double[]> sums(new double[num_present_ * stride]);
     std::vector<double> chunk_peaks(chunks_ * num_present_);
     for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
       for_each_tile(begin, end, [&](const double* tile, std::int64_t tile_begin, std::int64_t) {
-        dispatch<PairTanh>(tile, num_present_, maxima.data(), sums.get() + tile_begin, stride,
-                           chunk_peaks.data() + chunk * num_present_);
+        double* const tile_sums = sums.get() + tile_begin;
+        double* const peaks = chunk_peaks.data() + chunk * num_present_;
+        if (half_maxima.empty())
+          dispatch<PairTanh>(tile, num_present_, maxima.data(), tile_sums, stride, peaks);
+        else
+          dispatch<HalvedPairTanh>(tile, num_present_, maxima.data(), half_maxima.data(), tile_sums,
+                                   stride, peaks);
       });
     });
     const std::vector<double> peaks = maximum_of_chunks(chunk_peaks, num_present_);

@@ -32,8 +32,8 @@ struct SnapParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a non-finite
-// value; a GPU does not check.
+// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a value that
+// is non-finite or at least 2^1023 in magnitude; a GPU does not check.
 template <class T>
 bool snap(const T* cues,                       // (B, K, h, w)
           const SuperpixelsView& superpixels,  // (B, H, W)

@@ -41,8 +41,8 @@ struct SnapMasksParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a non-finite
-// value.
+// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a value that
+// is non-finite or at least 2^1023 in magnitude.
 template <class T>
 bool snap_masks(const T* cues,              // (B, K, h, w)
                 const std::uint8_t* masks,  // (B, R, H, W), nonzero = on

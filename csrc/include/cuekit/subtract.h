@@ -7,6 +7,8 @@
 //                       m_cc' = max over pixels of M_c - M_c' (a term is 0 where m_cc' <= 0)
 //               out_c = tanh(3 * D_c / max over pixels of D_c)     (0 where that maximum is 0)
 //   P = 1: out_c = max(M_c, 0). Absent classes: zeros, and their maps are never read.
+// In dcsm, where m_cc' exceeds the range of float64, M_c and M_c' are halved: the quotient is the
+// same.
 //
 // Differences and sums are float64, sums in ascending order of c'.
 //
@@ -29,6 +31,9 @@ struct SubtractParams {
   std::int64_t pixels;   // N
   SubtractMode mode;
 };
+
+// Half the difference: within the range of float64 for all finite values.
+CUEKIT_HD inline double half_difference(double a, double b) { return 0.5 * a - 0.5 * b; }
 
 // tanh on [0, 3.1] by Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), truncated
 // after thirteen terms and written as one quotient of polynomials. All coefficients are positive,

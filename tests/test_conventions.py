@@ -340,7 +340,7 @@ def test_bytes_of_a_bool_view_other_than_0_and_1():
         lambda tags: cuekit.raw_cues(maps, None, tags),
         lambda tags: cuekit.suppress_absent(np.concatenate([maps[:1], maps]), tags),
         lambda tags: cuekit.dense_crf(
-            np.concatenate([maps[:1], maps]), np.zeros((2, 2, 3), np.uint8), present=tags
+            np.concatenate([maps[:1], maps]) / 12, np.zeros((2, 2, 3), np.uint8), present=tags
         ),
         lambda tags: cuekit.superpixel_mean(tags[None, None], np.array([[0, 0, 1]])),
         lambda tags: cuekit.snap_cues(tags[None, None], np.array([[0, 0, 1]])),

@@ -42,7 +42,7 @@ def test_one_set_is_copied():
 
 
 def test_the_same_set_twice():
-    cues = np.array([[[0, 2, 255]]], np.uint8)
+    cues = np.array([[[0, 255, 255]]], np.uint8)
     np.testing.assert_array_equal(cuekit.fuse_cues(cues, cues), [[[False, True, True]]])
 
 

@@ -146,7 +146,7 @@ def test_wrong_options(options, error):
 
 
 def test_wrong_photos():
-    with pytest.raises(ValueError, match=r"^image must have shape .*, got \(4, 5\)$"):
+    with pytest.raises(ValueError, match=r"^image must have shape .*, got \(4, 5\); pass channel"):
         cuekit.slic(np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match=r"^image must have at least one channel, got \(4, 5, 0\)"):
         cuekit.slic(np.zeros((4, 5, 0), np.uint8))

@@ -67,6 +67,9 @@ def adopt(tensor: Any, name: str) -> AnyArray:
         raise TypeError(f"{name} must not be a lazy view; call .resolve_neg().resolve_conj() first")
     if type(tensor).__name__ == "FakeTensor":
         raise TypeError(f"{name} must hold values, got a fake tensor")
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise ValueError(f"{name} has a tangent, and this function has no forward derivative")
     functorch = torch._C._functorch
     while functorch.is_gradtrackingtensor(tensor):  # within torch.func.grad: no gradient is needed
         tensor = functorch.get_unwrapped(tensor)

@@ -171,6 +171,26 @@ def accept_mean(values: Array, masks: Array, threshold: float) -> Array:  # (R,)
     return accepted
 
 
+# -------------------------------------------------------------------------------------------- sepl
+
+
+def sepl_labels(
+    labels: Array,  # (H, W)
+    masks: Array,  # (R, H, W) bool
+    ignore: int | None,
+) -> Array:  # (H, W), in the dtype of labels
+    """Let every class, in ascending order, take masks that no earlier class took."""
+    out = np.where(labels == ignore, labels, 0)
+    free = list(masks)
+    for value in np.unique(labels[(labels != 0) & (labels != ignore)]):
+        on = labels == value
+        covered = np.any(free, axis=0) if free else np.zeros(on.shape, dtype=bool)
+        taken = [mask for mask in free if accept_sepl(on, mask[None])[0]]
+        free = [mask for mask in free if not accept_sepl(on, mask[None])[0]]
+        out[np.any([on & ~covered, *taken], axis=0)] = value
+    return out.astype(labels.dtype)
+
+
 # -------------------------------------------------------------------------------------------- fuse
 
 

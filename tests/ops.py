@@ -165,6 +165,24 @@ def table(inputs):
             {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels},
             cuda=True,
         ),
+        # The labels 0 become -1: pixels in no superpixel.
+        "superpixel_mean, no superpixel": Op(
+            cuekit.superpixel_mean,
+            {"values": inputs.cams, "superpixels": inputs.blocks - 1},
+            cuda=True,
+            tolerance=sums,
+            gradient=True,
+        ),
+        "snap_cues, no superpixel": Op(
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cues, "superpixels": inputs.blocks - 1},
+            cuda=True,
+        ),
+        "snap_cues, maps and no superpixel": Op(
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels - 1},
+            cuda=True,
+        ),
         "snap_cues, masks": Op(
             cuekit.snap_cues, {"cues": inputs.cues, "superpixels": inputs.masks}
         ),
@@ -183,6 +201,9 @@ def table(inputs):
             cuekit.resize_cues, {"cues": inputs.cues}, {"size": (70, 50), "rule": "half"}, cuda=True
         ),
         "cues_to_labels": Op(cuekit.cues_to_labels, {"cues": inputs.cues}, cuda=True),
+        "sepl_labels": Op(
+            cuekit.sepl_labels, {"labels": inputs.blocks, "masks": inputs.masks}, compiled=False
+        ),
         "suppress_absent": Op(
             cuekit.suppress_absent,
             {"scores": inputs.cams, "present": inputs.present[:, 1:].copy()},

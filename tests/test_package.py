@@ -34,6 +34,7 @@ SIGNATURES = {
     "raw_cues": "(cams, background=None, present=None, *, foreground_threshold=0.3, "
     "background_threshold=0.2, validate=False, threads=1)",
     "felzenszwalb": "(image, scale=200, sigma=0.8, min_size=60, *, channel_axis=-1, threads=1)",
+    "sepl_labels": "(labels, masks, *, ignore=255)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "

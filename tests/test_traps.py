@@ -212,6 +212,8 @@ def test_fake_nested_and_mapped_tensors_are_named():
         torch.func.vmap(cuekit.subtract_classes)(torch.zeros(2, 3, 6, 7))
 
 
+# torch.func.jvp imports a part of torch that warns of torch.jit.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torch_func_grad():
     torch = pytest.importorskip("torch", reason="needs torch")
     maps, superpixels = torch.from_numpy(MAPS), np.arange(42).reshape(6, 7) // 5
@@ -223,6 +225,9 @@ def test_torch_func_grad():
     torch.testing.assert_close(torch.func.grad(total)(maps), expected)
     with raises(ValueError, "cams requires grad, and this function has no gradient"):
         torch.func.grad(lambda values: cuekit.subtract_classes(values).sum())(maps)
+    for function in (cuekit.subtract_classes, lambda m: cuekit.superpixel_mean(m, superpixels)):
+        with raises((ValueError, RuntimeError), "forward"):
+            torch.func.jvp(function, (maps,), (maps,))
 
 
 # ------------------------------------------------------------------------- labels to be ignored

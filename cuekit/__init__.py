@@ -1,7 +1,7 @@
 """Sharp segmentation cues from classifier activation maps.
 
 The functions take NumPy arrays, torch tensors or CuPy arrays, on the CPU or a CUDA device, and
-return the same kind in the same place. Maps are channel-first, photos channel-last, and leading
+return the same kind on the same device. Maps are channel-first, photos channel-last, and leading
 dimensions mean "independently per image".
 """
 

@@ -5,6 +5,7 @@ CuPy is never imported here. Where the caller has not imported it, there are no 
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -106,9 +107,23 @@ class CupyDevice:
             bad = ~self.cupy.isfinite(array.owner)
             return self._first(bad if present is None else bad & present.owner[..., None, None])
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
+    def find_outside(
+        self, array: DeviceArray, lowest: float, largest: float, *, allow_infinity: bool
+    ) -> tuple[int, ...] | None:
         with self._current():
-            return self._first(array.owner < 0)
+            values = array.owner
+            inside = (values >= lowest) & (values <= largest)
+            return self._first(~(inside | (values == math.inf) if allow_infinity else inside))
+
+    def find_all_infinite(self, array: DeviceArray, present: DeviceArray) -> tuple[int, ...] | None:
+        with self._current():
+            infinite = array.owner == math.inf
+            absent = ~present.owner[..., None, None]
+            return self._first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
+
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
+        with self._current():
+            return self._first(array.owner < least)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         indices = self.cupy.argwhere(bad)

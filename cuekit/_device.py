@@ -65,8 +65,22 @@ class Device(Protocol):
     ) -> tuple[int, ...] | None:
         """Return the index of a non-finite value (of a present class), or None. Synchronises."""
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
-        """Return the index of a negative integer, or None. Synchronises."""
+    def find_outside(
+        self, array: DeviceArray, lowest: float, largest: float, *, allow_infinity: bool
+    ) -> tuple[int, ...] | None:
+        """Return the index of a value that is not in [lowest, largest] (nor +inf), or None.
+
+        NaN is in no range. Synchronises.
+        """
+
+    def find_all_infinite(self, array: DeviceArray, present: DeviceArray) -> tuple[int, ...] | None:
+        """Return the index of a pixel with +inf for channel 0 and all present ones, or None.
+
+        The index is that in `array` without the axis of channels. Synchronises.
+        """
+
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
+        """Return the index of a value of a signed integer dtype below `least`. Synchronises."""
 
     def holds_masks(self, array: DeviceArray) -> bool:
         """Tell whether uint8 values are all 0 and 1, or all 0 and 255. Synchronises."""

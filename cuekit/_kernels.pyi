@@ -2,7 +2,8 @@
 
 Arrays are C-contiguous and on the backend's device; their layouts stand in
 csrc/include/cuekit/<op>.h. `context` is what `_backend.backend` returns. Kernels that read floating
-values return False if they found one that is not finite; CUDA kernels do not check and return True.
+values return False if they found one that is not finite, `crf` also for others that its header
+names; CUDA kernels do not check and return True.
 """
 
 from collections.abc import Sequence
@@ -56,6 +57,7 @@ class Kernels(Protocol):
         overlap: Overlap,
         background_overlap: BackgroundOverlap,
         unknown: int,
+        ignore: int,
         context: Context,
     ) -> None: ...
     def suppress(

@@ -5,6 +5,7 @@ Torch is never imported here. Where the caller has not imported it, there are no
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -127,7 +128,10 @@ class TorchDevice:
             return self.adopt(pinned.to(self.device, non_blocking=True))
 
     def largest(self, array: DeviceArray) -> int:
-        return int(array.owner.long().max())  # torch has few operations for wide unsigned integers
+        values = array.owner.long()  # torch has few operations for wide unsigned integers
+        if array.dtype == np.uint64 and bool((values < 0).any()):  # 2**63 and above
+            return int(values[values < 0].max()) + 2**64
+        return int(values.max())
 
     def consecutive(self, array: DeviceArray) -> DeviceArray:
         images = array.owner.long().reshape(-1, *array.shape[-2:])
@@ -141,8 +145,20 @@ class TorchDevice:
         bad = ~self.torch.isfinite(array.owner)
         return self._first(bad if present is None else bad & present.owner[..., None, None])
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
-        return self._first(array.owner.long() < 0)
+    def find_outside(
+        self, array: DeviceArray, lowest: float, largest: float, *, allow_infinity: bool
+    ) -> tuple[int, ...] | None:
+        values = array.owner
+        inside = (values >= lowest) & (values <= largest)
+        return self._first(~(inside | (values == math.inf) if allow_infinity else inside))
+
+    def find_all_infinite(self, array: DeviceArray, present: DeviceArray) -> tuple[int, ...] | None:
+        infinite = array.owner == math.inf
+        absent = ~present.owner[..., None, None]
+        return self._first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
+
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
+        return self._first(array.owner < least)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         indices = bad.nonzero()

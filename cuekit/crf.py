@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,10 +17,10 @@ from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
+    RANGE_TOLERANCE,
     check_any_array,
     check_array,
     check_choice,
-    check_finite,
     check_integer,
     check_number,
     check_present,
@@ -27,7 +28,7 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
-from cuekit._device import AnyArray, AnyFramework, Array
+from cuekit._device import AnyArray, AnyFramework, Array, DeviceArray
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -147,12 +148,14 @@ def dense_crf(
     Parameters
     ----------
     probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
-        Channel 0 = background. Clipped to [`epsilon`, 1] before the logarithm; they need not sum
-        to 1.
+        Channel 0 = background. Values in [0, 1]; rounding may exceed this range by 0.001. They
+        are clipped to [`epsilon`, 1] before the logarithm, and need not sum to 1. Apply softmax to
+        logits first. Results of `suppress_absent` with a margin above 0.001 can be negative: clip
+        them first.
     image : (..., H, W, 3) array or tensor of uint8
         The photos, at the size of `probabilities`.
     params : str or CRFParams, optional
-        The name of a preset, see Notes, or weights and widths of one's own.
+        The name of a preset, see Notes, or your own weights and widths.
     present : (..., K - 1) bool or None, optional
         Which foreground classes the image contains. Only the background and these take part, and
         the others are exactly 0. The background has no entry. None means all.
@@ -161,29 +164,33 @@ def dense_crf(
     epsilon : float, optional
         The least probability, from 1e-37 to 1.
     unary : {"probabilities", "energies"}, optional
-        What the first argument holds. "energies" are -log p, up to a constant per pixel: any
-        finite values of float32's range. `epsilon` has no part in them.
+        What the first argument holds. "energies" are -log p, up to a constant per pixel: values
+        in float32's range, or +inf where a class is impossible, such as -log 0. `epsilon` does not
+        apply to them. At every pixel, the background or a present class needs a finite energy.
     storage : {"float32", "float16"}, optional
-        On a CUDA device, what the lattices' values are stored as; sums are of float32 in any case.
-        "float16" takes about half the memory, and moves half as much of it. The CPU has float32
-        only.
+        On a CUDA device, the dtype in which the lattices' values are stored; sums are always
+        float32. "float16" halves the memory and the memory traffic. The CPU has float32 only.
     validate : bool, optional
-        On a CUDA device, also check for non-finite values; this synchronises with the device. On
-        the CPU they are always checked.
+        On a CUDA device, also check the values of `probabilities` and `present`; this synchronises
+        with the device. On the CPU they are always checked. Without the check, values outside
+        [0, 1] are clipped, and a pixel without a finite energy has equal probabilities before the
+        first iteration.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
-    (..., K, H, W) array or tensor of the dtype of `probabilities`
-        The marginals Q; they sum to 1 at every pixel.
+    (..., K, H, W) array or tensor, float64 for float64 probabilities, otherwise float32
+        The marginals Q; they sum to 1 at every pixel. Where a class is impossible, its Q is below
+        1e-37.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype, shape or value, `probabilities` are not finite,
-        or a photo has 2**28 pixels or more, or so many for so narrow widths that the lattice
-        cannot be addressed.
+        If an argument has the wrong type, dtype, shape or value, probabilities lie outside [0, 1],
+        energies are NaN, -inf or beyond float32's range, all energies of a pixel are +inf, or a
+        photo has 2**28 pixels or more, or so many for so narrow widths that the lattice cannot be
+        addressed.
 
     Notes
     -----
@@ -197,19 +204,22 @@ def dense_crf(
     the code of SEC and of pydensecrf, and unlike the equations as printed, each kernel is
     normalised symmetrically, k(i, j) / sqrt(s_i s_j) with s_i = sum_j k(i, j), and includes the
     pixel itself, j = i. K Q is computed on the permutohedral lattice [3]_, an approximation: one
-    bilateral filter is off by 3 to 9 % of smooth maps, by up to 26 % of noise. Float64 would add
-    no truth to that, so all is computed in float32 whatever the dtype: results are pydensecrf's
-    up to rounding.
+    bilateral filter is off by 3 to 9 % of smooth maps, by up to 26 % of noise. This error is much
+    larger than the rounding of float32, so all is computed in float32 whatever the dtype: results
+    are pydensecrf's up to rounding. Results for float16 probabilities are float32, unlike in other
+    functions: Q is often compared with thresholds near 1, where float16 values are 0.0005 apart,
+    so a threshold of 0.95 would select other pixels.
 
-    Widths below 0.125 count as 0.125: what differs by one pixel or gray level is 8 standard
-    deviations apart then, out of reach, and a narrower kernel has the same result up to the
-    lattice's error.
+    Widths below 0.125 count as 0.125. At this width, two pixels next to each other, or two gray
+    levels, are 8 standard deviations apart, which is out of the lattice's reach. A narrower kernel
+    has the same result up to the lattice's error.
 
-    `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can lift
-    them over it. Pass `present` here to keep them out; a few classes also take less time.
+    `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can raise
+    them above it. Pass `present` here to leave them out of the CRF; with fewer classes it is also
+    faster.
 
-    Presets set the pairwise terms; the unary is the caller's. Bilateral weight, sxy, srgb;
-    Gaussian weight, sxy; and what the authors feed:
+    Presets set the pairwise terms; you choose the unary. The list has bilateral weight, sxy, srgb;
+    Gaussian weight, sxy; and the unary that the authors use:
 
     - ``"sec"``: 10, 80, 13; 3, 3. -log p of the network.
     - ``"sec-train"``: 10, 80/12, 13; 3, 3/12. -log p at 41×41. SEC divides by 12; the true scale
@@ -230,11 +240,11 @@ def dense_crf(
     time has its own. What depends on the size only is kept from call to call for the last few
     sizes of up to 2**20 pixels. Input that is not C-contiguous is copied once.
 
-    On a CUDA device nothing waits for it, so memory is taken for as many vertices as there could
-    be: 76 bytes per class and pixel, the number of classes rounded up to a multiple of 4, and some
-    860 per pixel; with float16 storage 40 and 860. Of a batch as many photos are worked on at a
-    time as 4 GB hold, at least one. Results differ from the CPU's by the rounding of float32, or
-    float16, and are the same from call to call.
+    On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
+    of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to
+    a multiple of 4, and some 860 per pixel; with float16 storage 40 and 860. As many photos of a
+    batch are processed at the same time as fit in 4 GB, at least one. Results differ from the CPU's
+    by the rounding of float32, or float16, and are the same in every call.
 
     References
     ----------
@@ -291,21 +301,20 @@ def dense_crf(
         raise ValueError(f"epsilon must be at most 1, got {epsilon}")
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
     check_choice(storage, "storage", get_args(Storage))
-    on_cpu = is_on_cpu(scores)
-    if energies and scores.dtype == np.float64 and scores.size and on_cpu:
-        largest = np.abs(scores).max()
-        if np.finfo(np.float32).max < largest < np.inf:
-            raise ValueError(f"probabilities must be energies in float32's range, got {largest}")
     if height * width >= 2**28:
         raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
-    check_values(validate, ("probabilities", scores))
+    check_values(validate)
+    if validate and isinstance(scores, DeviceArray):
+        fault = _fault(scores, tags, energies=energies)
+        if fault is not None:
+            raise ValueError(fault)
     # On the CPU the kernel writes the classes that take part; fresh zeros for the others are free.
-    blank = zeros if on_cpu and not tags.all() else empty
-    out = blank(scores.shape, scores.dtype, scores)
+    blank = zeros if is_on_cpu(scores) and not tags.all() else empty
+    out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     if out.size:
         shape = (math.prod(batch), channels, height, width)
         kernels, context = backend(scores, threads)
-        finite = kernels.crf(
+        valid = kernels.crf(
             flat(scores, *shape),
             flat(photos, shape[0], height, width, 3),
             flat(tags, shape[0], channels - 1),
@@ -321,8 +330,70 @@ def dense_crf(
             storage,
             context,
         )
-        check_finite(finite, ("probabilities", scores))
+        if not valid:
+            fault = _fault(scores, tags, energies=energies)
+            raise ValueError(fault or "probabilities must not change while they are read")
     return like(out, probabilities)
+
+
+def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
+    """Say which of the scores is not valid; None if all are."""
+    kind = scores.dtype.type
+    lowest, largest = kind(-RANGE_TOLERANCE), kind(1 + RANGE_TOLERANCE)
+    if energies:
+        largest = min(np.finfo(kind).max, np.finfo(np.float32).max)
+        lowest = -largest
+    index = _find_outside(scores, lowest, largest, allow_infinity=energies)
+    if index is not None:
+        if isinstance(scores, DeviceArray):
+            value = kind(scores.device.item(scores, index))
+        else:
+            value = scores[index]
+        got = f"got {value!s} at index {index}"
+        is_finite = math.isfinite(value)
+        if energies:
+            rule = "in float32's range, or +inf" if is_finite else "that are finite or +inf"
+            return f"probabilities must hold energies {rule}, {got}"
+        if not is_finite:
+            return f"probabilities must be finite, {got}"
+        return (
+            f"probabilities must lie in [0, 1], {got}: apply softmax first, or pass -log p with "
+            'unary="energies"'
+        )
+    index = _find_all_infinite(scores, tags) if energies else None
+    if index is None:
+        return None
+    *image, y, x = index
+    position = ", ".join(map(str, (*image, ":", y, x)))
+    return (
+        "probabilities must hold a finite energy for the background or a present class at every "
+        f"pixel, got +inf for all of them at index ({position})"
+    )
+
+
+def _find_outside(
+    scores: AnyArray, lowest: float, largest: float, *, allow_infinity: bool
+) -> tuple[int, ...] | None:
+    """Return the index of a value that is not in [lowest, largest] (nor +inf), or None."""
+    if isinstance(scores, DeviceArray):
+        limits = float(lowest), float(largest)
+        return scores.device.find_outside(scores, *limits, allow_infinity=allow_infinity)
+    inside = (scores >= lowest) & (scores <= largest)
+    return _first(~(inside | (scores == np.inf) if allow_infinity else inside))
+
+
+def _find_all_infinite(scores: AnyArray, tags: Any) -> tuple[int, ...] | None:
+    """Return the index (..., y, x) of a pixel at which nothing is possible, or None."""
+    if isinstance(scores, DeviceArray):
+        return scores.device.find_all_infinite(scores, tags)
+    infinite, absent = scores == np.inf, ~tags[..., None, None]
+    return _first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
+
+
+def _first(found: Array) -> tuple[int, ...] | None:
+    """Return the index of the first true value, or None."""
+    indices = np.argwhere(found)
+    return tuple(map(int, indices[0])) if len(indices) else None
 
 
 def _check_layouts(scores: AnyArray, photos: AnyArray) -> None:
@@ -354,8 +425,9 @@ def labels_to_probabilities(
         How sure the labels are: the probability of a pixel's label, between 0 and 1. The other
         classes share the rest evenly.
     ignore : int or None, optional
-        The label of pixels of which nothing is known: all classes get 1/K there. None means that
-        there is no such label.
+        The label of pixels of which nothing is known: all classes get 1/K there. Any integer, for
+        example -1; it need not be in the range of the labels' dtype. None means that there is no
+        such label.
 
     Returns
     -------
@@ -366,6 +438,13 @@ def labels_to_probabilities(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value, or a label is none of the above.
+
+    Warns
+    -----
+    UserWarning
+        If with two classes and ``ignore=255`` the labels are 0 and 255 only. Most likely they are a
+        binary mask, whose object has the value 255. Pass ``mask > 0`` as integers instead, with
+        ``ignore=None``.
 
     Examples
     --------
@@ -390,11 +469,18 @@ def labels_to_probabilities(
     known = np.ones(names.shape, dtype=bool)
     if ignore is not None:
         known = names != check_integer(ignore, "ignore")
-    wrong = np.argwhere(known & ((names < 0) | (names >= classes)))
-    if len(wrong):
-        index = tuple(map(int, wrong[0]))
+    index = _first(known & ((names < 0) | (names >= classes)))
+    if index is not None:
         allowed = f"from 0 to {classes - 1}" + ("" if ignore is None else f" or {ignore}")
         raise ValueError(f"labels must be {allowed}, got {names[index]} at index {index}")
+    looks_like_mask = known.any() and not known.all() and not names[known].any()
+    if classes == 2 and ignore == 255 and looks_like_mask:
+        warnings.warn(
+            "labels should hold class 1 where num_classes is 2, got nothing but 0 and 255, "
+            "and 255 is ignored: for a binary mask of 0 and 255 pass (mask > 0).astype(int) with "
+            "ignore=None",
+            stacklevel=2,
+        )
     *batch, height, width = names.shape
     out: Array = np.ones((*batch, classes, height, width), dtype=np.float32)
     if classes > 1:

@@ -28,7 +28,7 @@ def test_equals_oracle(sets, run):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_any_number_of_large_sets(count):
-    """Longer than the pieces that kernels work on."""
+    """Larger than the blocks that kernels work on."""
     sets = np.random.default_rng(count).random((count, 5, 91, 97)) < 0.5 / count
     for threads in (1, 2):
         np.testing.assert_array_equal(cuekit.fuse_cues(*sets, threads=threads), sets.any(0))

@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from common import at_most, needs
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import FRONT_ENDS, batches, masks, memory_orders, reordered, sides, tags
 
-torch = pytest.importorskip("torch")
+torch = needs("torch")
 
 from cuekit import crf, losses, reference  # noqa: E402 - losses needs torch
 
@@ -75,7 +76,7 @@ def raises(error, message):
 
 
 @given(st.data(), batches, channel_counts, grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_seed_equals_oracle(data, batch, channels, grid, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     cues = data.draw(masks(p.shape))
@@ -125,7 +126,7 @@ def test_a_lost_class_has_a_gradient():
 
 
 @given(st.data(), batches, channel_counts, grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_expansion_equals_oracle(data, batch, channels, grid, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     present = data.draw(tags((*batch, channels - 1)))
@@ -169,7 +170,7 @@ class Recorded:
 
 
 @given(st.data(), batches, channel_counts, small_grids, small_grids, front_ends)
-@settings(max_examples=200)
+@at_most(200)
 def test_constrain_equals_oracle(data, batch, channels, grid, size, front_end):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     images = data.draw(reordered(photos(*batch, *size, seed=data.draw(st.integers(0, 99)))))
@@ -186,7 +187,7 @@ def test_constrain_equals_oracle(data, batch, channels, grid, size, front_end):
 
 
 @given(batches, small_grids, small_grids, front_ends)
-@example((2,), (41, 41), (375, 500), FRONT_ENDS[0])  # where float32 is off by too much
+@example((2,), (41, 41), (375, 500), FRONT_ENDS[0])  # where float32 would round to another integer
 def test_photos_are_resized_as_everywhere(batch, grid, size, front_end):
     images = photos(*batch, *size)
     with pytest.MonkeyPatch.context() as context:
@@ -224,7 +225,7 @@ def test_constrain_is_the_divergence_from_dense_crf(params):
     loss = losses.constrain_to_boundary_loss(p, image, params, **options)
     expected = batch_mean(reference.constrain_to_boundary_loss, (2,), p.numpy(), q)
     assert_loss(loss, expected, "float64")
-    assert loss > 0.1  # there is something to compare
+    assert loss > 0.1  # or the comparison would tell little
     default = losses.constrain_to_boundary_loss(p, image)
     assert default == losses.constrain_to_boundary_loss(p, image, "sec-train")
     assert default != loss
@@ -342,7 +343,7 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
 
 @every
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 3, 4, 4), (2, 3, 0, 4), (3, 4, 0)])
-def test_nothing_costs_nothing(loss, shape):
+def test_no_pixel_gives_zero(loss, shape):
     p = torch.zeros(shape, requires_grad=True)
     value = loss(p)
     value.backward()
@@ -364,8 +365,8 @@ def test_probabilities_of_any_memory_stay_as_they_are(loss):
 
 
 @pytest.mark.parametrize("loss", [seed, expansion])
-def test_no_value_is_looked_at_on_other_devices(loss):
-    """Meta tensors have none: whatever would wait for a GPU, or leave it, fails on them."""
+def test_no_value_is_read_on_other_devices(loss):
+    """Meta tensors have no values: what would synchronise with a GPU, or copy from it, fails."""
     p = torch.rand(2, 4, 6, 6, device="meta", requires_grad=True)
     value = loss(p)
     assert value.device.type == "meta"
@@ -390,7 +391,7 @@ def test_wrong_probabilities(loss):
     "loss", [losses.seed_loss, losses.expansion_loss, losses.constrain_to_boundary_loss]
 )
 def test_probabilities_of_wrong_shape(loss):
-    """They are looked at first."""
+    """It is checked before the other arguments."""
     with raises(TypeError, "probabilities must be a torch tensor, got ndarray"):
         loss(np.ones((2, 3, 3)), "unused")
     with raises(ValueError, "probabilities must have shape (..., K, H, W), got (3, 3)"):

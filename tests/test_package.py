@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
@@ -52,7 +53,7 @@ SIGNATURES = {
 
 def find(name):
     if name.startswith("losses."):
-        pytest.importorskip("torch")
+        needs("torch")
     value = cuekit
     for part in name.split("."):
         value = getattr(value, part)
@@ -189,7 +190,7 @@ def test_docstring_is_complete(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
     if name == "cuekit.losses":
-        pytest.importorskip("torch")
+        needs("torch")
     module = importlib.import_module(name)
     assert module.__doc__
     result = doctest.testmod(module, raise_on_error=False)

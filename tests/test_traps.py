@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
@@ -26,7 +27,7 @@ def raises(error, *parts):
 @pytest.mark.parametrize("shape", [(3, 12, 14), (5, 3, 12, 14), (4, 12, 14)])
 def test_channel_first_photos_are_refused(function, shape):
     if function is cuekit.slic:
-        pytest.importorskip("skimage", reason="needs scikit-image")
+        needs("skimage")
     photo = RNG.integers(0, 256, shape, np.uint8)
     with raises(ValueError, "image must have shape (..., H, W, channels), got", "channel_axis=-3"):
         function(photo)
@@ -100,7 +101,7 @@ def test_other_numbers_are_no_tags(tags):
 
 
 def test_tags_that_require_grad_in_a_list():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     with raises(ValueError, "present must be rows of 0 and 1"):
         cuekit.subtract_classes(MAPS, [torch.ones(3, requires_grad=True)])
 
@@ -146,7 +147,7 @@ def test_classes_are_any_sequence_of_integers():
 
 
 def test_classes_from_a_tensor():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     cues = torch.from_numpy(MAPS > 0.5)
     result = cuekit.cues_to_labels(cues, classes=torch.tensor([0, 7, 9]))
     assert torch.equal(result, cuekit.cues_to_labels(cues, classes=[0, 7, 9]))
@@ -190,3 +191,28 @@ def test_a_size_is_refused_before_the_input_is_copied():
     huge = np.broadcast_to(np.zeros(1, bool), (1, 2**16, 2**16))  # 4 GiB, if it were copied
     with raises(ValueError, "cues must have fewer than 2147483648 pixels, got 4294967296"):
         cuekit.snap_cues(huge, SUPERPIXELS)
+
+
+# ------------------------------------------------------------------------- labels to be ignored
+
+
+def test_any_label_may_be_the_ignored_one():
+    cues = np.array([[[1, 0, 0, 0]], [[1, 1, 1, 0]], [[0, 0, 1, 0]]], dtype=bool)
+    result = cuekit.cues_to_labels(cues, overlap="ignore", ignore=-1)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, [[1, 1, -1, -1]])
+    result = cuekit.cues_to_labels(cues, classes=[0, 255, 7], ignore=None, unknown=9)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, [[255, 255, 7, 9]])
+
+
+def test_without_an_ignored_label_nothing_can_be_ignored():
+    cues = MAPS > 0.5
+    with raises(ValueError, "unknown must be given where ignore is None"):
+        cuekit.cues_to_labels(cues, ignore=None)
+    with raises(ValueError, "overlap='ignore' needs a label to ignore, got ignore=None"):
+        cuekit.cues_to_labels(cues, ignore=None, unknown=0, overlap="ignore")
+    with raises(ValueError, "classes must not contain 7", "for channel 1; pass another ignore="):
+        cuekit.cues_to_labels(cues, classes=[0, 7, 9], ignore=7)
+    with raises(TypeError, "ignore must be an integer, got '255'"):
+        cuekit.cues_to_labels(cues, ignore="255")

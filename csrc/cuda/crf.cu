@@ -90,7 +90,7 @@ template <class V, class T>
 void infer_part(const T* scores,              // (images, K, H, W)
                 const std::uint8_t* photos,   // (images, H, W, 3)
                 const std::uint8_t* present,  // (images, K - 1)
-                T* out,                       // (images, K, H, W)
+                marginal_type<T>* out,        // (images, K, H, W)
                 const CrfParams& p, const FilterParams& filters, const Workspace<V>& workspace,
                 cudaStream_t stream) {
   const Lattice& lattice = workspace.lattice;
@@ -123,8 +123,8 @@ void infer_part(const T* scores,              // (images, K, H, W)
 }
 
 template <class V, class T>
-void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-           const CrfParams& p, Context& context) {
+void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
+           marginal_type<T>* out, const CrfParams& p, Context& context) {
   const FilterParams filters = filters_of(p);
   const std::int64_t pixels = p.height * p.width, step = images_at_a_time<V>(p, filters);
   void* const memory = context.allocate(bytes_for<V>(p, filters, step));
@@ -140,8 +140,8 @@ void infer(const T* scores, const std::uint8_t* photos, const std::uint8_t* pres
 }  // namespace
 
 template <class T>
-bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-         const CrfParams& p, Context& context) {
+bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
+         marginal_type<T>* out, const CrfParams& p, Context& context) {
   if (p.half_storage)
     infer<half>(scores, photos, present, out, p, context);
   else
@@ -149,7 +149,7 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
   return true;
 }
 
-template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, half*, const CrfParams&,
+template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
                   Context&);
 template bool crf(const float*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
                   Context&);

@@ -1,4 +1,6 @@
 // The kernels of crf_maps.h. In those over pixels, a block has one tile and a thread one pixel.
+#include <limits>
+
 #include "crf_maps.h"
 #include "crf_mean_field.h"
 #include "launch.h"
@@ -57,6 +59,9 @@ __global__ void read_tile(Lattice lattice, ClassLists classes, std::int64_t chan
     best = energies ? Smaller()(best, value) : Larger()(best, value);
   }
   const float largest = energies ? 0.0f : log_of(best, epsilon);
+  // Nothing is possible at this pixel. The caller has been told not to pass this; equal logits keep
+  // NaN, which inf - inf is, out of the pixels around it.
+  const bool none_possible = energies && best == std::numeric_limits<double>::infinity();
   float* const row = unary + (tile * tile_pixels + i) * classes.stride;
   for (std::int32_t first = 0; first < count; first += 4) {
     float logits[4];
@@ -66,7 +71,7 @@ __global__ void read_tile(Lattice lattice, ClassLists classes, std::int64_t chan
       if (first + j >= count) continue;
       const T value = pixel[channel[first + j] * pixels];
       if (energies) {
-        const double energy = (load(value) - best) * log2_of_e;
+        const double energy = none_possible ? 0.0 : (load(value) - best) * log2_of_e;
         logits[j] =
             energy > -static_cast<double>(impossible) ? impossible : static_cast<float>(-energy);
       } else {
@@ -77,17 +82,17 @@ __global__ void read_tile(Lattice lattice, ClassLists classes, std::int64_t chan
   }
 }
 
-template <class T>
+template <class Q>
 __global__ void write_tile(Lattice lattice, ClassLists classes, std::int64_t channels,
                            const float* __restrict__ q,  // (tiles, tile_pixels, stride)
-                           T* __restrict__ out) {        // (images, K, H, W)
+                           Q* __restrict__ out) {        // (images, K, H, W)
   const std::int64_t tile = blockIdx.x, image = tile / lattice.tiles_per_image;
   const int i = static_cast<int>(threadIdx.x);
   if (i >= lattice.pixels_in(tile)) return;
   const Lattice::Position p = lattice.position(tile, i);
   const std::int64_t pixels = lattice.pixels();
   const float* const row = q + (tile * tile_pixels + i) * classes.stride;
-  T* const pixel = out + image * channels * pixels + std::int64_t{p.y} * lattice.width + p.x;
+  Q* const pixel = out + image * channels * pixels + std::int64_t{p.y} * lattice.width + p.x;
   const std::int32_t* const channel = classes.channels + image * classes.stride;
   const std::int32_t count = classes.counts[image];
   std::int64_t c = 0;
@@ -97,11 +102,11 @@ __global__ void write_tile(Lattice lattice, ClassLists classes, std::int64_t cha
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (first + j >= count) continue;
-      for (; c < channel[first + j]; ++c) pixel[c * pixels] = store<T>(0.0);
-      pixel[c++ * pixels] = store<T>(static_cast<double>(values[j]));
+      for (; c < channel[first + j]; ++c) pixel[c * pixels] = Q{0};
+      pixel[c++ * pixels] = static_cast<Q>(values[j]);
     }
   }
-  for (; c < channels; ++c) pixel[c * pixels] = store<T>(0.0);
+  for (; c < channels; ++c) pixel[c * pixels] = Q{0};
 }
 
 }  // namespace
@@ -118,20 +123,21 @@ void read_scores(const Lattice& lattice, const ClassLists& classes, const CrfPar
          p.energies, p.epsilon, scores, unary);
 }
 
-template <class T>
+template <class Q>
 void write_results(const Lattice& lattice, const ClassLists& classes, std::int64_t channels,
-                   const float* q, T* out, cudaStream_t stream) {
-  launch(write_tile<T>, lattice.tiles(), tile_pixels, stream, lattice, classes, channels, q, out);
+                   const float* q, Q* out, cudaStream_t stream) {
+  launch(write_tile<Q>, lattice.tiles(), tile_pixels, stream, lattice, classes, channels, q, out);
 }
 
-#define CUEKIT_INSTANTIATE(T)                                                                      \
-  template void read_scores(const Lattice&, const ClassLists&, const CrfParams&, const T*, float*, \
-                            cudaStream_t);                                                         \
-  template void write_results(const Lattice&, const ClassLists&, std::int64_t, const float*, T*,   \
-                              cudaStream_t);
-CUEKIT_INSTANTIATE(half)
-CUEKIT_INSTANTIATE(float)
-CUEKIT_INSTANTIATE(double)
-#undef CUEKIT_INSTANTIATE
+template void read_scores(const Lattice&, const ClassLists&, const CrfParams&, const half*, float*,
+                          cudaStream_t);
+template void read_scores(const Lattice&, const ClassLists&, const CrfParams&, const float*, float*,
+                          cudaStream_t);
+template void read_scores(const Lattice&, const ClassLists&, const CrfParams&, const double*,
+                          float*, cudaStream_t);
+template void write_results(const Lattice&, const ClassLists&, std::int64_t, const float*, float*,
+                            cudaStream_t);
+template void write_results(const Lattice&, const ClassLists&, std::int64_t, const float*, double*,
+                            cudaStream_t);
 
 }  // namespace cuekit::cuda

@@ -23,7 +23,8 @@ void list_classes(const ClassLists& classes, std::int64_t images, std::int64_t c
                   const std::uint8_t* present,  // (images, channels - 1)
                   cudaStream_t stream);
 
-// Writes the logits of all pixels in units of ln 2; the largest of a pixel is 0.
+// Writes the logits of all pixels in units of ln 2; the largest of a pixel is 0. Where all energies
+// are +inf, all logits are 0.
 template <class T>
 void read_scores(const Lattice& lattice, const ClassLists& classes, const CrfParams& p,
                  const T* scores,  // (images, K, H, W)
@@ -31,10 +32,10 @@ void read_scores(const Lattice& lattice, const ClassLists& classes, const CrfPar
                  cudaStream_t stream);
 
 // Channels of absent classes become 0.
-template <class T>
+template <class Q>
 void write_results(const Lattice& lattice, const ClassLists& classes, std::int64_t channels,
                    const float* q,  // (tiles, tile_pixels, stride)
-                   T* out,          // (images, K, H, W)
+                   Q* out,          // (images, K, H, W)
                    cudaStream_t stream);
 
 }  // namespace cuekit::cuda

@@ -27,8 +27,8 @@
 namespace cuekit::cpu {
 
 template <class T>
-bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present, T* out,
-         const CrfParams& p, Context& context) {
+bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
+         marginal_type<T>* out, const CrfParams& p, Context& context) {
   if (p.half_storage)
     throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
   const DefaultFloatState state;  // the kept lattice must not depend on the caller's
@@ -38,17 +38,17 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
         kept_spatial_lattice(p.height, p.width, p.gaussian_sxy,
                              p.gaussian_weight * static_cast<float>(log2_of_e), context.threads);
   const std::int64_t pixels = p.height * p.width;
-  std::atomic<bool> finite{true};
+  std::atomic<bool> valid{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
     Inference<T> inference(scores + b * p.channels * pixels, photos + b * 3 * pixels,
                            present + b * (p.channels - 1), out + b * p.channels * pixels,
                            spatial.get(), p, threads);
-    if (!inference.run()) finite = false;
+    if (!inference.run()) valid = false;
   });
-  return finite;
+  return valid;
 }
 
-template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, half*, const CrfParams&,
+template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
                   Context&);
 template bool crf(const float*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
                   Context&);

@@ -25,7 +25,8 @@ std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  
 
 template <class T>
 Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::uint8_t* present,
-                        T* out, const Lattice* spatial, const CrfParams& p, int threads)
+                        marginal_type<T>* out, const Lattice* spatial, const CrfParams& p,
+                        int threads)
     : scores_(scores),
       out_(out),
       p_(p),
@@ -64,13 +65,13 @@ bool Inference<T>::run() {
   return true;
 }
 
-// Returns false where a score is not finite; only the first pass reads scores.
+// Returns false for scores that are not valid; only the first pass reads scores.
 template <class T>
 bool Inference<T>::pass_over_pixels(bool first, bool last) {
   const Pass pass{unary_.get(), stride_,     &spatial_, &bilateral_,
                   own_.get(),   own_weight_, !first,    !last};
   const auto classes = static_cast<std::int64_t>(channels_.size());
-  std::atomic<bool> finite{true};
+  std::atomic<bool> valid{true};
   parallel_for(static_cast<std::int64_t>(bands_.size()), threads_, [&](std::int64_t b) {
     const DenormalsFlushed state;  // Q has many, and arithmetic with them is slow
     if (!last)
@@ -86,7 +87,7 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
         const std::int64_t pixel = patch.first_pixel();
         if (first && !read_scores(scores_, p_, patch, channels_, planes.get(),
                                   unary_.get() + pixel * stride_, stride_)) {
-          finite = false;
+          valid = false;
           return;
         }
         float* const own = own_.get() == nullptr ? nullptr : own_.get() + pixel * stride_;
@@ -95,7 +96,7 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
         if (last) write_results(results.get(), stride_, patch, channels_, out_);
       }
   });
-  return finite;
+  return valid;
 }
 
 // Sets the values of a band's nodes to 0.

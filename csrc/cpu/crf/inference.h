@@ -26,12 +26,12 @@ class Inference {
   Inference(const T* scores,              // (K, H, W)
             const std::uint8_t* photo,    // (H, W, 3)
             const std::uint8_t* present,  // (K - 1)
-            T* out,                       // (K, H, W)
+            marginal_type<T>* out,        // (K, H, W)
             const Lattice* spatial, const CrfParams& p, int threads);
   Inference(const Inference&) = delete;
   Inference& operator=(const Inference&) = delete;
 
-  // False where a score is not finite.
+  // False for scores that are not valid (cuekit/crf.h).
   bool run();
 
  private:
@@ -39,7 +39,7 @@ class Inference {
   void clear_splatted(const Filter& filter, std::int64_t band) const;
 
   const T* scores_;
-  T* out_;
+  marginal_type<T>* out_;
   const CrfParams& p_;
   int threads_;
   std::vector<Band> bands_;

@@ -16,8 +16,8 @@ constexpr float impossible = -1e30f;
 // addresses that are a power of two apart compete for the same cache sets.
 constexpr std::int64_t plane_size = strip_height * Patch::max_columns + 16;
 
-// Writes the logits of a patch in units of ln 2, the largest of each pixel is 0. Returns false
-// where a score of any channel is not finite.
+// Writes the logits of a patch in units of ln 2, the largest of each pixel is 0. Returns false for
+// scores that are not valid (cuekit/crf.h), those of channels that do not take part among them.
 template <class T>
 bool read_scores(const T* scores,  // (K, N)
                  const CrfParams& p, const Patch& patch,

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -445,3 +446,90 @@ def test_photos_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         cuekit.io.read_photo(path)
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.jpg"))):
         cuekit.io.read_photo(tmp_path / "none.jpg")
+
+
+# -------------------------------------------------------------------------------- examples/voc
+
+
+@pytest.fixture
+def data():
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "voc"))
+    yield __import__("data")
+    del sys.path[0]
+
+
+def voc_folder(data, root, ids, suffixes=(".jpg",)):
+    (root / "JPEGImages").mkdir(parents=True)
+    for folder in ("Segmentation", "Main"):
+        (root / "ImageSets" / folder).mkdir(parents=True)
+    for i, name in enumerate(ids):
+        Image.fromarray(PHOTO).save(root / "JPEGImages" / (name + suffixes[i % len(suffixes)]))
+    np.savez(root / "image_labels.npz", ids=np.array(ids), labels=np.eye(len(ids), 20))
+    return data.VocFolder.open(root)
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "ids"),
+    [
+        ("Segmentation", "a\nb.c\n\n", ["a", "b.c"]),
+        ("Segmentation", "a b.c\r\nd", ["a", "b.c", "d"]),
+        ("Segmentation", "a.jpg\nb.c.JPG", ["a", "b.c"]),
+        (
+            "Segmentation",
+            "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n"
+            "/JPEGImages/b.c.jpg /SegmentationClassAug/b.c.png\n",
+            ["a", "b.c"],
+        ),
+        ("Main", "a  1\nb.c -1\nd  0\n", ["a"]),
+    ],
+)
+def test_lists_of_photos_as_people_have_them(data, tmp_path, place, text, ids):
+    folder = voc_folder(data, tmp_path, ["a", "b.c", "d"])
+    (tmp_path / "ImageSets" / place / "some.txt").write_text(text)
+    assert folder.ids("some") == ids
+
+
+def test_a_split_without_a_list_is_named(data, tmp_path):
+    folder = voc_folder(data, tmp_path, ["a"])
+    with raises(
+        FileNotFoundError, "no split some: neither", "Segmentation", "some.txt nor", "Main"
+    ):
+        folder.ids("some")
+
+
+def test_photos_of_any_suffix(data, tmp_path):
+    ids = ["a", "b", "c", "d"]
+    folder = voc_folder(data, tmp_path, ids, (".jpg", ".JPG", ".png", ".jpeg"))
+    for name in ids:
+        assert folder.photo(name).size == PHOTO.shape[1::-1]
+    with raises(ValueError, "e.jpg cannot be read"):
+        folder.photo("e")
+
+
+def test_photos_of_the_example_are_upright(data, tmp_path):
+    folder = voc_folder(data, tmp_path, ["a"])
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(PHOTO).save(tmp_path / "JPEGImages" / "a.jpg", exif=exif)
+    assert folder.photo("a").size == PHOTO.shape[:2]
+    assert folder.photo("a", gray=True).size == PHOTO.shape[:2]
+
+
+def test_masks_of_deeplabs_folder(data, tmp_path):
+    folder = voc_folder(data, tmp_path, ["a"])
+    (tmp_path / "SegmentationClassAug").mkdir()
+    cuekit.io.write_labels(tmp_path / "SegmentationClassAug" / "a.png", OBJECT)
+    np.testing.assert_array_equal(folder.truth("a"), OBJECT)
+    assert not folder.mask("b").exists()
+
+
+def test_tags_of_objects_name_the_remedy(data, tmp_path):
+    voc_folder(data, tmp_path, ["a"])
+    table = tmp_path / "image_labels.npz"
+    np.savez(table, ids=np.array(["a"], object), labels=np.eye(1, 20))
+    with raises(ValueError, str(table), "Object arrays", "dtype=str)"):
+        data.VocFolder.open(tmp_path)
+    np.savez(table, ids=np.array(["a"]), labels=np.full((1, 20), 3))
+    with raises(ValueError, str(table), "labels must be 0 and 1, one column for each class"):
+        data.VocFolder.open(tmp_path)

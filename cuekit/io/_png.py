@@ -154,13 +154,24 @@ def _unfilter(rows: bytes, header: Header) -> NDArray[np.uint8]:
             return _unpack(values, header)
     from PIL import Image
 
-    # Not compressed: it has been inflated already.
-    stream = zlib.compress(rows, 0)
     mode = "P" if header.colour == 3 else header.mode
     raw_mode = mode if header.depth == 8 or mode == "1" else f"{mode};{header.depth}"
     size = header.width, header.height
-    image = Image.frombytes(mode, size, stream, "zip", raw_mode, int(header.interlaced))
+    image = Image.frombytes(mode, size, _stored(rows), "zip", raw_mode, int(header.interlaced))
     return np.array(image, dtype=np.uint8)
+
+
+def _stored(rows: bytes) -> bytes:
+    """Return a zlib stream of blocks that are not compressed: the rows have been inflated already.
+
+    zlib.compress of level 0 makes such a stream in twice the time.
+    """
+    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    for start in range(0, len(rows), 65535):
+        block = memoryview(rows)[start : start + 65535]
+        is_last = start + 65535 >= len(rows)
+        parts += [struct.pack("<BHH", is_last, len(block), 65535 - len(block)), block]
+    return b"".join([*parts, struct.pack(">I", zlib.adler32(rows))])
 
 
 def _unpack(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:

@@ -2,8 +2,9 @@
 // -DCUEKIT_BACKEND_CUDA as cuekit._cuda. cuekit/_kernels.pyi lists the same signatures.
 //
 // The Python side has checked and shaped all arguments. A binding reads sizes from the arrays,
-// fills in the op's Params and calls the kernel for the array's dtype. The GIL is released for the
-// whole call, after the arguments were converted. Nothing is copied here.
+// fills in the op's Params and calls the kernel for the array's dtype. The GIL is released
+// during the kernel call; on the CUDA backend, allocate() takes it for a moment. Array data is not
+// copied here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -34,8 +34,8 @@ using Count = std::uint32_t;
 
 // Horizontal resizing: what each column of the superpixels reads from the cues, of width w.
 struct ColumnMap {
-  std::vector<std::int32_t> columns;  // (W + 1) nearest: the column of the cues; then w
-  std::vector<std::int32_t> offsets;  // (W + 1) nearest: columns to the left that read the same one
+  std::vector<std::int32_t> columns;  // (W + 1) nearest: column of the cues; last entry: w
+  std::vector<std::int32_t> offsets;  // (W + 1) nearest: how many columns to the left read it too
   std::vector<Count> widths;          // (w + 1) nearest: how many columns read this one
   std::vector<BilinearTap> taps;      // (W) bilinear
 
@@ -79,7 +79,7 @@ struct AddCounts {
                                 const Count* on,      // (in_width + 1, 8)
                                 const Count* before,  // (in_width + 1, 8)
                                 const Run* run, const Run* end,
-                                Count* counts) {  // (S, 8)
+                                Count* counts) {  // (rows(), 8)
     const std::int32_t* column = map->columns.data();
     const std::int32_t* offset = map->offsets.data();
     auto last = Lanes<Count>::zero();
@@ -106,7 +106,7 @@ struct AddInterpolated {
                                 const Run* run, const Run* end,
                                 T* pixels,        // (2, in_width, 8): scratch
                                 double* columns,  // (in_width, 8): scratch
-                                double* sums) {   // (S, 8)
+                                double* sums) {   // (rows(), 8)
     interpolate_rows(above, below, weight, in_width, pixels, columns);
     for (; run != end; ++run) {
       double* sum = sums + run->label * std::int64_t{channels_per_block};
@@ -125,7 +125,7 @@ struct AddInterpolated {
 
 // Paints consecutive rows of one block of channels, one bit per channel.
 struct PaintBytes {
-  static CUEKIT_INLINE void run(const std::uint8_t* on,  // (S): one bit per channel
+  static CUEKIT_INLINE void run(const std::uint8_t* on,  // (rows()): one bit per channel
                                 const Run* run, const Run* end, std::int64_t pixels,
                                 std::uint8_t* bytes) {  // (pixels)
     paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
@@ -229,7 +229,7 @@ class ChannelBlock {
   const SnapParams& p_;
   std::vector<T> zeros_;   // (w)
   std::vector<T> pixels_;  // (2, w, 8): scratch
-  std::vector<Sum> sums_;  // (S, 8)
+  std::vector<Sum> sums_;  // (rows(), 8)
 };
 
 // The input of one block of channels at the pixels that are in no superpixel, rows [y, end).
@@ -271,8 +271,8 @@ void keep_input(const T* const* maps,  // (channels) of (h, w)
 // Rows that one task paints.
 constexpr std::int64_t band_height = 32;
 
-// The first byte is zero, and each byte equals the next one: memcmp is vectorised, and stops at the
-// first difference.
+// Whether all bytes are zero. Tests that the first byte is zero and that each byte equals the next
+// one, with memcmp, which is vectorised and stops at the first difference.
 template <class T>
 bool all_zero(const T* values,  // (count)
               std::int64_t count) {
@@ -313,7 +313,7 @@ bool snap(const T* cues,                       // (B, K, h, w)
                  [&](std::int64_t i) { std::fill_n(cleared[i], pixels, false); });
 
     const auto channels = static_cast<std::int64_t>(maps.size());
-    std::vector<double> levels(channels);  // of the input, needed only at pixels in no superpixel
+    std::vector<double> levels(channels);  // thresholds; only for pixels in no superpixel
     for (std::int64_t k = 0; !std::is_integral_v<T> && runs.any_outside && k < channels; ++k) {
       double largest = 0.0;
       dispatch<Largest>(maps[k], in_pixels, &largest);

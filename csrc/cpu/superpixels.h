@@ -79,7 +79,8 @@ CUEKIT_INLINE void interleave(const T* const* rows,  // 8 of (count)
 // Writes value_of(label) to every pixel of the runs. Runs are short, so each one is written in
 // whole chunks of 64 bytes. The last chunk may reach into the next run, which then overwrites it.
 // The first two chunks are written whatever the run's length: a wasted store costs less than a
-// branch misprediction. Only near the end of the output are the lengths exact.
+// branch misprediction. Near the end of the output, exactly `length` values are
+// written, so that nothing is written past the end.
 template <class V, class ValueOf>
 CUEKIT_INLINE void paint_runs(const Run* run, const Run* end, std::int64_t pixels,
                               V* out,  // (pixels)

@@ -36,7 +36,7 @@ void launch(void (*kernel)(Expected...), std::int64_t blocks, int threads, cudaS
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...));
 }
 
-// Workspace for `count` values of any content.
+// Uninitialised workspace for `count` values.
 template <class T>
 T* allocate(Context& context, std::int64_t count) {
   return static_cast<T*>(context.allocate(count * static_cast<std::int64_t>(sizeof(T))));
@@ -74,7 +74,7 @@ __device__ Pack<T, width> load_pack(const T* source) {  // (width), aligned as a
   return *reinterpret_cast<const Pack<T, width>*>(source);
 }
 
-// The type of this size that one store instruction writes.
+// A type of `bytes` bytes that one store instruction can write.
 template <std::size_t bytes>
 struct Word;
 template <>
@@ -132,8 +132,8 @@ __device__ void for_channels_where(const T* maps,  // (channels, pixels), from t
   }
 }
 
-// Calls body(std::integral_constant<int, width>()) with the number of pixels per thread: 4 (2 of
-// 8 bytes each) where the number of pixels of an image and the alignment of all pointers allow
+// Calls body(std::integral_constant<int, width>()) with the number of pixels per thread: 4 (or 2
+// if T has 8 bytes) where the number of pixels of an image and the alignment of all pointers allow
 // vector loads and stores, else 1. T is the largest type that is loaded or stored.
 template <class T, class Body>
 void with_width(std::int64_t pixels, std::initializer_list<const void*> pointers, Body body) {

@@ -2,7 +2,8 @@
 //
 // Every thread has `width` neighbouring pixels and goes over the channels twice. First it copies
 // the background and the present classes and finds their maximum; then it reads the absent classes
-// and limits them to the ceiling below that maximum. So every score is read once and written once.
+// and limits them to the ceiling below that maximum. A score is used in only one of
+// the two passes, so every score is read once and written once.
 #include "cuekit/half.h"
 #include "cuekit/suppress.h"
 #include "launch.h"

@@ -17,8 +17,8 @@ namespace {
 
 // chain[0 .. count - 1] are whole chains. Chains are short, and where one ends is unpredictable, so
 // no branch depends on it: every vertex is mixed with the entries before and after it in the list,
-// with weight 0 where these belong to another chain. Values that fit in L2 are not prefetched:
-// there the loop takes as long as its instructions.
+// with weight 0 where these belong to another chain. Values that fit in L2 are not prefetched,
+// because then the loop is limited by its instructions, not by memory.
 template <class V, int parts>
 struct BlurChains {
   using X = ClassVector<V, parts>;
@@ -39,7 +39,7 @@ struct BlurChains {
       if (!in_l2) prefetch_far(row(chain[i + Lattice::chain_padding]), X::size);
       const Node after = chain[i + 1];
       const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
-      // Beyond the last entry are vertices of other tasks, which must not be read.
+      // The entry after the last one belongs to another task, which may write it now: do not read.
       float* const following = i + 1 < count ? row(after) : current;
       const X next = X::load(following);
       X mixed;
@@ -71,8 +71,9 @@ Blur::Blur(std::int64_t classes, int threads)
       kernel_(with_class_group(
           classes, [](auto group) -> Kernel { return &blur_chains<decltype(group)>; })) {}
 
-// Where there are many vertices, threads share those of one lattice after the other. Else each
-// thread takes a whole lattice, because the axes of a lattice are blurred one after the other.
+// With many vertices, the lattices are blurred one after the other, and all threads share the
+// vertices of the current one. With few vertices, each thread blurs one whole lattice, because
+// sharing means that threads wait for each other after every axis.
 void Blur::operator()(Filter& spatial, Filter& bilateral) const {
   std::vector<Filter*> filters;
   std::int64_t most_vertices = 0;
@@ -96,7 +97,7 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
   const Node* const originals = lattice.originals.data();
   const std::int64_t copies = lattice.copies(), stride = stride_;
   float* const values = filter.splatted.get();
-  // 512 kB: an L2 of usual size has room for what else is in use.
+  // Limit: 512 kB of values. A usual L2 then still has room for the other data.
   const bool in_l2 = lattice.node_count() * stride <= std::int64_t{1} << 17;
   const auto in_tasks = [&](const auto& body) {
     parallel_for(tasks, threads_, [&](std::int64_t t) {
@@ -104,7 +105,8 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
       body(t);
     });
   };
-  // Copies are added in order, whichever task has their vertex.
+  // Each vertex belongs to one task, which adds its copies in ascending order. So the sums do not
+  // depend on the number of tasks.
   in_tasks([&](std::int64_t t) {
     const std::int64_t first = t * lattice.vertices / tasks;
     const std::int64_t last = (t + 1) * lattice.vertices / tasks;

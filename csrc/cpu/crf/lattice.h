@@ -2,9 +2,9 @@
 // grows with the number of pixels (Adams, Baek & Davis 2010, doi:10.1111/j.1467-8659.2009.01645.x).
 //
 // A pixel's d features place it in a simplex of d + 1 vertices (cuekit/simplex.h). To filter values
-// of pixels, every pixel adds its value to its vertices (splat), every vertex is averaged with its
-// neighbours along each of d + 1 axes (blur), and every pixel reads its vertices (slice). Splat and
-// slice use the same barycentric weights.
+// of pixels, every pixel adds its value to its vertices (splat), half of both neighbours
+// is added to every vertex, along each of d + 1 axes in turn (blur), and every pixel reads its
+// vertices (slice). Splat and slice use the same barycentric weights.
 //
 // Vertices are numbered in the order in which pixels first reach them. A band (bands.h) that
 // reaches a vertex of an earlier band splats into a copy of its own, so that bands can splat in

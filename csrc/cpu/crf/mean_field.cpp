@@ -18,15 +18,15 @@
 namespace cuekit::cpu {
 namespace {
 
-// While the largest logit of some pixels is at most this, their sums of powers of 2 are finite, and
+// If no logit of a group of pixels is larger than this, their sums of powers of 2 are finite, and
 // the softmax need not subtract the largest logit first. The sums are not close to 0 either: the
 // largest unary of a pixel is 0, and filters add positive values, up to rounding. Few pixels are
 // beyond the limit: filters seldom add more than the sum of their weights.
 constexpr float largest_power = 64.0f;
 
-// The simplices of the pixels from `pixel` on in one filter, and the values there of a group of
-// classes. Pointers are copied from the filter: the compiler would load them again after every
-// store of values.
+// For one filter: the simplices of the pixels from `pixel` on, and the values of one group of
+// classes at their vertices. The pointers are copied from the filter, because otherwise the
+// compiler would load them again after every store.
 template <class X, int corners>
 struct Simplices {
   const Node* nodes = nullptr;     // (pixels from the first on, corners)
@@ -90,7 +90,7 @@ struct MeanField {
       X largest = X::zero();
       for (std::int64_t k = 0; k < stride; k += X::size)
         largest.raise_to(slice(*pass, stride, i, count, k, scratch));
-      // In the last pass always: a pixel whose class is certain gets exactly 1 then.
+      // The last pass always subtracts: then a pixel whose class is certain gets exactly 1.
       if (!pass->splat || max_of(largest) > largest_power) subtract_largest(stride, count, scratch);
       for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of(scratch[k]);
       reciprocal_sums(stride, count, scratch, factors);
@@ -134,7 +134,7 @@ struct MeanField {
   static CUEKIT_INLINE void splat(const Pass& pass, std::int64_t stride, std::int64_t first,
                                   std::int64_t count, std::int64_t k,
                                   const float* scratch,  // (count, stride): powers of 2
-                                  const float* factors,  // (count): what makes them Q
+                                  const float* factors,  // (count): 1 / sum; power * factor = Q
                                   float* q) {            // (count, stride), from class k on
     const Simplices<X, 3> spatial(pass.splat ? pass.spatial : nullptr, &Filter::splatted, stride,
                                   first, k);
@@ -166,7 +166,7 @@ struct MeanField {
     }
   }
 
-  // The last additions and the division are a loop of their own, which vectorises over pixels.
+  // The last additions and the division are in a separate loop, which vectorises over pixels.
   static CUEKIT_INLINE void reciprocal_sums(std::int64_t stride, std::int64_t count,
                                             const float* values,  // (count, stride)
                                             float* factors) {     // (count)

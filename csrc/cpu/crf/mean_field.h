@@ -13,7 +13,8 @@ struct Pass {
   std::int64_t stride;
   const Filter* spatial;
   const Filter* bilateral;
-  // A third filter, which multiplies by a weight: Q of the iteration before; null if there is none.
+  // Q of the previous iteration, if the spatial filter only multiplies Q by `own_weight`
+  // (Lattice::diagonal); else null.
   const float* own;  // (N, stride)
   float own_weight;
   bool slice;  // false in the first pass, which has no Q yet
@@ -22,8 +23,8 @@ struct Pass {
 
 constexpr std::int64_t pixels_together = 32;  // 16 and 64 are no faster
 
-// Updates the pixels [first, last) and splats the new Q, which is also written to `q` unless that
-// is null.
+// Updates the pixels [first, last). Splats the new Q if pass->splat, and writes it to `q` if `q` is
+// not null.
 using MeanFieldKernel = void (*)(const Pass* pass, std::int64_t first, std::int64_t last,
                                  float* scratch,  // (pixels_together, stride)
                                  float* q);       // (last - first, stride)

@@ -6,6 +6,8 @@
 //   out   = (total - min) / (max - min) per image; 0 where max = min
 //
 // Sums are float64, channels in ascending order.
+//
+// Public function: cuekit.background_map.
 #pragma once
 
 #include <cstdint>

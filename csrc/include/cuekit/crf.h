@@ -15,6 +15,8 @@
 //
 // The sums include j = i. The softmax is over the background, channel 0, and the present classes.
 // The sums over j are computed on the permutohedral lattice (simplex.h), which approximates e.
+//
+// Public function: cuekit.dense_crf.
 #pragma once
 
 #include <cstdint>

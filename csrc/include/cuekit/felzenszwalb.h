@@ -17,6 +17,8 @@
 //      them has fewer than min_size pixels.
 //
 // All arithmetic is in float64; only the threshold is rounded to float32 before the comparison.
+//
+// Public function: cuekit.felzenszwalb.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,8 @@
 //
 //   sets (M arrays of N bytes, nonzero = on) -> out (N) bool
 //   out(n) = set_1(n) or ... or set_M(n)
+//
+// Public function: cuekit.fuse_cues.
 #pragma once
 
 #include <cstdint>

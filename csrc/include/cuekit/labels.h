@@ -6,6 +6,8 @@
 //     smallest   the one with the fewest pixels in its image, ties to the lower index
 //     ignore     the label `ignore`
 //   Background (channel 0) and foreground both on: foreground, background, or the label `ignore`.
+//
+// Public function: cuekit.cues_to_labels.
 #pragma once
 
 #include <cstdint>

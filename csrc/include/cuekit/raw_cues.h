@@ -8,6 +8,8 @@
 //               maximum is > 0
 //
 // Comparisons are in float64. Maps of absent classes are never read.
+//
+// Public function: cuekit.raw_cues.
 #pragma once
 
 #include <cstdint>

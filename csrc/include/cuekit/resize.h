@@ -11,6 +11,8 @@
 //   nearest:  the source pixel at the cell's centre is on
 //   any:      some part of the cell is on
 //   half:     2 * (area that is on) >= area of the cell
+//
+// Public function: cuekit.resize_cues.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,8 @@
 //
 // The resized cues are never stored. Counts of bool cues are integers, exact in any order. Sums of
 // floating maps are float64, in raster order within a superpixel.
+//
+// Public function: cuekit.snap_cues.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +35,8 @@ struct SnapParams {
 namespace cuekit::CUEKIT_BACKEND {
 
 // T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a value that
-// is non-finite or at least 2^1023 in magnitude; a GPU does not check.
+// is non-finite or at least 2^1023 in magnitude, or if a mean is not finite. The CUDA version does
+// not check and returns true.
 template <class T>
 bool snap(const T* cues,                       // (B, K, h, w)
           const SuperpixelsView& superpixels,  // (B, H, W)

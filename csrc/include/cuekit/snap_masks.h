@@ -17,6 +17,8 @@
 // within a mask. sepl compares integers, 2 a > b and 20 a >= 17 b. Comparing float64 quotients with
 // 0.5 and 0.85 gives the same answers: with fewer than 2^31 pixels, no other quotient rounds to
 // these two.
+//
+// Public function: cuekit.snap_cues, where superpixels are masks.
 #pragma once
 
 #include <cstdint>

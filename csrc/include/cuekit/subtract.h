@@ -14,6 +14,8 @@
 //
 // Sources: Shimoda & Yanai, ECCV 2016, doi:10.1007/978-3-319-46493-0_14 (pairwise, dcsm);
 // Chan et al., HistoSegNet, ICCV 2019 (strongest).
+//
+// Public function: cuekit.subtract_classes.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,8 @@
 //   out(k, n) = values(k, n) where n is in no superpixel (superpixels_view.h)
 //
 // Sums are float64, in raster order within a superpixel, so that every backend gives the same bits.
+//
+// Public function: cuekit.superpixel_mean.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,8 @@
 //
 // Everything is computed in the scores' type T. The next value below c keeps absent classes out of
 // the arg max even where c - margin rounds to c.
+//
+// Public function: cuekit.suppress_absent.
 #pragma once
 
 #include <cstdint>

@@ -83,7 +83,9 @@ def own_row(path: Path, names: list[str]) -> dict[str, Row]:
     try:
         photo = Image.fromarray(cuekit.io.read_photo(path))
     except (OSError, ValueError) as error:
-        raise BadPhotoError(f"--photo: {error}") from error
+        # Neither the system's text nor what follows the path repeats the path.
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+        raise BadPhotoError(f"--photo: cannot read {path}: {reason}") from error
     photo.thumbnail((LONGEST, LONGEST))
     classes, maps = resnet_maps.compute(photo, names)
     return {path.stem: cues_of(np.asarray(photo), classes, maps)}

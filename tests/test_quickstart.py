@@ -52,7 +52,9 @@ def test_truncated_photo_is_named(quickstart, monkeypatch, tmp_path, capsys):
     (tmp_path / "street.jpg").write_bytes(data[:9999])
     with pytest.raises(SystemExit):
         run(quickstart, monkeypatch, "--photo", tmp_path / "street.jpg", "--out", tmp_path / "out")
-    assert "street.jpg: image file is truncated" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "street.jpg: a photo must be a whole, undamaged picture" in message
+    assert "image file is truncated" in message
 
 
 def test_missing_torchvision_names_the_cpu_build(quickstart, monkeypatch, tmp_path, capsys):

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import cuekit
 from benchmarks import inputs, peers
@@ -28,7 +27,7 @@ LEAST_ALIKE, MOST_IN_TAIL, MOST_IN_MEAN = 0.99999, 1e-4, 1e-6
 
 def differences(seed: int, file: Path) -> list[tuple[int, int, float, float]]:
     """Return per preset: pixels, differing labels, 99.9 % quantile and mean of differences."""
-    photo = np.array(Image.open(file).convert("RGB"))
+    photo = cuekit.io.read_photo(file)
     photo = np.ascontiguousarray(photo[:, : photo.shape[1] // 4 * 4])
     maps = inputs.smooth_probabilities(photo.shape[:2], seed=seed)
     found = []

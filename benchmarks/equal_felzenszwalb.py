@@ -13,7 +13,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from PIL import Image
 from skimage import segmentation
 
 import cuekit
@@ -24,7 +23,7 @@ SETTINGS = ((200, 0.8, 60), (100, 0.8, 20), (50, 0.5, 20), (1, 0, 1))
 
 def differences(_: int, file: Path) -> list[tuple[bool, bool]]:
     """Return for every setting whether labels differ: with the released, and with a stable sort."""
-    photo = np.array(Image.open(file).convert("RGB"))
+    photo = cuekit.io.read_photo(file)
     argsort = np.argsort
     found = []
     for scale, sigma, min_size in SETTINGS:

@@ -35,7 +35,7 @@ def natural_photos(count: int) -> list[np.ndarray]:
     files = sorted(VOC.glob("*.jpg"))
     if files:
         chosen = files[:: len(files) // count][:count]
-        return [np.array(Image.open(file).convert("RGB")) for file in chosen]
+        return [cuekit.io.read_photo(file) for file in chosen]
     photos = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut")]
     return [np.ascontiguousarray(np.rot90(photos[i % 3], i // 3)) for i in range(count)]
 

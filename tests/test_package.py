@@ -22,8 +22,8 @@ MODULES = ["cuekit", *(f"cuekit.{m.name}" for m in pkgutil.iter_modules(cuekit._
 FUNCTIONS = [
     *(name for name in cuekit.__all__ if not inspect.ismodule(getattr(cuekit, name))),
     *(f"metrics.{name}" for name in ("confusion_matrix", "iou", "mean_iou", "cue_statistics")),
-    "metrics.bootstrap",
-    *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "write_labels")),
+    *(f"metrics.{name}" for name in ("bootstrap", "pixel_accuracy", "mean_accuracy")),
+    *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "read_photo", "write_labels")),
     *(f"losses.{name}_loss" for name in ("seed", "constrain_to_boundary", "expansion")),
 ]
 

@@ -17,6 +17,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from threading import Barrier
 
+import emulated
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import CRFParams, _cpu, crf, reference
+from cuekit import CRFParams, _cpu, _torch, crf, reference
 from cuekit._checks import RANGE_TOLERANCE
 
 DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -396,10 +397,13 @@ def test_present_is_the_crf_of_these_channels(arrays, setting, iterations, run):
     result = run(crf_of, maps, photo, present, **options)
     for index in np.ndindex(maps.shape[:-3]):
         kept = np.concatenate([[True], present[index]])
+        assert not result[index][~kept].any()
+        if not present[index].any():  # one channel alone is refused
+            assert (result[index][0] == 1).all()
+            continue
         chosen = np.ascontiguousarray(maps[index][kept])
         alone = run(crf_of, chosen, photo[index].copy(), None, **options)
         assert same_bits(result[index][kept], alone)
-        assert not result[index][~kept].any()
 
 
 def test_after_suppression():
@@ -605,9 +609,9 @@ def test_a_lattice_that_cannot_be_addressed_on_a_device(device):
             cuekit.dense_crf(*arrays, CRFParams(0, 1, 1, 1e-3, 1e-3))
 
 
-def test_values_are_looked_at_on_a_device_if_asked_for(device):
+def check_validation(wrap):
     maps = np.full((3, 8, 9), 1 / 3, np.float32)
-    energies, present = np.ones((2, 4, 8, 9), np.float32), [True, False, True]
+    energies, present = np.ones((2, 4, 8, 9), np.float32), np.array([True, False, True])
     energies[1, :, 5, 6] = np.inf
     beyond = np.ones((3, 8, 9))
     beyond[2, 7, 8] = 1e39
@@ -649,23 +653,38 @@ def test_values_are_looked_at_on_a_device_if_asked_for(device):
         (energies, {"unary": "energies"}, f"{NOTHING_POSSIBLE}(1, :, 5, 6)"),
         (
             np.where(np.arange(4)[:, None, None] == 2, 1, energies[1]),
-            {"unary": "energies", "present": present},
+            {"unary": "energies", "present": wrap(present)},
             f"{NOTHING_POSSIBLE}(:, 5, 6)",
         ),
     ]
+    for array, options, message in cases:
+        photos = np.broadcast_to(photo, (*array.shape[:-3], *photo.shape))
+        arrays = wrap(array), wrap(photos.copy())
+        with refused(message):
+            cuekit.dense_crf(*arrays, validate=True, **options)
+        cuekit.dense_crf(
+            *arrays, **options
+        )  # without validate= it is not checked, and does no harm
+    for dtype in FLOATS:
+        for limit in (-RANGE_TOLERANCE, 1 + RANGE_TOLERANCE, 0, 1):
+            cuekit.dense_crf(wrap(changed(limit, dtype)), wrap(photo), validate=True)
+    valid = wrap(with_impossible_classes(maps)[0].astype(np.float32))
+    cuekit.dense_crf(valid, wrap(photo), unary="energies", validate=True)
+
+
+def test_validate_on_a_device(device):
     with device.active():
-        for array, options, message in cases:
-            photos = np.broadcast_to(photo, (*array.shape[:-3], *photo.shape))
-            arrays = device.wrap(array), device.wrap(photos.copy())
-            with refused(message):
-                cuekit.dense_crf(*arrays, validate=True, **options)
-            cuekit.dense_crf(*arrays, **options)  # without it nobody looks, and nothing breaks
-        for dtype in FLOATS:
-            for limit in (-RANGE_TOLERANCE, 1 + RANGE_TOLERANCE, 0, 1):
-                array = device.wrap(changed(limit, dtype))
-                cuekit.dense_crf(array, device.wrap(photo), validate=True)
-        valid = device.wrap(with_impossible_classes(maps)[0].astype(np.float32))
-        cuekit.dense_crf(valid, device.wrap(photo), unary="energies", validate=True)
+        check_validation(device.wrap)
+
+
+@on_a_device
+def test_validate_of_torch_tensors_on_a_device(monkeypatch):
+    """On the CPU torch can play the device's part."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_torch, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+    with emulated.installed():
+        check_validation(torch.from_numpy)
 
 
 def test_a_pixel_without_a_finite_energy_spoils_no_other_on_a_device(device):
@@ -756,9 +775,10 @@ def test_denormals_do_not_depend_on_the_caller_s_flags():
     torch = pytest.importorskip("torch")
     photo = sample_photos()[0][:64, :65]
     energies = np.where(smooth_probabilities((64, 65), 6) > 0.3, 0, 95).astype(np.float32)
+    hard = (energies > 0).astype(np.float32)
     calls = [
         lambda threads: cuekit.dense_crf(energies, photo, unary="energies", threads=threads),
-        lambda threads: cuekit.dense_crf(energies - 50, photo, epsilon=1e-37, threads=threads),
+        lambda threads: cuekit.dense_crf(hard, photo, epsilon=1e-37, threads=threads),
     ]
 
     def keeps_denormals():

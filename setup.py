@@ -1,45 +1,90 @@
-"""Builds the compiled core; everything else stands in pyproject.toml.
+"""Builds the compiled modules; all other settings are in pyproject.toml.
 
-Environment variables, all optional:
+Optional environment variables:
 
-CUEKIT_CUDA                 auto (the default) builds CUDA kernels where nvcc is found; 1 insists, 0
-                            leaves them out
-CUEKIT_CUDA_ARCHITECTURES   as nvcc numbers them, such as "80 90"; default: each generation from 75
-CUEKIT_CXXFLAGS, CUEKIT_LDFLAGS, CUEKIT_NVCCFLAGS   further flags
-CUEKIT_BUILD_JOBS           compilers at a time; default: one per core
+CUEKIT_CUDA                 auto (the default): build the CUDA kernels if nvcc is found; 1: stop if
+                            it is not found; 0: leave the CUDA kernels out
+CUEKIT_CUDA_ARCHITECTURES   compute capabilities to compile for, such as "80 90"; default: one of
+                            each GPU generation since Turing (75)
+CUEKIT_CXXFLAGS, CUEKIT_LDFLAGS, CUEKIT_NVCCFLAGS   additional flags
+CUEKIT_BUILD_JOBS           compilers that run in parallel; default: one per core
+CXX                         the C++ compiler
+
+Object files are kept in build/. A file is compiled again if it, a header that it includes or its
+command line has changed.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
 root = Path(__file__).parent
 windows = sys.platform == "win32"
+cuda_module = "cuekit._cuda"
+include_dirs = ["csrc", "csrc/include"]
 
 if windows:
     flags = ["/O2", "/fp:precise"]
 else:
     # No contraction into FMA: every build and every processor gives the same bits. The two -fno
-    # options give up errno and floating-point traps, which nobody reads, and change no result.
+    # options give up errno and floating-point traps, which are not used, and change no result.
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-    # Vectors are only passed between inlined functions: how else they would be is of no interest.
+    # -Wno-psabi: only inlined functions pass vectors, so how an ABI passes them does not matter.
     flags += ["-Wall", "-Wextra", "-Wno-psabi"]
 flags += os.environ.get("CUEKIT_CXXFLAGS", "").split()
 link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
 
+NO_COMPILER = """
+cuekit is compiled when it is installed, but there is no working C++17 compiler ({reason}).
+Install one, or set CXX to one that is installed, and repeat the command:
+  Debian, Ubuntu   sudo apt install g++
+  Fedora, RHEL     sudo dnf install gcc-c++
+  macOS            xcode-select --install
+  conda            conda install -c conda-forge cxx-compiler"""
+NO_PYTHON_H = """
+cuekit is compiled when it is installed, but Python's header files are missing ({reason}).
+Install them and repeat the command:
+  Debian, Ubuntu   sudo apt install python3-dev
+  Fedora, RHEL     sudo dnf install python3-devel"""
+
+
+def check_compiler() -> None:
+    """Stop with a readable message if a C++17 compiler or Python's headers are missing.
+
+    Runs before pip downloads anything. On Windows, setuptools has such a message itself.
+    """
+    if windows:
+        return
+    command = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
+    command += ["-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    code = "#include <optional>\nstd::optional<int> x;\n"
+    try:
+        result = subprocess.run(command, input=code, text=True, capture_output=True, check=False)
+    except OSError as error:
+        raise SystemExit(NO_COMPILER.format(reason=f"{command[0]}: {error.strerror}")) from None
+    if result.returncode:
+        raise SystemExit(NO_COMPILER.format(reason=result.stderr.strip()))
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise SystemExit(NO_PYTHON_H.format(reason=f"no {header}"))
+
 
 def find_nvcc() -> str | None:
-    """Return nvcc's path, or None: a compiler decides whether CUDA is built, never a GPU."""
+    """Return the path of nvcc, or None. Whether the machine has a GPU does not matter."""
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    places = [Path(home) / "bin" for home in homes if home] + [Path("/usr/local/cuda/bin")]
-    return shutil.which("nvcc", path=os.pathsep.join(map(str, places))) or shutil.which("nvcc")
+    folders = [Path(home) / "bin" for home in homes if home] + [Path("/usr/local/cuda/bin")]
+    return shutil.which("nvcc", path=os.pathsep.join(map(str, folders))) or shutil.which("nvcc")
 
 
 def run(*command: str) -> str:
@@ -48,7 +93,7 @@ def run(*command: str) -> str:
 
 
 def cuda_home(nvcc: str) -> Path:
-    """Return the toolkit's folder as nvcc itself names it: what is on the path may be a link."""
+    """Return the toolkit's folder as nvcc itself reports it: the nvcc found may be a link."""
     dry = subprocess.run(
         [nvcc, "--dryrun", "-x", "cu", os.devnull], text=True, capture_output=True, check=False
     )
@@ -57,7 +102,7 @@ def cuda_home(nvcc: str) -> Path:
 
 
 def architectures(nvcc: str) -> list[str]:
-    """Return those asked for, or each generation that nvcc knows: 86 and 89 run what 80 does."""
+    """Return the architectures asked for, or one of each generation: 86 and 89 run code for 80."""
     asked = os.environ.get("CUEKIT_CUDA_ARCHITECTURES", "").replace(";", " ").replace(",", " ")
     if asked.split():
         return [arch.removeprefix("sm_") for arch in asked.split()]
@@ -65,58 +110,96 @@ def architectures(nvcc: str) -> list[str]:
     return [a for a in ("75", "80", "90", "100", "120") if f"compute_{a}" in known]
 
 
-class BuildCuda(build_ext):
-    """Lets nvcc compile what is CUDA's, and the C++ compiler the rest."""
+def nvcc_command() -> list[str]:
+    """Return the command that compiles a .cu file, without the names of files."""
+    # No contraction into FMA: the bits of the CPU.
+    command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Xfatbin=-compress-all"]
+    command += ["-DCUEKIT_BACKEND_CUDA", *(f"-I{folder}" for folder in include_dirs)]
+    command += ["-Xcompiler", "/O2" if windows else "-fPIC,-fvisibility=hidden,-O3"]
+    for arch in archs:
+        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    # GPUs newer than all of these compile the PTX of the last one.
+    command += ["-gencode", f"arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+    return command + shlex.split(os.environ.get("CUEKIT_NVCCFLAGS", ""))
 
-    def build_extension(self, ext: Pybind11Extension) -> None:
-        """Compile what is CUDA's first: to the C++ compiler it is objects to link."""
-        # Both extensions compile bind.cpp: each into a folder of its own.
-        self.build_temp = str(Path(self.build_temp).parent / ext.name)
-        if ext.name == "cuekit._cuda":
-            ext.extra_objects = self.compile_cuda()
-            ext.depends = [*ext.depends, *ext.extra_objects]
-        super().build_extension(ext)
 
-    def compile_cuda(self) -> list[str]:
-        """Return the objects of all of csrc/cuda, compiled where they are older than a source."""
-        folder = Path(self.build_temp) / "cuda"
-        folder.mkdir(parents=True, exist_ok=True)
-        sources = sorted(root.glob("csrc/cuda/*.cu"))
-        targets = [folder / f"{source.stem}{'.obj' if windows else '.o'}" for source in sources]
-        # No contraction into FMA: the CPU's bits.
-        command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Icsrc", "-Icsrc/include"]
-        command += ["-DCUEKIT_BACKEND_CUDA"]
-        command += [
-            "-Xfatbin=-compress-all",
-            "-Xcompiler",
-            "/O2" if windows else "-fPIC,-fvisibility=hidden,-O3",
-        ]
-        for arch in archs:
-            command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-        # Newer GPUs compile the last one's PTX.
-        command += ["-gencode", f"arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
-        command += shlex.split(os.environ.get("CUEKIT_NVCCFLAGS", ""))
-        written = folder / "command"  # another one makes all objects stale
-        if not written.exists() or written.read_text() != " ".join(command):
-            written.write_text(" ".join(command))
-        inputs = [*root.glob("csrc/**/*.[hc]*"), written]
-        newest = max(path.stat().st_mtime for path in inputs)
-        stale = [
-            (source, target)
-            for source, target in zip(sources, targets, strict=True)
-            if not target.exists() or target.stat().st_mtime < newest or self.force
-        ]
+def sources(folder: str, pattern: str) -> list[str]:
+    """Return the sources in a folder and the folders in it."""
+    return sorted(path.relative_to(root).as_posix() for path in (root / folder).rglob(pattern))
 
-        def compile_one(pair: tuple[Path, Path]) -> None:
-            source, target = pair
-            part = target.with_suffix(".part" + target.suffix)
-            self.spawn([*command, "-c", str(source.relative_to(root)), "-o", str(part)])
-            part.replace(target)
 
+def dependencies(source: str, depfile: Path) -> list[Path]:
+    """Return the files that an object was compiled from: what the compiler listed, if it can."""
+    if windows:
+        return [Path(source), *Path("csrc").rglob("*.h")]
+    listed = depfile.read_text().replace("\\\n", " ").split(":", 1)[1]
+    return [Path(name.replace("\\ ", " ")) for name in re.split(r"(?<!\\)\s+", listed.strip())]
+
+
+class BuildExtensions(build_ext):
+    """Compiles the files that have changed, in parallel, and lets setuptools link the objects."""
+
+    def build_extensions(self) -> None:
+        """Replace the sources of each extension by objects, then link."""
+        units = [(ext, source) for ext in self.extensions for source in ext.sources]
         jobs = int(os.environ.get("CUEKIT_BUILD_JOBS", os.cpu_count() or 1))
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(compile_one, stale))
-        return [str(target) for target in targets]
+        # One at a time on Windows: setuptools' class for its compiler is not safe in threads.
+        with ThreadPoolExecutor(1 if windows else jobs) as pool:
+            objects = list(pool.map(lambda unit: self.compile(*unit), units))
+        for ext in self.extensions:
+            ext.extra_objects = [o for o, (e, _) in zip(objects, units, strict=True) if e is ext]
+            ext.sources = []
+        self.force = self.compiler.force = True  # always link: it takes a second
+        super().build_extensions()
+        self.remove_cuda(Path(self.build_lib))
+
+    def compile(self, ext: Pybind11Extension, source: str) -> str:
+        """Return the object of a source file, compiled if it is not up to date."""
+        # One folder for each extension: both have an object of bind.cpp.
+        python = sysconfig.get_config_var("EXT_SUFFIX").split(".")[1]
+        folder = Path("build", "objects", python, ext.name)
+        target = folder / Path(source).with_suffix(self.compiler.obj_extension)
+        depfile, record = target.with_suffix(".d"), target.with_suffix(".command")
+        depflags = [] if windows else ["-MMD", "-MF", str(depfile)]
+        if source.endswith(".cu"):
+            command = [*nvcc_command(), *depflags, "-c", source, "-o", str(target)]
+            compile_it = partial(self.spawn, command)
+            key = repr((command, nvcc_version))
+        else:
+            # Only bind.cpp needs pybind11, whose path changes from one isolated build to the next.
+            binds = source == "csrc/bind.cpp"
+            options = {
+                "macros": ext.define_macros if binds else [],
+                "include_dirs": ext.include_dirs if binds else include_dirs,
+                "extra_postargs": [*ext.extra_compile_args, *depflags],
+                "output_dir": str(folder),
+            }
+            compile_it = partial(self.compiler.compile, [source], **options)
+            key = repr((options, getattr(self.compiler, "compiler_so_cxx", None)))
+
+        # The record holds the command line; its time is that at which the compiler was started.
+        if not self.force and record.exists() and record.read_text() == key:
+            start = record.stat().st_mtime_ns
+            inputs = dependencies(source, depfile)
+            if all(path.exists() and path.stat().st_mtime_ns <= start for path in inputs):
+                return str(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        started = target.with_suffix(".started")
+        started.write_text(key)
+        compile_it()
+        started.replace(record)
+        return str(target)
+
+    def copy_extensions_to_source(self) -> None:
+        """Build in place, as an editable installation does."""
+        super().copy_extensions_to_source()
+        self.remove_cuda(root)
+
+    def remove_cuda(self, folder: Path) -> None:
+        """Remove the CUDA kernels of an earlier build if this one leaves them out."""
+        if all(ext.name != cuda_module for ext in self.extensions):
+            (folder / self.get_ext_filename(cuda_module)).unlink(missing_ok=True)
 
 
 wish = os.environ.get("CUEKIT_CUDA", "auto")
@@ -125,22 +208,20 @@ if wish not in ("auto", "0", "1"):
 nvcc = None if wish == "0" else find_nvcc()
 if wish == "1" and nvcc is None:
     raise SystemExit("CUEKIT_CUDA=1, but nvcc is neither on the path nor under CUDA_HOME")
+check_compiler()
 missing = "left out by CUEKIT_CUDA=0" if wish == "0" else "no nvcc when it was built"
 
+# Pybind11Extension extends the lists that it is given: each gets its own.
 cpu = Pybind11Extension(
     "cuekit._cpu",
-    sorted(
-        path.relative_to(root).as_posix()
-        for path in [root / "csrc/bind.cpp", *root.glob("csrc/cpu/**/*.cpp")]
-    ),
-    include_dirs=["csrc", "csrc/include"],
-    depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.h")],
+    ["csrc/bind.cpp", *sources("csrc/cpu", "*.cpp")],
+    include_dirs=[*include_dirs],
     define_macros=[
         ("CUEKIT_MODULE", "_cpu"),
         ("CUEKIT_CUDA_MISSING", f'"{"" if nvcc else missing}"'),
     ],
-    extra_compile_args=flags,
-    extra_link_args=link_flags,
+    extra_compile_args=[*flags],
+    extra_link_args=[*link_flags],
     cxx_std=17,
 )
 extensions = [cpu]
@@ -148,27 +229,26 @@ extensions = [cpu]
 if nvcc:
     home = cuda_home(nvcc)
     archs = architectures(nvcc)
-    version = run(nvcc, "--version").split("release ")[1].split(",")[0]
+    nvcc_version = run(nvcc, "--version")
+    release = nvcc_version.split("release ")[1].split(",")[0]
     libraries = [home / "lib/x64"] if windows else [home / "lib64", home / "lib"]
     cuda = Pybind11Extension(
-        "cuekit._cuda",
-        ["csrc/bind.cpp"],
-        include_dirs=["csrc", "csrc/include", str(home / "include")],
-        depends=[path.relative_to(root).as_posix() for path in root.glob("csrc/**/*.[hc]*")],
+        cuda_module,
+        ["csrc/bind.cpp", *sources("csrc/cuda", "*.cu")],
+        include_dirs=[*include_dirs, str(home / "include")],
         define_macros=[
             ("CUEKIT_MODULE", "_cuda"),
             ("CUEKIT_BACKEND_CUDA", None),
-            ("CUEKIT_CUDA_VERSION", f'"{version}"'),
+            ("CUEKIT_CUDA_VERSION", f'"{release}"'),
             ("CUEKIT_CUDA_ARCHITECTURES", f'"{" ".join(archs)}"'),
         ],
         library_dirs=[str(folder) for folder in libraries],
-        # Static: the module loads where there is no CUDA, and meets nobody else's runtime.
+        # Static: the module loads on machines without CUDA, next to any version of the runtime.
         libraries=["cudart_static"] if windows else ["cudart_static", "rt", "dl", "pthread"],
-        extra_compile_args=flags,
-        extra_link_args=link_flags,
+        extra_compile_args=[*flags],
+        extra_link_args=[*link_flags],
         cxx_std=17,
     )
-    extensions.append(cuda)
+    extensions.insert(0, cuda)  # first, because its files take longest to compile
 
-ParallelCompile("CUEKIT_BUILD_JOBS").install()
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildCuda})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions})

@@ -82,7 +82,7 @@ struct View {
   SuperpixelsView as_superpixels() const { return {data, itemsize, kind == 'i'}; }
 };
 
-// Calls body(T()) for that of the types which the array holds.
+// Calls body(T()), T being the array's type, one of those listed.
 template <class T, class... Others, class Body>
 auto visit(const View& array, Body&& body) {
   if (array.holds<T>()) return body(T());
@@ -97,12 +97,12 @@ auto visit_floating(const View& array, Body&& body) {
   return visit<half, float, double>(array, body);
 }
 
-// The enumerator that stands where `value` does among the names.
+// The enumerator named `value`. `choices` are the names of all enumerators, in their order.
 template <class Enum, std::size_t count>
-Enum one_of(const std::string& value, const std::array<const char*, count>& names) {
-  const auto found = std::find(names.begin(), names.end(), value);
-  if (found == names.end()) throw std::invalid_argument("no such choice: " + value);
-  return static_cast<Enum>(found - names.begin());
+Enum one_of(const std::string& value, const std::array<const char*, count>& choices) {
+  const auto found = std::find(choices.begin(), choices.end(), value);
+  if (found == choices.end()) throw std::invalid_argument("no such choice: " + value);
+  return static_cast<Enum>(found - choices.begin());
 }
 
 // ---- what differs between the backends: how an array and a context come from Python ----
@@ -122,9 +122,9 @@ View view_of(const py::handle& array) {
           dtype.attr("kind").cast<std::string>()[0], dtype.attr("itemsize").cast<int>()};
 }
 
-// From cuekit._device.Device: its current stream and its allocator. The device is the current one
-// of this thread while this lives. Workspace is returned to the allocator when this is destroyed,
-// after the last launch; the allocator reuses it in stream order.
+// From cuekit._device.Device: its current stream and its allocator. While this object exists, the
+// device is this thread's current one. The destructor frees the workspace after the launches, but
+// maybe before they have run: the allocator reuses memory in the order of the stream.
 class Call final : public cuda::Context {
  public:
   explicit Call(const py::handle& device)
@@ -132,7 +132,7 @@ class Call final : public cuda::Context {
         device_(py::reinterpret_borrow<py::object>(device)),
         index_(device.attr("index").cast<int>()) {
     cuda::check(cudaGetDevice(&before_));
-    // cudaSetDevice initialises the device's context: skipped when it is current already.
+    // cudaSetDevice may create a context on the device, so it is not called without need.
     if (before_ != index_) cuda::check(cudaSetDevice(index_));
   }
   Call(const Call&) = delete;
@@ -296,14 +296,15 @@ void resize(const View& cues, const View& out, const std::string& rule, Call& co
 
 void labels(const View& cues, const std::vector<std::int64_t>& class_ids, const View& out,
             const std::string& overlap, const std::string& background_overlap, std::int64_t unknown,
-            Call& context) {
+            std::int64_t ignore, Call& context) {
   const LabelsParams p{cues.shape[0],
                        cues.shape[1],
                        cues.shape[2],
                        one_of<ForegroundOverlap>(overlap, std::array{"smallest", "ignore"}),
                        one_of<BackgroundOverlap>(background_overlap,
                                                  std::array{"foreground", "background", "ignore"}),
-                       unknown};
+                       unknown,
+                       ignore};
   if (static_cast<std::int64_t>(class_ids.size()) != p.channels)
     throw std::invalid_argument("class_ids has another length than cues has channels");
   visit<std::uint8_t, std::int32_t>(out, [&](auto type) {
@@ -412,7 +413,7 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("fuse", fuse, arg("sets"), arg("out"), arg("context"));
   kernel("resize", resize, arg("cues"), arg("out"), arg("rule"), arg("context"));
   kernel("labels", labels, arg("cues"), arg("class_ids"), arg("out"), arg("overlap"),
-         arg("background_overlap"), arg("unknown"), arg("context"));
+         arg("background_overlap"), arg("unknown"), arg("ignore"), arg("context"));
   kernel("suppress", suppress, arg("scores"), arg("present"), arg("out"), arg("margin"),
          arg("context"));
   kernel("crf", crf, arg("scores"), arg("photos"), arg("present"), arg("out"),
@@ -431,6 +432,6 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");
   m.attr("compiler") = compiler();
-  m.attr("cuda_missing") = CUEKIT_CUDA_MISSING;  // why there is no _cuda; empty if there is
+  m.attr("cuda_missing") = CUEKIT_CUDA_MISSING;  // why _cuda was not built, or empty
 #endif
 }

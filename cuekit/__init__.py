@@ -1,7 +1,7 @@
 """Sharp segmentation cues from classifier activation maps.
 
 The functions take NumPy arrays, torch tensors or CuPy arrays, on the CPU or a CUDA device, and
-return the same kind in the same place. Maps are channel-first, photos channel-last, and leading
+return the same kind on the same device. Maps are channel-first, photos channel-last, and leading
 dimensions mean "independently per image".
 """
 
@@ -17,6 +17,7 @@ from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
 from cuekit.raw_cues import raw_cues
 from cuekit.resize import resize_cues
+from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
@@ -43,6 +44,7 @@ __all__ = [
     "metrics",
     "raw_cues",
     "resize_cues",
+    "sepl_labels",
     "slic",
     "snap_cues",
     "subtract_classes",

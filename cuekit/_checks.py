@@ -17,6 +17,10 @@ FLOATS = ("float16", "float32", "float64")
 CUES = ("bool", "uint8")
 # Rounding of float16, resizing and softmax leaves values this far outside [0, 1].
 RANGE_TOLERANCE = 1e-3
+# A Gaussian of some 10^5 pixels is wider than any photo; its weights are an array, too.
+MAX_SIGMA = 100_000
+# The label of pixels in no superpixel.
+NO_SUPERPIXEL = -1
 # Superpixel labels are below it on the CPU, whatever their number.
 SUPERPIXEL_LIMIT = 2**31
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -55,6 +59,14 @@ def check_number(value: Any, name: str, *, minimum: float | None = None) -> floa
     if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
+
+
+def check_sigma(value: Any) -> float:
+    """Return the standard deviation of a Gaussian filter, in pixels."""
+    sigma = check_number(value, "sigma", minimum=0)
+    if sigma > MAX_SIGMA:
+        raise ValueError(f"sigma must be at most {MAX_SIGMA}, got {sigma}")
+    return sigma
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
@@ -203,6 +215,18 @@ def holds_masks(array: Array) -> bool:
     return largest <= 1 or (largest == 255 and int((array + np.uint8(1)).max()) <= 1)
 
 
+def uint8_masks(array: AnyArray) -> tuple[bool, bool]:
+    """Tell whether uint8 values can be masks, and whether any value is not 0.
+
+    On a CUDA device this synchronises.
+    """
+    if array.size == 0:
+        return True, False
+    if isinstance(array, DeviceArray):
+        return array.device.holds_masks(array), array.device.largest(array) > 0
+    return holds_masks(array), bool(array.any())
+
+
 def check_on_cpu(array: AnyArray, name: str) -> None:
     """Refuse an array on a device for which there is no kernel."""
     if not is_on_cpu(array):
@@ -303,9 +327,9 @@ def check_superpixels(
 ) -> tuple[AnyArray, int]:
     """Check adopted superpixels (*batch, H, W); return them and a number above all labels.
 
-    The CPU's kernels check the labels themselves. On a device, without `num_superpixels`, the
-    largest label is read back, and labels are renumbered if it is not below the number of pixels:
-    workspace must not grow with what the labels are.
+    The CPU's kernels check the labels themselves; pixels with label -1 are in no superpixel. On a
+    device, without `num_superpixels`, the largest label is read back, and labels are renumbered if
+    it is not below the number of pixels: workspace must not grow with what the labels are.
     """
     if labels.shape[:-2] != batch or (size is not None and labels.shape[-2:] != size):
         expected = ", ".join(map(str, (*batch, *(size or ("H", "W")))))
@@ -324,10 +348,13 @@ def check_superpixels(
     if not isinstance(labels, DeviceArray) or labels.size == 0:
         return labels, num_superpixels or SUPERPIXEL_LIMIT
     if validate:
-        index = labels.device.find_negative(labels)
+        signed = labels.dtype.kind == "i"
+        index = labels.device.find_below(labels, NO_SUPERPIXEL) if signed else None
         if index is not None:
             value = labels.device.item(labels, index)
-            raise ValueError(f"superpixels must be at least 0, got {value} at index {index}")
+            raise ValueError(
+                f"superpixels must be at least {NO_SUPERPIXEL}, got {value} at index {index}"
+            )
         largest = labels.device.largest(labels)
         limit = num_superpixels or SUPERPIXEL_LIMIT
         if largest >= limit:
@@ -356,10 +383,12 @@ def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = N
                 raise ValueError(f"{name} must be finite, got {value} at index {index}")
 
 
-def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) -> None:
+def check_finite(
+    finite: bool, *arrays: tuple[str, Array], present: Any = None, limit: float = math.inf
+) -> None:
     """Raise the error for what a kernel found: one of the arrays was not finite.
 
-    With `present`, only the present classes' maps count.
+    With `present`, only the present classes' maps count. With `limit`, magnitudes must be below it.
     """
     if finite:
         return
@@ -372,4 +401,10 @@ def check_finite(finite: bool, *arrays: tuple[str, Array], present: Any = None) 
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"{name} must be finite, got {array[index]} at index {index}")
+        if limit < math.inf and (large := np.abs(array) >= limit).any():
+            index = tuple(int(i) for i in np.argwhere(large)[0])
+            raise ValueError(
+                f"{name} must be below {limit:.3g} in magnitude, got {array[index]} at index "
+                f"{index}: differences must fit in float64"
+            )
     raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")

@@ -121,9 +121,9 @@ class CupyDevice:
             absent = ~present.owner[..., None, None]
             return self._first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
         with self._current():
-            return self._first(array.owner < 0)
+            return self._first(array.owner < least)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         indices = self.cupy.argwhere(bad)

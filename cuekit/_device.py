@@ -79,8 +79,8 @@ class Device(Protocol):
         The index is that in `array` without the axis of channels. Synchronises.
         """
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
-        """Return the index of a negative integer, or None. Synchronises."""
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
+        """Return the index of a value of a signed integer dtype below `least`. Synchronises."""
 
     def holds_masks(self, array: DeviceArray) -> bool:
         """Tell whether uint8 values are all 0 and 1, or all 0 and 255. Synchronises."""

@@ -57,6 +57,7 @@ class Kernels(Protocol):
         overlap: Overlap,
         background_overlap: BackgroundOverlap,
         unknown: int,
+        ignore: int,
         context: Context,
     ) -> None: ...
     def suppress(

@@ -51,8 +51,9 @@ def adopt(tensor: Any, name: str) -> AnyArray:
             f"{name} must be on the CPU or a CUDA device, got a tensor on {tensor.device}: cuekit "
             "has no kernels for other devices and moves nothing by itself; call .cpu() first"
         )
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
     if needs_gradient(tensor):
         raise ValueError(
             f"{name} requires grad, and this function has no gradient: detach first, "
@@ -64,10 +65,24 @@ def adopt(tensor: Any, name: str) -> AnyArray:
         )
     if tensor.is_neg() or tensor.is_conj():
         raise TypeError(f"{name} must not be a lazy view; call .resolve_neg().resolve_conj() first")
+    if type(tensor).__name__ == "FakeTensor":
+        raise TypeError(f"{name} must hold values, got a fake tensor")
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise ValueError(f"{name} has a tangent, and this function has no forward derivative")
+    functorch = torch._C._functorch
+    while functorch.is_gradtrackingtensor(tensor):  # within torch.func.grad: no gradient is needed
+        tensor = functorch.get_unwrapped(tensor)
+    if functorch.is_functorch_wrapped_tensor(tensor):
+        raise TypeError(
+            f"{name} must be a plain tensor, got one of torch.func.vmap: leading dimensions are a "
+            "batch, so call the function on the whole batch"
+        )
     try:
         if is_on_cuda(tensor):
             return TorchDevice(tensor.device).adopt(tensor.detach())
-        array: Array = tensor.detach().numpy()
+        with torch._C._DisableFuncTorch():
+            array: Array = tensor.detach().numpy()
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{name} must have a dtype that NumPy knows, got {tensor.dtype}") from error
     return array
@@ -128,7 +143,10 @@ class TorchDevice:
             return self.adopt(pinned.to(self.device, non_blocking=True))
 
     def largest(self, array: DeviceArray) -> int:
-        return int(array.owner.long().max())  # torch has few operations for wide unsigned integers
+        values = array.owner.long()  # torch has few operations for wide unsigned integers
+        if array.dtype == np.uint64 and bool((values < 0).any()):  # 2**63 and above
+            return int(values[values < 0].max()) + 2**64
+        return int(values.max())
 
     def consecutive(self, array: DeviceArray) -> DeviceArray:
         images = array.owner.long().reshape(-1, *array.shape[-2:])
@@ -154,8 +172,8 @@ class TorchDevice:
         absent = ~present.owner[..., None, None]
         return self._first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
 
-    def find_negative(self, array: DeviceArray) -> tuple[int, ...] | None:
-        return self._first(array.owner.long() < 0)
+    def find_below(self, array: DeviceArray, least: int) -> tuple[int, ...] | None:
+        return self._first(array.owner < least)
 
     def _first(self, bad: Any) -> tuple[int, ...] | None:
         indices = bad.nonzero()

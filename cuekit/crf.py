@@ -148,14 +148,14 @@ def dense_crf(
     Parameters
     ----------
     probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
-        Channel 0 = background. Values in [0, 1], up to rounding: 0.001 beyond it is allowed. They
-        are clipped to [`epsilon`, 1] before the logarithm, and need not sum to 1. What is no
-        probability, a network's logits say, needs a softmax first. So does what `suppress_absent`
-        leaves with a margin above 0.001: clip it.
+        Channel 0 = background. Values in [0, 1]; rounding may exceed this range by 0.001. They
+        are clipped to [`epsilon`, 1] before the logarithm, and need not sum to 1. Apply softmax to
+        logits first. Results of `suppress_absent` with a margin above 0.001 can be negative: clip
+        them first.
     image : (..., H, W, 3) array or tensor of uint8
         The photos, at the size of `probabilities`.
     params : str or CRFParams, optional
-        The name of a preset, see Notes, or weights and widths of one's own.
+        The name of a preset, see Notes, or your own weights and widths.
     present : (..., K - 1) bool or None, optional
         Which foreground classes the image contains. Only the background and these take part, and
         the others are exactly 0. The background has no entry. None means all.
@@ -165,12 +165,11 @@ def dense_crf(
         The least probability, from 1e-37 to 1.
     unary : {"probabilities", "energies"}, optional
         What the first argument holds. "energies" are -log p, up to a constant per pixel: values
-        in float32's range, or +inf where a class is impossible, as -log 0 is. `epsilon` has no
-        part in them. At every pixel, the background or a present class needs a finite energy.
+        in float32's range, or +inf where a class is impossible, such as -log 0. `epsilon` does not
+        apply to them. At every pixel, the background or a present class needs a finite energy.
     storage : {"float32", "float16"}, optional
-        On a CUDA device, what the lattices' values are stored as; sums are of float32 in any case.
-        "float16" takes about half the memory, and moves half as much of it. The CPU has float32
-        only.
+        On a CUDA device, the dtype in which the lattices' values are stored; sums are always
+        float32. "float16" halves the memory and the memory traffic. The CPU has float32 only.
     validate : bool, optional
         On a CUDA device, also check the values of `probabilities` and `present`; this synchronises
         with the device. On the CPU they are always checked. Without the check, values outside
@@ -205,21 +204,22 @@ def dense_crf(
     the code of SEC and of pydensecrf, and unlike the equations as printed, each kernel is
     normalised symmetrically, k(i, j) / sqrt(s_i s_j) with s_i = sum_j k(i, j), and includes the
     pixel itself, j = i. K Q is computed on the permutohedral lattice [3]_, an approximation: one
-    bilateral filter is off by 3 to 9 % of smooth maps, by up to 26 % of noise. Float64 would add
-    no truth to that, so all is computed in float32 whatever the dtype: results are pydensecrf's
-    up to rounding. float16 probabilities have float32 results, unlike in other functions: what Q
-    is compared with is often near 1, where float16 values are 0.0005 apart, so a threshold of 0.95
-    would select other pixels.
+    bilateral filter is off by 3 to 9 % of smooth maps, by up to 26 % of noise. This error is much
+    larger than the rounding of float32, so all is computed in float32 whatever the dtype: results
+    are pydensecrf's up to rounding. Results for float16 probabilities are float32, unlike in other
+    functions: Q is often compared with thresholds near 1, where float16 values are 0.0005 apart,
+    so a threshold of 0.95 would select other pixels.
 
-    Widths below 0.125 count as 0.125: what differs by one pixel or gray level is 8 standard
-    deviations apart then, out of reach, and a narrower kernel has the same result up to the
-    lattice's error.
+    Widths below 0.125 count as 0.125. At this width, two pixels next to each other, or two gray
+    levels, are 8 standard deviations apart, which is out of the lattice's reach. A narrower kernel
+    has the same result up to the lattice's error.
 
-    `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can lift
-    them over it. Pass `present` here to keep them out; a few classes also take less time.
+    `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can raise
+    them above it. Pass `present` here to leave them out of the CRF; with fewer classes it is also
+    faster.
 
-    Presets set the pairwise terms; the unary is the caller's. Bilateral weight, sxy, srgb;
-    Gaussian weight, sxy; and what the authors feed:
+    Presets set the pairwise terms; you choose the unary. The list has bilateral weight, sxy, srgb;
+    Gaussian weight, sxy; and the unary that the authors use:
 
     - ``"sec"``: 10, 80, 13; 3, 3. -log p of the network.
     - ``"sec-train"``: 10, 80/12, 13; 3, 3/12. -log p at 41×41. SEC divides by 12; the true scale
@@ -240,11 +240,11 @@ def dense_crf(
     time has its own. What depends on the size only is kept from call to call for the last few
     sizes of up to 2**20 pixels. Input that is not C-contiguous is copied once.
 
-    On a CUDA device nothing waits for it, so memory is taken for as many vertices as there could
-    be: 76 bytes per class and pixel, the number of classes rounded up to a multiple of 4, and some
-    860 per pixel; with float16 storage 40 and 860. Of a batch as many photos are worked on at a
-    time as 4 GB hold, at least one. Results differ from the CPU's by the rounding of float32, or
-    float16, and are the same from call to call.
+    On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
+    of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to
+    a multiple of 4, and some 860 per pixel; with float16 storage 40 and 860. As many photos of a
+    batch are processed at the same time as fit in 4 GB, at least one. Results differ from the CPU's
+    by the rounding of float32, or float16, and are the same in every call.
 
     References
     ----------

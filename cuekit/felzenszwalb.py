@@ -13,13 +13,11 @@ from cuekit._checks import (
     check_integer,
     check_number,
     check_photos,
+    check_sigma,
     check_threads,
     warn_of_range,
 )
 from cuekit._device import AnyFramework, Array
-
-# A Gaussian of some 10^5 pixels is wider than any photo; its weights are an array, too.
-MAX_SIGMA = 100_000
 
 
 def _gaussian(sigma: float) -> Array:
@@ -99,9 +97,7 @@ def felzenszwalb(
     photos = check_photos(image, channel_axis)
     threads = check_threads(threads)
     scale = check_number(scale, "scale", minimum=0)
-    sigma = check_number(sigma, "sigma", minimum=0)
-    if sigma > MAX_SIGMA:
-        raise ValueError(f"sigma must be at most {MAX_SIGMA}, got {sigma}")
+    sigma = check_sigma(sigma)
     min_size = check_integer(min_size, "min_size", minimum=0)
     *batch, height, width, channels = photos.shape
     if height * width >= 2**30:
@@ -109,7 +105,6 @@ def felzenszwalb(
     images = math.prod(batch)
     out = np.zeros((*batch, height, width), dtype=np.int32)
     if out.size:
-        warn_of_range(photos)
         finite = cpu_kernels.felzenszwalb(
             flat(photos, images, height, width, channels),
             _gaussian(sigma),
@@ -119,4 +114,5 @@ def felzenszwalb(
             threads,
         )
         check_finite(finite, ("image", np.asarray(image)))
+        warn_of_range(photos)
     return like(out, image)

@@ -25,7 +25,7 @@ def fuse_cues(*cue_sets: AnyFramework, threads: int | None = 1) -> AnyFramework:
     Parameters
     ----------
     *cue_sets : (..., K, H, W) arrays or tensors of bool or uint8
-        One or more sets of the same shape; nonzero = on.
+        One or more sets of the same shape. uint8 holds 0 and 1, or 0 and 255.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 

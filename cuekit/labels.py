@@ -20,8 +20,6 @@ from cuekit._checks import (
 )
 from cuekit._device import AnyFramework
 
-IGNORE = 255  # as csrc/include/cuekit/labels.h has it
-
 Overlap: TypeAlias = Literal["smallest", "ignore"]
 BackgroundOverlap: TypeAlias = Literal["foreground", "background", "ignore"]
 
@@ -32,7 +30,8 @@ def cues_to_labels(
     classes: Any = None,
     overlap: Overlap = "smallest",
     background_overlap: BackgroundOverlap = "foreground",
-    unknown: int = IGNORE,
+    unknown: int | None = None,
+    ignore: int | None = 255,
     threads: int | None = 1,
 ) -> AnyFramework:
     """Give every pixel one label from cues that may overlap.
@@ -40,24 +39,28 @@ def cues_to_labels(
     Parameters
     ----------
     cues : (..., K, H, W) array or tensor of bool or uint8
-        Channel 0 is the background; nonzero = on.
+        Channel 0 is the background. uint8 holds 0 and 1, or 0 and 255.
     classes : K integers, optional
         The label written for channel i; default i. A sequence, array, tensor or a dictionary's
-        keys. Not 255, which is kept for ignored pixels.
+        keys. Not the value of `ignore`.
     overlap : {"smallest", "ignore"}, optional
         Among foreground classes at a pixel: the one with the fewest pixels in its image wins,
-        ties go to the lower index; or the pixel becomes 255.
+        ties go to the lower index; or the pixel becomes `ignore`.
     background_overlap : {"foreground", "background", "ignore"}, optional
-        What wins where background and a foreground class are on; ``"ignore"`` writes 255.
+        What wins where background and a foreground class are on; ``"ignore"`` writes `ignore`.
     unknown : int, optional
-        The label where nothing is on.
+        The label where nothing is on; default: `ignore`.
+    ignore : int or None, optional
+        The label of pixels that training leaves out, such as -1; default 255, that of PASCAL VOC.
+        None: there is none, so that 255 may be a class; then `unknown` must be given and nothing
+        can be ignored.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
     Returns
     -------
     (..., H, W) array or tensor
-        uint8 if `classes` and `unknown` lie in 0..255, else int32.
+        uint8 if all labels that can be written lie in 0..255, else int32.
 
     Raises
     ------
@@ -90,11 +93,21 @@ def cues_to_labels(
     check_masks(maps, "cues")
     check_choice(overlap, "overlap", get_args(Overlap))
     check_choice(background_overlap, "background_overlap", get_args(BackgroundOverlap))
-    class_ids: list[int] = _check_classes(classes, channels)
-    unknown = check_integer(unknown, "unknown")
-    written = [*class_ids, unknown]
+    ignores = "ignore" in (overlap, background_overlap)
+    if ignore is not None:
+        ignore = check_integer(ignore, "ignore")
+    elif unknown is None:
+        raise ValueError("unknown must be given where ignore is None, got None")
+    elif ignores:
+        raise ValueError("overlap='ignore' needs a label to ignore, got ignore=None")
+    class_ids: list[int] = _check_classes(classes, channels, ignore)
+    unknown_label: int = check_integer(ignore if unknown is None else unknown, "unknown")
+    ignore_label: int = unknown_label if ignore is None else ignore  # not written in the first case
+    written: list[int] = [*class_ids, unknown_label]
+    if ignores:
+        written.append(ignore_label)
     if min(written) < -(2**31) or max(written) >= 2**31:
-        raise ValueError(f"classes and unknown must fit in int32, got {written}")
+        raise ValueError(f"classes, unknown and ignore must fit in int32, got {written}")
     fits_uint8 = min(written) >= 0 and max(written) <= 255
     out = empty((*batch, height, width), np.uint8 if fits_uint8 else np.int32, maps)
     shape = (math.prod(batch), channels, height * width)
@@ -105,13 +118,14 @@ def cues_to_labels(
         out.reshape(shape[0], shape[2]),
         overlap,
         background_overlap,
-        unknown,
+        unknown_label,
+        ignore_label,
         context,
     )
     return like(out, cues)
 
 
-def _check_classes(classes: Any, channels: int) -> list[int]:
+def _check_classes(classes: Any, channels: int, ignore: int | None) -> list[int]:
     ids = list(range(channels)) if classes is None else integers_of(classes)
     if ids is None:
         raise TypeError(f"classes must be a sequence of integers, got {classes!r}")
@@ -120,9 +134,9 @@ def _check_classes(classes: Any, channels: int) -> list[int]:
         raise ValueError(
             f"classes must have {channels} entries, one per channel of cues, got {len(class_ids)}"
         )
-    if IGNORE in class_ids:
+    if ignore in class_ids:
         raise ValueError(
-            f"classes must not contain {IGNORE}, which marks ignored pixels, "
-            f"got it for channel {class_ids.index(IGNORE)}"
+            f"classes must not contain {ignore}, the label of ignored pixels, "
+            f"got it for channel {class_ids.index(ignore)}; pass another ignore="
         )
     return class_ids

@@ -9,12 +9,20 @@ would give 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 from cuekit import crf
 from cuekit._arrays import adopt
-from cuekit._checks import CUES, check_choice, check_finite, check_present
+from cuekit._checks import (
+    CUES,
+    RANGE_TOLERANCE,
+    check_choice,
+    check_finite,
+    check_masks,
+    check_present,
+)
+from cuekit._device import Array
 
 try:
     import torch
@@ -31,26 +39,53 @@ def _check_probabilities(probabilities: Any) -> torch.Tensor:
     """Return probabilities (..., K, H, W) as float32 or float64, still attached to autograd."""
     if not isinstance(probabilities, torch.Tensor):
         raise TypeError(f"probabilities must be a torch tensor, got {type(probabilities).__name__}")
-    if probabilities.layout is not torch.strided:
-        raise TypeError(f"probabilities must be a dense tensor, got layout {probabilities.layout}")
+    _check_dense(probabilities, "probabilities")
     dtype, shape = _dtype_name(probabilities), tuple(probabilities.shape)
     if dtype not in FLOATS:
         raise TypeError(f"probabilities must have dtype {' or '.join(FLOATS)}, got {dtype}")
     if len(shape) < 3:
         raise ValueError(f"probabilities must have shape (..., K, H, W), got {shape}")
-    if shape[-3] == 0:
-        raise ValueError(f"probabilities must have a background channel, got {shape}")
+    if shape[-3] < 2:
+        raise ValueError(
+            "probabilities must have a background channel and at least one class, got shape "
+            f"{shape}: for a single map p, stack [1 - p, p]"
+        )
     # Not computed in 16 bits: too few for a sum over an image, and for 1 - 1e-4.
     p = probabilities if dtype in ("float32", "float64") else probabilities.float()
-    if p.device.type == "cpu" and p.numel():  # on a GPU, reading values would synchronise
-        low, high = p.detach().aminmax()
-        if not (low.isfinite() and high.isfinite()):
-            check_finite(False, ("probabilities", p.detach().numpy()))
-        if low < 0:
-            raise ValueError(
-                f"probabilities must be at least 0, got {low.item()}: apply softmax first"
-            )
+    values = _values(p)
+    if values is not None and values.size:
+        low, high = float(values.min()), float(values.max())
+        check_finite(math.isfinite(low) and math.isfinite(high), ("probabilities", values))
+        for wrong, rule in ((low < 0, "at least 0"), (high > 1 + RANGE_TOLERANCE, "at most 1")):
+            if wrong:
+                got = low if low < 0 else high
+                raise ValueError(f"probabilities must be {rule}, got {got}: apply softmax first")
     return p
+
+
+def _check_dense(tensor: torch.Tensor, name: str) -> None:
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
+
+
+def _values(tensor: torch.Tensor) -> Array | None:
+    """Return a tensor's values, float32 for bfloat16; None where they are not looked at.
+
+    On a GPU that would synchronise. A meta or fake tensor has no values, and under torch.func.vmap
+    there is one for each example.
+    """
+    if tensor.device.type != "cpu" or type(tensor).__name__ == "FakeTensor":
+        return None
+    functorch: Any = torch._C._functorch
+    while functorch.is_gradtrackingtensor(tensor):  # within torch.func.grad and jvp
+        tensor = functorch.get_unwrapped(tensor)
+    if functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    with torch._C._DisableFuncTorch():
+        tensor = tensor.detach()
+        values: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return values
 
 
 def _dtype_name(value: Any) -> str:
@@ -59,7 +94,9 @@ def _dtype_name(value: Any) -> str:
 
 def _tensor(value: Any, name: str, dtypes: Sequence[str]) -> torch.Tensor:
     """Return an array or tensor of one of `dtypes` as a tensor on the same device."""
-    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+    if isinstance(value, torch.Tensor):
+        _check_dense(value, name)
+    else:
         value = adopt(value, name)
     if _dtype_name(value) not in dtypes:
         raise TypeError(f"{name} must have dtype {' or '.join(dtypes)}, got {_dtype_name(value)}")
@@ -69,11 +106,8 @@ def _tensor(value: Any, name: str, dtypes: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(value.copy())
 
 
-def _mask(
-    value: Any, name: str, dtypes: Sequence[str], shape: Sequence[int], p: torch.Tensor
-) -> torch.Tensor:
+def _mask(mask: torch.Tensor, name: str, shape: Sequence[int], p: torch.Tensor) -> torch.Tensor:
     """Check cues or tags and return them as a bool tensor on the device of `p`."""
-    mask = _tensor(value, name, dtypes)
     if mask.device != p.device:
         raise ValueError(f"{name} must be on {p.device} to match probabilities, got {mask.device}")
     if tuple(mask.shape) != tuple(shape):
@@ -82,6 +116,24 @@ def _mask(
         )
     # A bool view of bytes may contain other values than 0 and 1.
     return mask != 0
+
+
+def _tags(present: Any, p: torch.Tensor) -> torch.Tensor:
+    """Check tags and return them as a bool tensor (..., K - 1) on the device of `p`."""
+    *batch, channels, _, _ = p.shape
+    if isinstance(present, torch.Tensor):
+        _check_dense(present, "present")
+        values = _values(present)
+        if values is None:
+            if present.is_complex():
+                raise TypeError(
+                    f"present must hold bool, or 0 and 1, got dtype {_dtype_name(present)}"
+                )
+            return _mask(present, "present", (*batch, channels - 1), p)
+        present = values
+    shape = (tuple(batch), channels - 1)
+    tags = check_present(present, "present", *shape, None, "probabilities")
+    return _mask(torch.from_numpy(tags), "present", (*batch, channels - 1), p)
 
 
 def _floored(p: torch.Tensor) -> torch.Tensor:
@@ -107,7 +159,8 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
     probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
         A segmentation network's output after softmax. Leading dimensions are the batch.
     cues : (..., K, H, W) array or tensor of bool or uint8
-        One mask per class, nonzero = cue. Where cues overlap, each of their classes counts.
+        One mask per class; uint8 holds 0 and 1, or 0 and 255. Where cues overlap, each of their
+        classes counts.
 
     Returns
     -------
@@ -118,8 +171,9 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
-        are negative or not finite.
+        If an argument has the wrong type, dtype, shape or device, there is one channel only or, on
+        the CPU, probabilities are outside [0, 1] by more than rounding, or cues or tags are not
+        masks.
 
     Notes
     -----
@@ -143,7 +197,11 @@ def seed_loss(probabilities: torch.Tensor, cues: Any) -> torch.Tensor:
     tensor(0.6931)
     """
     p = _check_probabilities(probabilities)
-    on = _mask(cues, "cues", CUES, p.shape, p)
+    masks = _tensor(cues, "cues", CUES)
+    on = _mask(masks, "cues", p.shape, p)
+    values = _values(masks)
+    if values is not None:
+        check_masks(values, "cues")
     return _mean(_mean_where(on.flatten(-3), -_floored(p).log().flatten(-3)))
 
 
@@ -167,6 +225,8 @@ def _photos(photos: Any, name: str, batch: Sequence[int], size: tuple[int, int])
     if shape[:-3] != tuple(batch) or len(shape) < 3 or shape[-1] != 3:
         expected = ", ".join(map(str, (*batch, "H", "W", 3)))
         raise ValueError(f"{name} must have shape ({expected}) to match probabilities, got {shape}")
+    if 0 in batch or 0 in size:
+        return tensor.new_zeros((*batch, *size, 3))
     if 0 in shape:
         raise ValueError(f"{name} must have at least one pixel, got {shape}")
     # Not torch's `interpolate`: converting whole photos to float64 takes as long as the CRF.
@@ -199,14 +259,52 @@ def _smoothed(
                 f"got {len(images)}"
             )
         each = [_photos(im, f"images[{i}]", (), (height, width)) for i, im in enumerate(images)]
-        photos = torch.stack(each).reshape(*batch, height, width, 3)
+        blank = torch.zeros((0, height, width, 3), dtype=torch.uint8, device=p.device)
+        photos = (torch.stack(each) if each else blank).reshape(*batch, height, width, 3)
     else:
         photos = _photos(images, "images", batch, (height, width))
-    q = crf.dense_crf(
-        p.detach(), photos, params, present=present, iterations=iterations, threads=threads
-    ).clamp(min=FLOOR)
+
+    def refined(values: torch.Tensor) -> torch.Tensor:
+        return crf.dense_crf(
+            values.detach(),
+            photos,
+            params,
+            present=present,
+            iterations=iterations,
+            threads=threads,
+        )
+
+    constant: Any = _Constant
+    q = constant.apply(p, refined).clamp(min=FLOOR)
     smoothed: torch.Tensor = q / q.sum(-3, keepdim=True)
     return smoothed
+
+
+class _Constant(torch.autograd.Function):
+    """Apply a function to a tensor; autograd and torch.func take the result for a constant."""
+
+    @staticmethod
+    def forward(values: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        return function(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ARG004
+        return None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:  # noqa: ARG004
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:  # noqa: ARG004
+        raise TypeError(
+            "constrain_to_boundary_loss cannot be mapped by torch.func.vmap: its CRF takes whole "
+            "batches; give the batch as leading dimensions"
+        )
 
 
 def constrain_to_boundary_loss(
@@ -233,7 +331,7 @@ def constrain_to_boundary_loss(
         are the published numbers of SEC's training: spatial widths of 80/12 and 3/12 on a grid of
         41 by 41 for photos of 321 by 321. The factor 1/12 is not the ratio of grid and photo: for
         widths of 80 and 3 pixels of the photo use ``PRESETS["sec"].scaled(41 / 321)``.
-    present : (..., K - 1) bool or None, optional
+    present : (..., K - 1) bool, or 0 and 1 of any dtype, or None, optional
         Tags, as for `dense_crf`: Q has the background and these classes only. None means all.
     iterations : int, optional
         Mean field iterations of the CRF.
@@ -246,14 +344,14 @@ def constrain_to_boundary_loss(
     Returns
     -------
     tensor of no dimensions, float64 for float64 probabilities, otherwise float32
-        The mean of KL(Q || p), at least 0 up to rounding. Without images or pixels it is 0, and
-        `images` is not checked.
+        The mean of KL(Q || p), at least 0 up to rounding. Without images or pixels it is 0.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
-        are negative or not finite; what `dense_crf` raises.
+        If an argument has the wrong type, dtype, shape or device, there is one channel only or, on
+        the CPU, probabilities are outside [0, 1] by more than rounding, or cues or tags are not
+        masks; what `dense_crf` raises.
 
     Notes
     -----
@@ -291,9 +389,9 @@ def constrain_to_boundary_loss(
     """
     p = _check_probabilities(probabilities)
     check_choice(normalize, "normalize", get_args(Normalize))
+    q = _smoothed(p, images, params, present, iterations, threads)
     if p.numel() == 0:
         return p.sum()
-    q = _smoothed(p, images, params, present, iterations, threads)
     elements = q * (q / _floored(p)).log()
     return _mean(elements if normalize == "elements" else elements.sum(-3))
 
@@ -313,7 +411,7 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
     probabilities : (..., K, H, W) tensor of float16, bfloat16, float32 or float64
         A segmentation network's output after softmax, channel 0 = background. Leading dimensions
         are the batch.
-    present : (..., K - 1) bool or None
+    present : (..., K - 1) bool, or 0 and 1 of any dtype, or None
         The foreground classes in the image. The background has no entry. None means all. If the
         probabilities are on another device than the CPU, a tensor on that device.
 
@@ -329,8 +427,9 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype, shape or device or, on the CPU, probabilities
-        are negative or not finite.
+        If an argument has the wrong type, dtype, shape or device, there is one channel only or, on
+        the CPU, probabilities are outside [0, 1] by more than rounding, or cues or tags are not
+        masks.
 
     Notes
     -----
@@ -357,11 +456,7 @@ def expansion_loss(probabilities: torch.Tensor, present: Any) -> torch.Tensor:
     tensor(3.0603)
     """
     p = _check_probabilities(probabilities)
-    *batch, channels, _, _ = p.shape
-    if not isinstance(present, torch.Tensor) or present.device.type == "cpu":
-        shape = (tuple(batch), channels - 1)
-        present = check_present(present, "present", *shape, None, "probabilities")
-    tags = _mask(present, "present", ("bool",), (*batch, channels - 1), p)
+    tags = _tags(present, p)
     if p.numel() == 0:
         return p.sum()
     maps = _floored(p).flatten(-2)

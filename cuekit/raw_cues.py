@@ -41,7 +41,7 @@ def raw_cues(
     background : (..., h, w) array or tensor, optional
         A floating background map, low = background, as `background_map` gives it; or a bool
         array, taken as the background cue itself; or None, which leaves channel 0 empty.
-    present : (..., C) bool, optional
+    present : (..., C) bool, or 0 and 1 of any dtype, optional
         Which classes the image contains; default: all. The background has no entry.
     foreground_threshold : float, optional
         Class c is on where M_c > foreground_threshold * max M_c; nowhere if max M_c <= 0.

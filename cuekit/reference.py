@@ -47,9 +47,16 @@ def subtract_classes(
             out[c] = np.maximum(maps[c] - np.max(others, axis=0), 0)
         else:  # dcsm
             for other in others:
-                out[c] += saturated(maps[c] - other)
+                out[c] += saturated(difference(maps[c], other))
             out[c] = saturated(out[c])
     return out.astype(cams.dtype)
+
+
+def difference(a: Array, b: Array) -> Array:  # (h, w) each -> (h, w)
+    """Return a - b, or half of it where that exceeds the range of float64."""
+    with np.errstate(over="ignore"):
+        whole = a - b
+    return whole if whole.max(initial=0) < np.inf else a / 2 - b / 2
 
 
 def saturated(values: Array) -> Array:  # (h, w) -> (h, w)
@@ -105,15 +112,20 @@ def raw_cues(
 
 def snap_cues(
     cues: Array,  # (K, h, w)
-    superpixels: Array,  # (H, W)
+    superpixels: Array,  # (H, W): -1 is no superpixel
     threshold: float,
 ) -> Array:  # (K, H, W) bool
     """Set a channel in the superpixels whose mean exceeds a share of the largest mean."""
-    compact = compact_labels(superpixels)
-    sums, sizes = superpixel_sums(resize(cues, superpixels.shape), compact)
+    maps = resize(cues, superpixels.shape)  # (K, H, W)
+    levels = [input_level(channel, threshold) for channel in cues]
+    out = maps > np.reshape(levels, (-1, 1, 1))  # the input: what pixels in no superpixel keep
+    inside = superpixels >= 0  # (H, W)
+    compact = compact_labels(superpixels[inside])  # (N,)
+    sums, sizes = superpixel_sums(maps[:, inside], compact)
     means = sums / sizes  # (K, S)
-    on: Array = (means > threshold * means.max(1, keepdims=True)) & (means > 0)  # (K, S)
-    return on[:, compact]
+    on: Array = (means > threshold * means.max(1, keepdims=True, initial=0)) & (means > 0)  # (K, S)
+    out[:, inside] = on[:, compact]
+    return out
 
 
 def snap_cues_to_masks(
@@ -127,15 +139,19 @@ def snap_cues_to_masks(
     out = np.zeros(maps.shape, dtype=bool)
     uncovered = ~masks.any(0)  # (H, W)
     for k, values in enumerate(maps):
-        level = 0
-        if cues.dtype.kind == "f":
-            level = max(threshold * cues[k].astype(np.float64).max(), 0)
-        on = values > level
+        on = values > input_level(cues[k], threshold)
         accepted = (
             accept_sepl(on, masks) if accept == "sepl" else accept_mean(values, masks, threshold)
         )
         out[k] = (on & uncovered) | masks[accepted].any(0)
     return out
+
+
+def input_level(channel: Array, threshold: float) -> float:  # (h, w)
+    """Return the value above which a channel's input is on: 0 for bool and uint8."""
+    if channel.dtype.kind != "f":
+        return 0.0
+    return max(threshold * float(channel.astype(np.float64).max()), 0.0)
 
 
 def accept_sepl(on: Array, masks: Array) -> Array:  # (H, W) bool, (R, H, W) bool -> (R,) bool
@@ -153,6 +169,26 @@ def accept_mean(values: Array, masks: Array, threshold: float) -> Array:  # (R,)
     means = np.array(sums, dtype=float) / np.maximum(masks.sum((1, 2)), 1)  # (R,)
     accepted: Array = (means > threshold * means.max(initial=0)) & (means > 0)
     return accepted
+
+
+# -------------------------------------------------------------------------------------------- sepl
+
+
+def sepl_labels(
+    labels: Array,  # (H, W)
+    masks: Array,  # (R, H, W) bool
+    ignore: int | None,
+) -> Array:  # (H, W), in the dtype of labels
+    """Let every class, in ascending order, take masks that no earlier class took."""
+    out = np.where(labels == ignore, labels, 0)
+    free = list(masks)
+    for value in np.unique(labels[(labels != 0) & (labels != ignore)]):
+        on = labels == value
+        covered = np.any(free, axis=0) if free else np.zeros(on.shape, dtype=bool)
+        taken = [mask for mask in free if accept_sepl(on, mask[None])[0]]
+        free = [mask for mask in free if not accept_sepl(on, mask[None])[0]]
+        out[np.any([on & ~covered, *taken], axis=0)] = value
+    return out.astype(labels.dtype)
 
 
 # -------------------------------------------------------------------------------------------- fuse
@@ -226,19 +262,20 @@ def cues_to_labels(
     overlap: Overlap,
     background_overlap: BackgroundOverlap,
     unknown: int,
+    ignore: int = 255,
 ) -> Array:  # (H, W) int64
-    """Write one class id per pixel: among foreground cues that of the smallest, or 255."""
+    """Write one class id per pixel: among foreground cues that of the smallest, or `ignore`."""
     out = np.full(cues.shape[1:], unknown, dtype=np.int64)
     on = cues != 0
     areas = on.sum((1, 2))  # (K,)
     for y, x in np.ndindex(*out.shape):
         foreground = [k for k in range(1, len(cues)) if on[k, y, x]]
         if len(foreground) > 1 and overlap == "ignore":
-            out[y, x] = 255
+            out[y, x] = ignore
         elif foreground:
             out[y, x] = class_ids[min(foreground, key=lambda k: (areas[k], k))]
         if on[0, y, x] and foreground and background_overlap == "ignore":
-            out[y, x] = 255
+            out[y, x] = ignore
         elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
             out[y, x] = class_ids[0]
     return out
@@ -305,27 +342,27 @@ def gaussian_filter(values: Array, sigma: float, axis: int) -> Array:
 
 def superpixel_mean(
     values: Array,  # (K, H, W)
-    superpixels: Array,  # (H, W)
+    superpixels: Array,  # (H, W): -1 is no superpixel
 ) -> Array:  # (K, H, W), in the dtype of floating values, else float32
-    """Replace every value by the mean of its channel over its superpixel."""
-    compact = compact_labels(superpixels)
-    sums, sizes = superpixel_sums(values, compact)
-    means: Array = (sums / sizes)[:, compact]
-    return means.astype(values.dtype if values.dtype.kind == "f" else np.float32)
+    """Replace every value by the mean of its channel over its superpixel, where there is one."""
+    out = values.astype(np.float64)
+    inside = superpixels >= 0  # (H, W)
+    compact = compact_labels(superpixels[inside])  # (N,)
+    sums, sizes = superpixel_sums(values[:, inside], compact)
+    out[:, inside] = (sums / sizes)[:, compact]
+    return out.astype(values.dtype if values.dtype.kind == "f" else np.float32)
 
 
-def compact_labels(superpixels: Array) -> Array:  # (H, W) -> (H, W)
+def compact_labels(superpixels: Array) -> Array:  # any shape
     """Renumber the labels that occur, from 0 in ascending order."""
     compact: Array = np.unique(superpixels, return_inverse=True)[1]
     return compact.reshape(superpixels.shape)
 
 
-def superpixel_sums(values: Array, superpixels: Array) -> tuple[Array, Array]:  # (K, S) and (S,)
-    """Sum (K, H, W) values over each of S superpixels, in raster order; return sizes as well."""
-    labels = superpixels.ravel()
-    sizes = np.bincount(labels)
-    flat = values.reshape(len(values), -1).astype(np.float64)  # (K, N)
-    sums = [np.bincount(labels, weights=channel, minlength=len(sizes)) for channel in flat]
+def superpixel_sums(values: Array, labels: Array) -> tuple[Array, Array]:  # (K, S) and (S,)
+    """Sum (K, N) values over each of S superpixels, in raster order; return sizes as well."""
+    sizes = np.bincount(labels)  # of (N,) labels
+    sums = [np.bincount(labels, channel.astype(float), len(sizes)) for channel in values]
     return np.array(sums).reshape(len(values), len(sizes)), np.maximum(sizes, 1)
 
 

@@ -35,7 +35,7 @@ def resize_cues(
     Parameters
     ----------
     cues : (..., K, H, W) array or tensor of bool or uint8
-        Nonzero = on.
+        uint8 holds 0 and 1, or 0 and 255.
     size : (int, int)
         Height and width of the result.
     rule : {"nearest", "any", "half"}, optional

@@ -10,9 +10,13 @@ from cuekit._checks import (
     check_integer,
     check_number,
     check_photos,
+    check_sigma,
     check_threads,
 )
-from cuekit._device import AnyFramework
+from cuekit._device import AnyFramework, Array
+
+# scikit-image divides colours by it, and squares of the quotients must fit in float32.
+MIN_COMPACTNESS = 1e-15
 
 
 def slic(
@@ -34,9 +38,11 @@ def slic(
     n_segments : int, optional
         Superpixels wanted per photo; the number returned is about that.
     compactness : float, optional
-        Weight of distance in the photo against distance in colour: larger means squarer.
+        Weight of distance in the photo against distance in colour, at least 1e-15: larger means
+        squarer.
     sigma : float, optional
-        Standard deviation of the Gaussian that smooths the photo first, in pixels; 0 = none.
+        Standard deviation of the Gaussian that smooths the photo first, in pixels, at most 100 000;
+        0 = none.
     channel_axis : int or None, optional
         Axis of the channels; None for gray photos (..., H, W).
     threads : int or None, optional
@@ -70,10 +76,8 @@ def slic(
         check_finite(bool(np.isfinite(photos).all()), ("image", np.asarray(image)))
     threads = check_threads(threads)
     n_segments = check_integer(n_segments, "n_segments", minimum=1)
-    compactness = check_number(compactness, "compactness")
-    if compactness <= 0:
-        raise ValueError(f"compactness must be greater than 0, got {compactness}")
-    sigma = check_number(sigma, "sigma", minimum=0)
+    compactness = check_number(compactness, "compactness", minimum=MIN_COMPACTNESS)
+    sigma = check_sigma(sigma)
     out = np.zeros(photos.shape[:-1], dtype=np.int32)
     if out.size:
         from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +93,7 @@ def slic(
 
         def work(i: int) -> None:
             labels[i] = segment(
-                flat[i],
+                _within_range(flat[i]),
                 n_segments=n_segments,
                 compactness=compactness,
                 sigma=sigma,
@@ -100,3 +104,16 @@ def slic(
         with ThreadPoolExecutor(min(threads, len(flat))) as pool:
             list(pool.map(work, range(len(flat))))
     return like(out, image)
+
+
+def _within_range(photo: Array) -> Array:
+    """Return the photo, or a quarter of it where its range exceeds that of its dtype.
+
+    scikit-image scales photos to [0, 1]: both give the same.
+    """
+    if photo.dtype.kind != "f":
+        return photo
+    low, high = float(photo.min()), float(photo.max())
+    if high / 2 - low / 2 < float(np.finfo(photo.dtype).max) / 2:
+        return photo
+    return photo / 4

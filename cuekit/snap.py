@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, flat, like
+from cuekit._arrays import empty, flat, is_on_cpu, like
 from cuekit._backend import backend, cpu_kernels
 from cuekit._checks import (
     CUES,
@@ -23,8 +23,12 @@ from cuekit._checks import (
     check_superpixels,
     check_threads,
     check_values,
+    uint8_masks,
 )
 from cuekit._device import AnyArray, AnyFramework
+
+# Of float64 maps: below it, the differences that interpolation computes are finite.
+LIMIT = 2.0**1023
 
 Accept: TypeAlias = Literal["mean", "sepl"]
 
@@ -49,19 +53,27 @@ def snap_cues(
     cues : (..., K, h, w) array or tensor, bool, uint8 or floating
         Any number of channels; none is special. bool and uint8 are masks (nonzero = on), floating
         values are maps. Of any resolution: cues on a network's grid are resized on the fly.
-    superpixels : (..., H, W) integers, or (..., R, H, W) bool
+    superpixels : (..., H, W) integers, or (..., R, H, W) bool or uint8
         Labels from 0 to 2**31 - 1, whatever made them; they need be neither consecutive nor
-        connected. Or R masks that may overlap, such as a promptable segmenter gives. Then the
-        mean is taken per mask, a pixel is on where any accepted mask covers it, and a pixel under
-        no mask keeps its input: on where the cue is nonzero, or, for floating maps, where the map
-        is above threshold * its maximum and 0.
+        connected. A pixel with label -1 is in no superpixel.
+
+        Or R masks that may overlap, such as a promptable segmenter gives. Then the mean is taken
+        per mask, and a pixel is on where any accepted mask covers it. uint8 that holds only 0 and
+        1, or only 0 and 255, is masks too, if it has the shape of masks; in the shape of a batch
+        of label maps it is refused, because it may be meant as masks. R may be 0: a list of masks
+        that may be empty becomes ``np.array(masks, dtype=bool).reshape(-1, H, W)``.
+
+        A pixel in no superpixel or under no mask keeps its input: on where the resized cue is
+        nonzero, or, for floating maps, where the resized map is above threshold * the channel's
+        maximum and above 0.
     threshold : float, optional
         Relative to the largest mean of the channel. What it means for the input of floating maps
         is said above; with ``accept="sepl"`` it means nothing else.
     accept : {"mean", "sepl"}, optional
         Which masks a channel accepts: by their means; or, by the rule of SEPL [2]_, every mask M
         with |M ∩ P| > 0.5 |M| or |M ∩ P| >= 0.85 |P|, where P is the channel's input as above; a
-        channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for labels.
+        channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for labels. It is
+        SEPL's rule for one class, not its published result: for that, see `sepl_labels`.
     num_superpixels : int, optional
         A number above all labels, at most H * W. On the CPU a label that is not below it raises;
         the number is not needed there. On a CUDA device pixels whose labels are not in
@@ -81,17 +93,18 @@ def snap_cues(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype or shape, labels are negative or too large,
-        `accept` is ``"sepl"`` and the superpixels are labels, or maps are not finite.
+        If an argument has the wrong type, dtype or shape, labels are below -1 or too large,
+        `accept` is ``"sepl"`` and the superpixels are labels, or maps are not finite or reach
+        2**1023 (9e307) in magnitude.
 
     Notes
     -----
-    SEPL makes one label map. It goes through the foreground classes in order, offers a mask that
-    one class took to no later class, counts it as no cover for later classes either, and lets
-    them overwrite. Here the channels know nothing of each other, so that their order means
-    nothing: several may accept one mask, and every mask covers what is under it; `cues_to_labels`
-    decides where channels overlap. Nor is the background left out: give the foreground's channels
-    only, as SEPL does, or the background snaps to masks too. Pixels are counted, and compared as
+    SEPL makes one label map, which `sepl_labels` computes: a mask that one class took is offered
+    to no later class and does not count as cover there, and later classes overwrite. With
+    ``accept="sepl"``, channels are independent of each other and their order means nothing:
+    several may accept one mask, and every mask covers what is under it; `cues_to_labels` decides
+    where channels overlap. The background is a channel like the others: pass the foreground's
+    channels only, or the background snaps to masks too. Pixels are counted, and compared as
     integers.
 
     Resizing uses half-pixel centres (``align_corners=False``) and no antialiasing: nearest for
@@ -140,13 +153,13 @@ def snap_cues(
         layout="(..., H, W)",
         beside=(maps, "cues"),
     )
-    are_masks = regions.dtype == np.bool_
+    are_masks = _are_masks(regions, tuple(batch), validate=validate)
     if are_masks:
         _check_masks(regions, tuple(batch), num_superpixels)
     else:
         if accept != "mean":
             raise ValueError(
-                f"accept must be 'mean' unless superpixels are bool masks, got {accept!r} with "
+                f"accept must be 'mean' unless superpixels are masks, got {accept!r} with "
                 f"superpixels of dtype {regions.dtype}"
             )
         regions, limit = check_superpixels(
@@ -175,21 +188,47 @@ def snap_cues(
         kernels, context = backend(maps, threads)
         regions = flat(regions, images, height, width)
         finite = kernels.snap(sources, regions, limit, target, threshold, context)
-    check_finite(finite, ("cues", maps))
+    check_finite(finite, ("cues", maps), limit=LIMIT if maps.dtype == np.float64 else math.inf)
     return like(out, cues)
+
+
+def _are_masks(regions: AnyArray, batch: tuple[int, ...], *, validate: bool) -> bool:
+    """Tell whether superpixels are masks: bool, or uint8 in the shape of masks.
+
+    On a CUDA device the values of uint8 are checked only if `validate` is set; this synchronises.
+    """
+    if regions.dtype != np.uint8 or regions.ndim < 3:
+        return bool(regions.dtype == np.bool_)
+    masks_shape = f"({', '.join(map(str, (*batch, 'R', 'H', 'W')))})"
+    fits_masks = regions.ndim == len(batch) + 3 and regions.shape[:-3] == batch
+    fits_labels = regions.ndim == len(batch) + 2 and regions.shape[:-2] == batch
+    if not is_on_cpu(regions) and not validate:
+        return fits_masks
+    can_be_masks, any_on = uint8_masks(regions)
+    if fits_labels and can_be_masks and any_on:  # all zeros are one superpixel in each image
+        raise ValueError(
+            "superpixels that hold 0 and 1, or 0 and 255, where the dtype is uint8 can be masks or "
+            f"labels, got shape {regions.shape}: pass masks as bool, with shape {masks_shape}, and "
+            "labels with a wider integer dtype"
+        )
+    if fits_masks and not can_be_masks:
+        raise ValueError(
+            f"superpixels of shape {masks_shape} are masks, which must be bool, or hold 0 and 1, "
+            f"or 0 and 255, where the dtype is uint8; got other values in shape {regions.shape}"
+        )
+    return can_be_masks and not fits_labels
 
 
 def _check_masks(masks: AnyArray, batch: tuple[int, ...], num_superpixels: int | None) -> None:
     """Check masks (*batch, R, H, W), for which there is no CUDA kernel."""
-    check_on_cpu(masks, "superpixels that are bool masks")
+    check_on_cpu(masks, "superpixels that are masks")
     if num_superpixels is not None:
         raise ValueError(
-            "num_superpixels must be None where superpixels are bool masks, got "
-            f"{num_superpixels!r}"
+            f"num_superpixels must be None where superpixels are masks, got {num_superpixels!r}"
         )
     if masks.ndim != len(batch) + 3 or masks.shape[:-3] != batch:
         raise ValueError(
             f"superpixels must have shape ({', '.join(map(str, (*batch, 'R', 'H', 'W')))}) "
-            f"to match cues, when they are bool masks, got {masks.shape}"
+            f"to match cues, when they are masks, got {masks.shape}"
         )
     check_pixels(masks, "superpixels")

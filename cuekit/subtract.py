@@ -31,17 +31,17 @@ def subtract_classes(
 ) -> AnyFramework:
     """Subtract the other present classes' maps from each present class's own.
 
-    Classes that occur together light up together: what another class claims more strongly is
-    taken away before the maps are thresholded.
+    The maps of classes that occur in one photo overlap. The subtraction reduces a map where those
+    of other present classes are larger, before the maps are thresholded.
 
     Parameters
     ----------
     cams : (..., C, h, w) array or tensor of float16, float32 or float64
         Class activation maps of the C foreground classes. Nothing is normalised here: the maps
         are compared as they are, so a class whose maps are larger throughout wins everywhere.
-        Dividing each map by its own maximum first makes classes comparable in shape and gives up
-        what their scores say about each other.
-    present : (..., C) bool, optional
+        If each map is divided by its own maximum before, classes are compared by shape only, and
+        the ratio of their scores is lost.
+    present : (..., C) bool, or 0 and 1 of any dtype, optional
         Which classes the image contains; default: all. The background has no entry.
     mode : {"pairwise", "strongest", "dcsm"}, optional
         With M_c the map of class c, P the number of present classes and c' running over the
@@ -72,8 +72,9 @@ def subtract_classes(
 
     Notes
     -----
-    Differences and sums are float64; results beyond the dtype's range become infinite. Maps of
-    absent classes are not read. Input that is not C-contiguous is copied once.
+    Differences and sums are float64; results beyond the dtype's range become infinite. Those of
+    ``"dcsm"`` never are, for any finite maps. Maps of absent classes are not read. Input that is
+    not C-contiguous is copied once.
 
     ``"dcsm"`` departs from the authors' code: there a pair whose difference is
     nowhere positive is divided by a negative maximum, which inverts the map, and what is not

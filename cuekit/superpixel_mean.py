@@ -37,7 +37,8 @@ def superpixel_mean(
     values : (..., K, H, W) array or tensor, floating, integer or bool
         Maps of any number of channels.
     superpixels : (..., H, W) array or tensor of any integer dtype
-        Labels from 0 to 2**31 - 1; they need not be consecutive.
+        Labels from 0 to 2**31 - 1; they need not be consecutive. A pixel with label -1 is in no
+        superpixel and keeps its own value.
     num_superpixels : int, optional
         A number above all labels, at most H * W. On the CPU a label that is not below it raises;
         the number is not needed there. On a CUDA device pixels whose labels are not in
@@ -57,7 +58,7 @@ def superpixel_mean(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, dtype or shape, labels are negative or too large, or
+        If an argument has the wrong type, dtype or shape, labels are below -1 or too large, or
         values are not finite.
 
     Notes
@@ -67,7 +68,8 @@ def superpixel_mean(
     is not C-contiguous is copied once.
 
     Autograd knows the gradient with respect to `values`, first and higher derivatives: the mean
-    over superpixels of the gradient with respect to the result.
+    over superpixels of the gradient with respect to the result, which pixels in no superpixel keep
+    as it is.
 
     Examples
     --------
@@ -82,7 +84,8 @@ def superpixel_mean(
         return _mean(array, superpixels, num_superpixels, validate=validate, threads=threads)
 
     def gradient(of_means: Any) -> Any:
-        # The matrix of the means is symmetric: its adjoint is the mean again.
+        # The matrix of the means is symmetric: its adjoint is the mean again. At pixels in no
+        # superpixel it is the identity, too.
         return superpixel_mean(
             of_means, superpixels, num_superpixels=num_superpixels, threads=threads
         )

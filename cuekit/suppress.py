@@ -35,11 +35,11 @@ def suppress_absent(
     ----------
     scores : (..., K, H, W) array or tensor of float16, float32 or float64
         A segmentation network's per-class maps, channel 0 = background: logits or probabilities.
-    present : (..., K - 1) bool or None
+    present : (..., K - 1) bool, 0 and 1 of any dtype, or None
         Which foreground classes the image contains: its tags, or a classifier's prediction. The
         background has no entry. None means all, and changes nothing.
     margin : float, optional
-        How far below the ceiling absent classes end up at least, up to rounding.
+        Absent classes are at least this much below the ceiling, up to rounding.
     validate : bool, optional
         On a CUDA device, also check for non-finite values; this synchronises with the device. On
         the CPU they are always checked.
@@ -87,7 +87,7 @@ def suppress_absent(
         present, "present", tuple(batch), channels - 1, maps, "scores", validate=validate
     )
     margin = check_number(margin, "margin", minimum=0)
-    if margin > np.finfo(maps.dtype).max:
+    if margin > float(np.finfo(maps.dtype).max):
         raise ValueError(f"margin must fit in {maps.dtype}, the dtype of scores, got {margin}")
     check_values(validate, ("scores", maps))
     out = empty(maps.shape, maps.dtype, maps)

@@ -19,7 +19,7 @@ import numpy as np
 import resnet_maps
 import skimage.data
 from picture import Row, draw
-from PIL import Image, ImageOps
+from PIL import Image
 
 import cuekit
 import cuekit.io
@@ -72,8 +72,8 @@ def example_rows() -> dict[str, Row]:
     return rows
 
 
-def read_photo(path: Path) -> Image.Image:
-    """Read a photo as RGB, upright.
+def own_row(path: Path, names: list[str]) -> dict[str, Row]:
+    """Compute the maps and the cues of the user's own photo.
 
     Raises
     ------
@@ -81,16 +81,9 @@ def read_photo(path: Path) -> Image.Image:
         If the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise many types for damaged files
-        reason = getattr(error, "strerror", None) or error  # strerror does not repeat the path
-        raise BadPhotoError(f"--photo: cannot read {path}: {reason}") from error
-
-
-def own_row(path: Path, names: list[str]) -> dict[str, Row]:
-    """Compute the maps and the cues of the user's own photo."""
-    photo = read_photo(path)
+        photo = Image.fromarray(cuekit.io.read_photo(path))
+    except (OSError, ValueError) as error:
+        raise BadPhotoError(f"--photo: {error}") from error
     photo.thumbnail((LONGEST, LONGEST))
     classes, maps = resnet_maps.compute(photo, names)
     return {path.stem: cues_of(np.asarray(photo), classes, maps)}

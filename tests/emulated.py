@@ -14,13 +14,32 @@ import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+from common import ROOT
 
-ROOT = Path(__file__).parent.parent
+STAND_IN = ROOT / "tests" / "emulated_cuda"
+BUILD = ROOT / "build" / "emulated"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+FLAGS += ["-DCUEKIT_BACKEND_CUDA", "-DCUEKIT_MODULE=cuekit_emulated", "-Wno-unknown-pragmas"]
+FLAGS += ['-DCUEKIT_CUDA_VERSION="emulated"', '-DCUEKIT_CUDA_ARCHITECTURES="none"']
+
+
+def sources():
+    """What the module is compiled from."""
+    kernels = sorted(ROOT.glob("csrc/cuda/**/*.cu"))
+    return [*kernels, ROOT / "csrc/bind.cpp", STAND_IN / "emulated.cpp"]
+
+
+def headers():
+    """What any of the sources may include; a change of one recompiles all."""
+    patterns = ("csrc/*.h", "csrc/include/**/*.h", "csrc/cuda/**/*.h", "tests/**/*.*h")
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+
+
+# -------------------------------------------------------------------------------------- building
 
 
 def compiler():
@@ -30,63 +49,91 @@ def compiler():
 
 
 def wanted():
-    """Whether to run emulated kernels: where they can be built, and nobody says no."""
+    """Whether to run emulated kernels: they can be built, and CUEKIT_TEST_EMULATED is not 0."""
     can = compiler() is not None and importlib.util.find_spec("pybind11") is not None
     return can and os.environ.get("CUEKIT_TEST_EMULATED", "1") != "0"
 
 
+@contextmanager
+def locked():
+    """One process at a time: others wait, and find what this one has built."""
+    import fcntl
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build():
-    """Return the path of the module, built if its sources have changed."""
+    """Return the path of the module; compile what has changed since it was built last.
+
+    Objects are named by a hash of the compiler, its flags, all headers and the source, so an edit
+    of one source compiles one file.
+    """
     import pybind11
 
-    stand_in = ROOT / "tests/emulated_cuda"
-    sources = [
-        *sorted(ROOT.glob("csrc/cuda/*.cu")),
-        ROOT / "csrc/bind.cpp",
-        stand_in / "emulated.cpp",
-    ]
-    flags = [*FLAGS, *shlex.split(os.environ.get("CUEKIT_CXXFLAGS", ""))]
-    includes = [stand_in, ROOT / "csrc", ROOT / "csrc/include", pybind11.get_include()]
+    flags = [*compiler(), *FLAGS, *shlex.split(os.environ.get("CUEKIT_CXXFLAGS", ""))]
+    includes = [STAND_IN, ROOT / "csrc", ROOT / "csrc/include", pybind11.get_include()]
     flags += [f"-I{path}" for path in [*includes, sysconfig.get_path("include")]]
-    flags += ["-DCUEKIT_BACKEND_CUDA", "-DCUEKIT_MODULE=cuekit_emulated"]
-    flags += ['-DCUEKIT_CUDA_VERSION="emulated"', '-DCUEKIT_CUDA_ARCHITECTURES="none"']
-    flags += ["-Wno-unknown-pragmas"]
+    link = [*compiler(), "-shared", *shlex.split(os.environ.get("CUEKIT_LDFLAGS", ""))]
 
-    known = hashlib.sha256(repr(flags).encode())
-    for path in sorted([*sources, *ROOT.glob("csrc/**/*.h"), *stand_in.glob("**/*.*h")]):
-        known.update(path.read_bytes())
-    folder = ROOT / "build" / f"emulated-{known.hexdigest()[:16]}"
-    module = folder / "cuekit_emulated.so"
+    shared = hashlib.sha256(repr((flags, pybind11.__version__, sys.version)).encode())
+    shared.update(run([*compiler(), "--version"]).encode())
+    for path in headers():
+        shared.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+
+    def named(source):
+        known = shared.copy()
+        known.update(source.read_bytes())
+        return BUILD / f"{source.stem}-{known.hexdigest()[:16]}.o"
+
+    objects = {named(source): source for source in sources()}
+    known = hashlib.sha256(repr((sorted(map(str, objects)), link)).encode())
+    module = BUILD / f"cuekit_emulated-{known.hexdigest()[:16]}.so"
     if not module.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-
-        def compile_one(source):
-            target = folder / f"{source.name}.o"
-            run([*compiler(), *flags, "-x", "c++", "-c", source, "-o", target])
-            return target
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, sources))
-        link = shlex.split(os.environ.get("CUEKIT_LDFLAGS", ""))
-        part = folder / "part.so"
-        run([*compiler(), "-shared", *objects, *link, "-o", part])
-        part.replace(module)  # another process may build the same
+            list(pool.map(lambda name: compile_one(flags, objects[name], name), objects))
+        part = BUILD / "part.so"
+        run([*link, *objects, "-o", part])
+        part.replace(module)
+    clean({"lock", module.name, *(each.name for each in objects)})
     return module
+
+
+def compile_one(flags, source, name):
+    if not name.exists():
+        part = name.with_suffix(".part")
+        run([*flags, "-x", "c++", "-c", source, "-o", part])
+        part.replace(name)
+
+
+def clean(current):
+    """Remove what other sources or flags were built into; a process that has it loaded keeps it."""
+    for path in BUILD.iterdir():
+        if path.name not in current:
+            path.unlink(missing_ok=True)
 
 
 def run(command):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def load():
     """Return the module of emulated kernels."""
     if "cuekit_emulated" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("cuekit_emulated", build())
-        sys.modules["cuekit_emulated"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["cuekit_emulated"])
+        with locked():
+            spec = importlib.util.spec_from_file_location("cuekit_emulated", build())
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        sys.modules["cuekit_emulated"] = module
     return sys.modules["cuekit_emulated"]
+
+
+# --------------------------------------------------------------------------------------- running
 
 
 class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
@@ -140,18 +187,22 @@ def stand_in_for_cupy():
 
 
 @contextmanager
-def installed():
+def installed(import_kernels=lambda: (load(), "")):
     """Let cuekit find the emulated kernels and the stand-in for CuPy."""
     from cuekit import _backend
 
-    before = sys.modules.get("cupy"), _backend._import_cuda
-    sys.modules["cupy"] = stand_in_for_cupy()
-    _backend._import_cuda = lambda: (load(), "")
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", stand_in_for_cupy())
+        patch.setattr(_backend, "_import_cuda", import_kernels)
         yield
-    finally:
-        _backend._import_cuda = before[1]
-        if before[0] is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before[0]
+
+
+@contextmanager
+def torch_on_device():
+    """Let torch's CPU tensors play those of a device, but for streams and pinned memory."""
+    from cuekit import _torch
+
+    with installed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_torch, "is_on_cuda", lambda _: True)
+        patch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+        yield

@@ -3,29 +3,29 @@
 #
 #     tests/sanitize.sh [arguments for pytest]
 #
-# Builds in a copy of the tree, so that the working tree keeps its own extension. Needs gcc and the
-# packages of `pip install cuekit[test]` in the environment that is active.
+# Builds in a copy of the tree, so that the working tree keeps its own compiled modules. Needs gcc, and
+# setuptools and the packages of `pip install 'cuekit[test]'` in the active environment.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 mkdir "$copy/tree"
-tar -C "$root" --exclude=.git --exclude=build --exclude='*.so' --exclude=__pycache__ -cf - . |
+tar -C "$root" --exclude=.git --exclude='.venv*' --exclude=build --exclude='*.so' --exclude=__pycache__ -cf - . |
   tar -C "$copy/tree" -xf -
 cd "$copy/tree"
 
 sanitize=-fsanitize=address,undefined
-# Exported: the tests build the emulated CUDA kernels with them.
+# Exported, because the tests build the emulated CUDA kernels with them.
 export CC=gcc CXX=g++ CUEKIT_CUDA=0
 export CUEKIT_CXXFLAGS="-O1 -g $sanitize -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 export CUEKIT_LDFLAGS="$sanitize"
 python setup.py --quiet build_ext --inplace
 
-# The interpreter is not instrumented, so the runtime must be there before it; libstdc++ with it,
-# or the runtime finds no __cxa_throw to watch and aborts at the first C++ exception.
+# The interpreter is not instrumented, so the sanitizer's runtime is loaded before it. libstdc++ is
+# loaded too: without it the runtime finds no __cxa_throw and aborts at the first C++ exception.
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
-# The interpreter keeps much until its end, which would count as leaks.
+# The interpreter does not free all its memory when it exits, which would be reported as leaks.
 export ASAN_OPTIONS=detect_leaks=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONPATH="$copy/tree"
@@ -35,18 +35,18 @@ found=$(python -c 'import cuekit._cpu; print(cuekit._cpu.__file__)')
 case $found in
   "$copy"/*) ;;
   *)
-    echo "the instrumented build is not what is imported, but $found" >&2
+    echo "instead of the instrumented build, Python imports $found" >&2
     exit 1
     ;;
 esac
 
 # Left out:
-# - test_voc.py: hundreds of photos take too long, and show kernels nothing new.
+# - test_voc.py: hundreds of photos take too long and reach no code that other tests do not reach.
 # - the limit on the address space: the sanitizer reserves terabytes of it.
-# - forking while another thread computes: the child may inherit a lock of the sanitizer's own
-#   allocator, held for ever. Forking at rest runs.
+# - forking while another thread computes: the child may inherit a lock of the sanitizer's allocator
+#   that is never released. Forking while no other thread computes is tested.
 #
-# --capture=sys, or what a sanitizer says before it aborts is lost.
+# --capture=sys: otherwise a sanitizer's report is lost when it aborts the process.
 python -m pytest -q --capture=sys \
   --ignore tests/test_voc.py \
   --deselect tests/test_parallel.py::test_a_large_label_takes_no_memory \

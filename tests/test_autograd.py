@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
-torch = pytest.importorskip("torch")
+torch = needs("torch")
 
 RNG = np.random.default_rng(0)
 SUPERPIXELS = RNG.integers(0, 5, (2, 4, 6))
@@ -22,6 +23,22 @@ def test_superpixel_mean_first_and_second_derivatives():
     assert torch.autograd.gradcheck(mean, values())
     # The op is linear, so its square is what has a second derivative.
     assert torch.autograd.gradgradcheck(lambda maps: mean(maps) ** 2, values())
+
+
+def test_pixels_in_no_superpixel_keep_their_gradient():
+    superpixels = SUPERPIXELS - 1  # about a fifth of the pixels
+    outside = torch.from_numpy(superpixels < 0)[:, None].expand(2, 3, 4, 6)
+    assert outside.any()
+
+    def mean(maps):
+        return cuekit.superpixel_mean(maps, superpixels)
+
+    assert torch.autograd.gradcheck(mean, values())
+    assert torch.autograd.gradgradcheck(lambda maps: mean(maps) ** 2, values())
+    maps, weights = values(), values(requires_grad=False)
+    (mean(maps) * weights).sum().backward()
+    assert torch.equal(maps.grad[outside], weights[outside])
+    assert torch.equal(maps.grad, mean(weights))
 
 
 def test_the_result_is_that_without_a_gradient():

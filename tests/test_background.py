@@ -119,12 +119,15 @@ def test_no_features():
         cuekit.background_map()
 
 
-def test_mixed_dtypes():
-    with pytest.raises(
-        TypeError,
-        match=r"^features\[1\] must have dtype float32 to match features\[0\], got float64$",
-    ):
-        cuekit.background_map(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2)))
+@pytest.mark.parametrize("dtypes", [("float16", "float32"), ("float64", "float32")])
+def test_mixed_dtypes(dtypes):
+    """The result has the wider dtype; sums are float64 in any case."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(3, 4, 5)), rng.normal(size=(2, 7, 6))
+    first, second = first.astype(dtypes[0]), second.astype(dtypes[1])
+    wider = np.result_type(*dtypes)
+    expected = cuekit.background_map(first.astype(wider), second.astype(wider))
+    assert_equal(cuekit.background_map(first, second), expected)
 
 
 def test_mixed_batches():

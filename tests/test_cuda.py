@@ -1,7 +1,7 @@
-"""What is particular to CUDA: where arrays lie, labels that are not checked, the build.
+"""What is particular to CUDA: devices of arrays, labels that are not checked, the build.
 
-The kernels themselves are held against the oracle in each op's own file. Without a GPU they run
-emulated (`emulated.py`); what only a GPU can show is skipped there.
+The kernels are compared with the oracle in each op's own file. Without a GPU they run emulated
+(`emulated.py`); tests of streams, synchronization and memory are skipped there.
 """
 
 import os
@@ -14,43 +14,26 @@ from pathlib import Path
 import emulated
 import numpy as np
 import pytest
-from strategies import DEVICES, Cuda, has_gpu, same_bits
+from common import ROOT, needs
+from ops import every
+from strategies import DEVICES, NO_DEVICE, Cuda, has_gpu, same_bits
 
 import cuekit
-from cuekit import _arrays, _backend, _torch, crf, reference
+from cuekit import crf, reference
 
-ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(not DEVICES, reason="no compiler for the emulated kernels")
-needs_gpu = pytest.mark.skipif(not has_gpu(), reason="no GPU")
+pytestmark = pytest.mark.skipif(not DEVICES, reason=NO_DEVICE)
+needs_gpu = pytest.mark.skipif(
+    not has_gpu(), reason="needs an NVIDIA GPU, and torch that can use it"
+)
+every_op = every(lambda op: op.cuda)
 
+CONFIG = cuekit.build_config()
 RNG = np.random.default_rng(0)
 CAMS = RNG.normal(size=(2, 9, 23, 31)).astype(np.float32)
 PRESENT = RNG.random((2, 9)) > 0.5
 CUES = CAMS > 0.5
 SUPERPIXELS = RNG.integers(0, 40, (2, 46, 63))
 FINE = np.ascontiguousarray(SUPERPIXELS[:, :23, :31])
-SCORES = RNG.random((2, 9, 23, 31), dtype=np.float32)
-PHOTOS = RNG.integers(0, 256, (2, 23, 31, 3), np.uint8)
-OPS = {
-    "subtract_classes": (cuekit.subtract_classes, (CAMS, PRESENT), {}),
-    "strongest": (cuekit.subtract_classes, (CAMS, PRESENT), {"mode": "strongest"}),
-    "background_map": (cuekit.background_map, (CAMS, np.ascontiguousarray(CAMS[..., :9, :7])), {}),
-    "raw_cues": (cuekit.raw_cues, (CAMS, np.abs(CAMS[:, 0]), PRESENT), {}),
-    "raw_cues, bool": (cuekit.raw_cues, (CAMS, CUES[:, 0], PRESENT), {}),
-    "superpixel_mean": (cuekit.superpixel_mean, (CUES, FINE), {}),
-    "snap_cues": (cuekit.snap_cues, (CUES, SUPERPIXELS), {}),
-    "snap_cues, maps": (cuekit.snap_cues, (CAMS, SUPERPIXELS), {}),
-    "fuse_cues": (cuekit.fuse_cues, (CUES, ~CUES), {}),
-    "resize_cues": (cuekit.resize_cues, (CUES,), {"size": (7, 50)}),
-    "cues_to_labels": (cuekit.cues_to_labels, (CUES,), {}),
-    "suppress_absent": (
-        cuekit.suppress_absent,
-        (CAMS, np.ascontiguousarray(PRESENT[:, 1:])),
-        {},
-    ),
-    "dense_crf": (cuekit.dense_crf, (SCORES, PHOTOS), {"iterations": 3}),
-}
-every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 
 
 @pytest.fixture(params=DEVICES, ids=lambda front_end: front_end.name)
@@ -64,44 +47,39 @@ def raises(error, message):
 
 
 def assert_alike(result, expected, op):
-    """The CPU's bits; of the CRF its values, up to the rounding of float32 over the iterations."""
-    if op[0] is not cuekit.dense_crf:
+    """The CPU's bits, or its values within the op's tolerance."""
+    if op.tolerance is None:
         assert same_bits(result, expected)
-        return
-    assert result.dtype == expected.dtype
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    else:
+        assert result.dtype == expected.dtype
+        np.testing.assert_allclose(result, expected, **op.tolerance)
 
 
-# ------------------------------------------------------------------------------ memory and places
+# ---------------------------------------------------------------------------- memory and devices
 
 
 @every_op
 def test_equals_the_cpu_in_any_memory_order(device, op):
-    function, arrays, options = op
-    expected = function(*arrays, **options)
+    expected = op(*op.arrays)
     for order in (np.ascontiguousarray, np.asfortranarray):
-        wrapped = [device.wrap(order(array)) for array in arrays]
-        assert_alike(device.unwrap(function(*wrapped, **options)), expected, op)
+        wrapped = [device.wrap(order(array)) for array in op.arrays]
+        assert_alike(device.unwrap(op(*wrapped)), expected, op)
 
 
 @every_op
-def test_torch_tensors_go_the_same_way(op, monkeypatch):
-    """On the CPU torch can play the device's part, but for streams and pinned memory."""
-    torch = pytest.importorskip("torch")
-    function, arrays, options = op
-    expected = function(*arrays, **options)
-    monkeypatch.setattr(_torch, "is_on_cuda", lambda _: True)
-    monkeypatch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
-    with emulated.installed():
-        result = function(*map(torch.from_numpy, arrays), **options)
+def test_torch_tensors_go_the_same_way(op):
+    torch = needs("torch")
+    expected = op(*op.arrays)
+    transposed = [torch.from_numpy(a.T.copy()).permute(*range(a.ndim)[::-1]) for a in op.arrays]
+    with emulated.torch_on_device():
+        result = op(*map(torch.from_numpy, op.arrays))
         assert type(result) is torch.Tensor
         assert_alike(result.numpy(), expected, op)
-        transposed = [torch.from_numpy(a.T.copy()).permute(*range(a.ndim)[::-1]) for a in arrays]
-        assert_alike(function(*transposed, **options).numpy(), expected, op)
+        assert_alike(op(*transposed).numpy(), expected, op)
 
 
-def test_the_constrain_loss_goes_where_the_scores_are(monkeypatch):
-    torch = pytest.importorskip("torch")
+def test_the_constrain_loss_runs_on_the_device_of_the_scores(monkeypatch):
+    torch = needs("torch")
     from cuekit import losses
 
     p = torch.from_numpy(CAMS).softmax(1).requires_grad_()
@@ -111,29 +89,24 @@ def test_the_constrain_loss_goes_where_the_scores_are(monkeypatch):
     (slope,) = torch.autograd.grad(expected, p)
     kernel, calls = crf.dense_crf, []
 
-    def on_device(*arrays, **options):  # what torch.cuda would make of the same call
+    def on_device(*arrays, **options):  # as if its tensors were on a GPU
         calls.append(arrays)
-        with monkeypatch.context() as patch:
-            patch.setattr(_torch, "is_on_cuda", lambda _: True)
-            patch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+        with emulated.torch_on_device():
             return kernel(*arrays, **{**options, "present": tags})
 
     monkeypatch.setattr(crf, "dense_crf", on_device)
-    with emulated.installed():
-        loss = losses.constrain_to_boundary_loss(p, images, present=tags)
+    loss = losses.constrain_to_boundary_loss(p, images, present=tags)
     assert len(calls) == 1
     # Q differs from the CPU's by some 1e-6, the rounding of float32 over ten iterations.
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(loss, p)[0], slope, rtol=1e-3, atol=1e-6)
 
 
-def test_torch_device_looks_at_values(monkeypatch):
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(_torch, "is_on_cuda", lambda _: True)
-    monkeypatch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+def test_validate_with_torch_tensors():
+    torch = needs("torch")
     cams, labels = torch.from_numpy(CAMS.copy()), torch.from_numpy(FINE.copy())
     labels[0, 0, 0] = 2**31 - 1
-    with emulated.installed():
+    with emulated.torch_on_device():
         means = cuekit.superpixel_mean(cams, labels, validate=True)
         assert means[0, 3, 0, 0] == cams[0, 3, 0, 0]
         labels[0, 0, 0] = 2**31
@@ -143,46 +116,43 @@ def test_torch_device_looks_at_values(monkeypatch):
         with raises(ValueError, "values must be finite, got nan at index (1, 2, 3, 4)"):
             cuekit.superpixel_mean(cams, labels, validate=True)
         labels[1, 2, 3] = -7
-        with raises(ValueError, "superpixels must be at least 0, got -7 at index (1, 2, 3)"):
+        with raises(ValueError, "superpixels must be at least -1, got -7 at index (1, 2, 3)"):
             cuekit.superpixel_mean(torch.zeros(2, 9, 23, 31), labels, validate=True)
 
 
-@every_op
+@every(lambda op: op.cuda and len(op.arrays) > 1)
 def test_arguments_on_different_devices(device, op):
-    function, arrays, options = op
-    if len(arrays) < 2:
-        pytest.skip("has one array")
+    first, *others = op.arrays
     with pytest.raises(ValueError, match=r"must be on the CPU, as .* is, got it on .*(cuda|CUDA)"):
-        function(arrays[0], *map(device.wrap, arrays[1:]), **options)
+        op(first, *map(device.wrap, others))
     with pytest.raises(
         ValueError, match=r"must be on .*(cuda|CUDA).*, as .* is, got it on the CPU"
     ):
-        function(device.wrap(arrays[0]), *arrays[1:], **options)
+        op(device.wrap(first), *others)
 
 
-def test_lists_of_tags_are_welcome(device):
+def test_tags_may_be_lists(device):
     cams, tags = CAMS[0], PRESENT[0]
     expected = cuekit.subtract_classes(cams, tags)
     result = cuekit.subtract_classes(device.wrap(cams), tags.tolist())
     assert same_bits(device.unwrap(result), expected)
 
 
-def test_what_stays_on_the_cpu_says_so(device):
-    photo = device.wrap(np.zeros((4, 4, 3), np.uint8))
-    with raises(ValueError, "image must be on the CPU, got an array on"):
-        cuekit.felzenszwalb(photo)
-    with raises(ValueError, "image must be on the CPU, got an array on"):
-        cuekit.slic(photo)
-    masks = device.wrap(np.ones((2, 3, 46, 63), dtype=bool))
-    with raises(ValueError, "superpixels that are bool masks must be on the CPU, got an array on"):
-        cuekit.snap_cues(device.wrap(CUES), masks)
-
-
-def test_without_kernels(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", emulated.stand_in_for_cupy())
-    monkeypatch.setattr(_backend, "_import_cuda", lambda: (None, "no nvcc when it was built"))
-    message = "arrays on a CUDA device need cuekit's CUDA kernels, which are missing (no nvcc"
+@every(lambda op: not op.cuda)
+def test_what_has_no_cuda_kernel_says_so(device, op):
+    message = (
+        "superpixels that are masks must be on the CPU, got an array on"
+        if op.function is cuekit.snap_cues
+        else f"{op.names[0]} must be on the CPU, got an array on"
+    )
     with raises(ValueError, message):
+        op(*map(device.wrap, op.arrays))
+
+
+def test_without_kernels():
+    message = "arrays on a CUDA device need cuekit's CUDA kernels, which are missing (no nvcc"
+    kernels = None, "no nvcc when it was built"
+    with emulated.installed(lambda: kernels), raises(ValueError, message):
         cuekit.fuse_cues(emulated.to_device(CUES))
 
 
@@ -199,7 +169,7 @@ def test_validate_finds_what_is_not_finite(device, value):
     for function in (cuekit.subtract_classes, lambda c, p, **o: cuekit.raw_cues(c, None, p, **o)):
         with raises(ValueError, message):
             function(wrapped, tags, validate=True)
-        function(wrapped, tags)  # without it nobody looks, and nothing breaks
+        function(wrapped, tags)  # without validate= it is not checked, and does no harm
     with raises(ValueError, message.replace("cams", "scores")):
         cuekit.suppress_absent(wrapped, None, validate=True)
     with raises(ValueError, message.replace("cams", "features[0]")):
@@ -208,7 +178,7 @@ def test_validate_finds_what_is_not_finite(device, value):
         cuekit.snap_cues(wrapped, device.wrap(SUPERPIXELS), validate=True)
 
 
-def test_absent_maps_are_not_looked_at(device):
+def test_maps_of_absent_classes_are_not_validated(device):
     cams = CAMS.copy()
     cams[~PRESENT] = np.nan
     result = cuekit.subtract_classes(device.wrap(cams), device.wrap(PRESENT), validate=True)
@@ -225,20 +195,23 @@ def test_labels_out_of_range_are_no_superpixels(device, dtype):
     """Whatever they hold: nothing is read or written out of bounds."""
     labels = FINE.astype(dtype)
     wrong = np.zeros(labels.shape, dtype=bool)
-    for place, label in (((0, 0, 0), -1), ((0, 22, 30), np.iinfo(dtype).max), ((1, 5, 5), 40)):
-        labels[place], wrong[place] = label, True
+    for index, label in (((0, 0, 0), -1), ((0, 22, 30), np.iinfo(dtype).max), ((1, 5, 5), 40)):
+        labels[index], wrong[index] = label, True
     labels[1, 6] = np.iinfo(dtype).min
     wrong[1, 6] = True
     values, superpixels = device.wrap(CAMS), device.wrap(labels)
     means = device.unwrap(cuekit.superpixel_mean(values, superpixels, num_superpixels=40))
     masks = device.unwrap(cuekit.snap_cues(values, superpixels, num_superpixels=40))
     for b in range(2):
-        assert not means[b][:, wrong[b]].any()
-        assert not masks[b][:, wrong[b]].any()
+        np.testing.assert_array_equal(means[b][:, wrong[b]], CAMS[b][:, wrong[b]])
+        level = np.maximum(0.3 * CAMS[b].max((1, 2), keepdims=True), 0)
+        at_wrong = reference.resize(CAMS[b], labels[b].shape) > level
+        np.testing.assert_array_equal(masks[b][:, wrong[b]], at_wrong[:, wrong[b]])
         right = ~wrong[b]
         expected = reference.superpixel_mean(CAMS[b][:, right][:, None], labels[b][right][None])
         np.testing.assert_allclose(means[b][:, right], expected[:, 0], rtol=1e-6, atol=1e-12)
-    with raises(ValueError, "superpixels must be at least 0, got -1 at index (0, 0, 0)"):
+    least = np.iinfo(dtype).min
+    with raises(ValueError, f"superpixels must be at least -1, got {least} at index (1, 6, 0)"):
         cuekit.snap_cues(values, superpixels, validate=True)
     with raises(ValueError, "superpixels must be less than 30, got 39"):
         cuekit.snap_cues(values, device.wrap(FINE), num_superpixels=30, validate=True)
@@ -305,21 +278,21 @@ def test_too_many_channels_for_labels(device):
 # --------------------------------------------------------------------------------------- the build
 
 
-@pytest.mark.skipif(_backend._import_cuda()[0] is None, reason=_backend._import_cuda()[1])
-def test_the_module_loads_without_a_gpu():
-    """And has what the emulated one has; what it cannot do without a GPU, it says."""
+@pytest.mark.skipif(
+    CONFIG["cuda"] is None, reason=f"needs a build with CUDA kernels: {CONFIG['cuda_missing']}"
+)
+def test_the_module_loads_without_a_gpu(monkeypatch):
+    """It has what the emulated one has, and says what it cannot do without a GPU."""
     from cuekit import _cuda
 
     assert {*dir(emulated.load())} - {*dir(_cuda)} == set()
-    config = cuekit.build_config()
-    assert config["cuda"] == f"{_cuda.version}: {_cuda.architectures}"
-    assert config["cuda_missing"] == ""
+    assert CONFIG["cuda"] == f"{_cuda.version}: {_cuda.architectures}"
+    assert CONFIG["cuda_missing"] == ""
     if has_gpu():
         return
-    with emulated.installed():
-        cues = _arrays.adopt(emulated.to_device(CUES), "cues").view(np.uint8)
+    monkeypatch.setitem(sys.modules, "cupy", emulated.stand_in_for_cupy())
     with pytest.raises(RuntimeError, match=r"^CUDA: "):
-        _cuda.fuse([cues], cues, cues.device)
+        cuekit.fuse_cues(emulated.to_device(CUES))
 
 
 def setup(*arguments, **environment):
@@ -333,9 +306,11 @@ def setup(*arguments, **environment):
     )
 
 
-@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not in a clone")
-def test_the_wish_for_cuda_is_checked(tmp_path):
-    pytest.importorskip("setuptools")
+@pytest.mark.skipif(
+    not (ROOT / "setup.py").exists(), reason="needs setup.py: run the tests in a clone"
+)
+def test_the_variable_cuekit_cuda_is_checked(tmp_path):
+    needs("setuptools")
     assert (
         "CUEKIT_CUDA must be auto, 0 or 1, got 'yes'" in setup("--name", CUEKIT_CUDA="yes").stderr
     )
@@ -351,17 +326,15 @@ def test_the_wish_for_cuda_is_checked(tmp_path):
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @every_op
-def test_nothing_waits_for_the_device(op):
+def test_nothing_synchronizes_with_the_device(op):
     import torch
 
-    function, arrays, options = op
-    if "superpixels" in function.__code__.co_varnames:
-        options = {**options, "num_superpixels": 40}
-    wrapped = [*map(Cuda.wrap, arrays)]
-    function(*wrapped, **options)
+    options = {"num_superpixels": 500} if "superpixels" in op.names else {}
+    wrapped = [*map(Cuda.wrap, op.arrays)]
+    op(*wrapped, **options)
     try:
         torch.cuda.set_sync_debug_mode("error")
-        function(*wrapped, **options)
+        op(*wrapped, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -371,13 +344,11 @@ def test_nothing_waits_for_the_device(op):
 def test_on_a_second_stream(op):
     import torch
 
-    function, arrays, options = op
-    expected = function(*arrays, **options)
+    expected = op(*op.arrays)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # the inputs come late, on this stream
-        wrapped = [*map(Cuda.wrap, arrays)]
-        result = function(*wrapped, **options)
+        torch.cuda._sleep(50_000_000)  # the inputs are late, on this stream
+        result = op(*map(Cuda.wrap, op.arrays))
     stream.synchronize()
     assert_alike(Cuda.unwrap(result), expected, op)
 
@@ -387,14 +358,13 @@ def test_on_a_second_stream(op):
 def test_repeated_calls_leak_nothing(op):
     import torch
 
-    function, arrays, options = op
-    wrapped = [*map(Cuda.wrap, arrays)]
+    wrapped = [*map(Cuda.wrap, op.arrays)]
     for _ in range(2):
-        function(*wrapped, **options)
+        op(*wrapped)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     for _ in range(20):
-        function(*wrapped, **options)
+        op(*wrapped)
     torch.cuda.synchronize()
     assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
 

@@ -28,7 +28,7 @@ def test_equals_oracle(sets, run):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_any_number_of_large_sets(count):
-    """Longer than the pieces that kernels work on."""
+    """Larger than the blocks that kernels work on."""
     sets = np.random.default_rng(count).random((count, 5, 91, 97)) < 0.5 / count
     for threads in (1, 2):
         np.testing.assert_array_equal(cuekit.fuse_cues(*sets, threads=threads), sets.any(0))
@@ -42,7 +42,7 @@ def test_one_set_is_copied():
 
 
 def test_the_same_set_twice():
-    cues = np.array([[[0, 2, 255]]], np.uint8)
+    cues = np.array([[[0, 255, 255]]], np.uint8)
     np.testing.assert_array_equal(cuekit.fuse_cues(cues, cues), [[[False, True, True]]])
 
 

@@ -1,13 +1,13 @@
-"""float16: every value read, and float64 rounded to it as NumPy rounds."""
+"""float16: every value is read, and float64 is rounded to it as NumPy does."""
 
 import numpy as np
 import pytest
+from common import INSTRUCTION_SETS, set_instruction_set
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import INSTRUCTION_SETS, same_bits
+from strategies import same_bits
 
 import cuekit
-from cuekit import _cpu
 
 EVERY = np.arange(2**16, dtype=np.uint16).view(np.float16)
 FINITE = EVERY[np.isfinite(EVERY)]
@@ -25,7 +25,7 @@ def rounded_means(values):
 
 @pytest.fixture(params=INSTRUCTION_SETS)
 def _instructions(request):
-    _cpu.set_instruction_set(request.param)
+    set_instruction_set(request.param)
 
 
 @pytest.mark.usefixtures("_instructions")
@@ -83,7 +83,7 @@ def test_next_to_halfway_is_rounded_once(sign):
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from(INSTRUCTION_SETS))
 def test_random_means(seed, count, instruction_set):
-    _cpu.set_instruction_set(instruction_set)
+    set_instruction_set(instruction_set)
     values = np.random.default_rng(seed).choice(FINITE, (count, 500))
     assert_same_values(means_of_columns(values), rounded_means(values))
 

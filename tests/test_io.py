@@ -63,6 +63,8 @@ NDARRAY = b"cnumpy\nndarray\n"
 EMPTY = RECONSTRUCT + NDARRAY + b"K\0\x85" + string(b"b") + b"\x87R"
 
 
+FROM_BUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
+SCALAR = b"cnumpy.core.multiarray\nscalar\n"
 REST = b"NNN" + integer(-1) + integer(-1) + b"K\0"
 
 
@@ -79,6 +81,12 @@ def array(shape=(1,), data=bytes(8), dtype=INT64, fortran=b"\x89", version=b"K\1
     """An array, pickled as NumPy does under Python 2 with protocol 2."""
     lengths = b"(" + b"".join(integer(length) for length in shape) + b"t"
     return EMPTY + b"(" + version + lengths + dtype + fortran + string(data) + b"tb"
+
+
+def from_buffer(data=bytes(8), dtype=INT64, shape=b"K\1\x85", order=b"C"):
+    """An array, pickled as NumPy does with protocol 5."""
+    buffer = b"\x96" + struct.pack("<Q", len(data)) + data
+    return FROM_BUFFER + b"(" + buffer + dtype + shape + text(order.decode()) + b"tR"
 
 
 def python2_array(value):
@@ -256,7 +264,9 @@ ONE_CELL = np.array([[0], [0], [0]])
         ({"7_cues": np.zeros((3, 35302), "u1")}, r"N <= 35301, got \(3, 35302\)"),
         ({"7_cues": ONE_CELL}, r"image 7 must have labels and cues, got no '7_labels'"),
         ({"7_labels": np.array([1])}, r"image 7 must have labels and cues, got no '7_cues'"),
-        ({"07_cues": ONE_CELL}, r"keys must be '<i>_labels' or '<i>_cues', got '07_cues'"),
+        ({"07_cues": ONE_CELL}, r"image 07 must have labels and cues, got no '07_labels'"),
+        ({"_cues": ONE_CELL}, r"keys must be '<i>_labels' or '<i>_cues', got '_cues'"),
+        ({"7_cues": np.zeros((5, 3), int)}, r"must have shape \(3, N\), .* \(5, 3\): transpose it"),
         ({"7_cues2": ONE_CELL}, r"keys must be '<i>_labels' or '<i>_cues', got '7_cues2'"),
         ({"cues": ONE_CELL}, r"keys must be '<i>_labels' or '<i>_cues', got 'cues'"),
     ],
@@ -289,8 +299,8 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**63 - 1),
-    st.text(st.characters(max_codepoint=127), max_size=20),
-    st.binary(max_size=300),
+    st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs"]), max_size=20),
+    st.binary(max_size=3000),
 )
 ARRAYS = hnp.arrays(
     st.one_of(
@@ -302,14 +312,19 @@ ARRAYS = hnp.arrays(
     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
 )
 KEYS = st.one_of(
-    st.integers(-(2**63), 2**63 - 1), st.text(st.characters(max_codepoint=127), max_size=9)
+    st.integers(-(2**63), 2**63 - 1),
+    st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs"]), max_size=9),
 )
 
 
 @settings(deadline=None)
 @given(
-    st.dictionaries(KEYS, SCALARS | ARRAYS | ARRAYS.map(np.asfortranarray), max_size=4),
-    st.sampled_from([3, 4]),
+    st.dictionaries(
+        KEYS,
+        SCALARS | ARRAYS | ARRAYS.map(np.asfortranarray) | ARRAYS.map(np.transpose),
+        max_size=4,
+    ),
+    st.sampled_from([2, 3, 4, 5]),
 )
 def test_what_python_3_pickles_is_read_back(scratch, values, protocol):
     read = unpickle(scratch, pickle.dumps(values, protocol))
@@ -322,6 +337,39 @@ def test_what_python_3_pickles_is_read_back(scratch, values, protocol):
             assert read[key].tobytes() == value.tobytes()
         else:
             assert read[key] == value
+
+
+INTS = st.integers(-(2**63), 2**63 - 1)
+ROWS = st.integers(0, 4).flatmap(
+    lambda n: st.lists(st.lists(INTS, min_size=n, max_size=n), min_size=1, max_size=4)
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(INTS, max_size=6) | ROWS,
+    st.sampled_from(["list", "tuple", "NumPy integers", "arrays"]),
+    st.sampled_from([2, 3, 4, 5]),
+)
+def test_lists_are_read_as_arrays(scratch, values, kind, protocol):
+    nested = bool(values) and isinstance(values[0], list)
+    if kind == "NumPy integers":
+        written = [list(np.array(row)) for row in values] if nested else list(np.array(values, int))
+    elif kind == "arrays":
+        written = [np.array(row, int) for row in values] if nested else np.array(values, int)
+    elif kind == "tuple":
+        written = tuple(map(tuple, values)) if nested else tuple(values)
+    else:
+        written = values
+    read = unpickle(scratch, pickle.dumps({"k": written}, protocol))["k"]
+    assert read.dtype == np.int64
+    np.testing.assert_array_equal(read, np.array(values, np.int64))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_numpy_scalars_are_read_as_numbers(scratch, protocol):
+    values = {"i": np.int16(-3), "f": np.float32(0.5), "b": np.bool_(True), np.int64(7): 1}
+    assert unpickle(scratch, pickle.dumps(values, protocol)) == {"i": -3, "f": 0.5, "b": True, 7: 1}
 
 
 @settings(deadline=None)
@@ -398,22 +446,43 @@ def test_code_never_runs(tmp_path, protocol, compress):
         (b"Pid\n", r"opcode PERSID is not allowed"),
         (b"NQ", r"opcode BINPERSID is not allowed"),
         (b"\x97", r"opcode NEXT_BUFFER is not allowed"),
-        (b"]", r"opcode EMPTY_LIST is not allowed"),
+        (b"(l", r"opcode LIST is not allowed"),
+        (b"\x8f", r"opcode EMPTY_SET is not allowed"),
+        (b"\x98", r"opcode READONLY_BUFFER is not allowed"),
+        (b"cbuiltins\nlist\n", r"global 'builtins\.list' is not allowed"),
+        (b"c_codecs\ndecode\n", r"global '_codecs\.decode' is not allowed"),
+        (b"c_codecs\nencode\n" + text("a") + text("rot13") + b"\x86R", r"encode must be given Lat"),
+        (b"c_codecs\nencode\n" + text("\u0100") + text("latin1") + b"\x86R", r"encode must be"),
+        (
+            b"c_codecs\nencode\nK\1" + text("latin1") + b"\x86R",
+            r"encode must be given Latin-1 text",
+        ),
+        (b"c__builtin__\nbytes\nK\5\x85R", r"only functions that make arrays .* got __builtin__"),
+        (b"NK\1a", r"items must be appended to a list, got None"),
+        (b"]NNe", r"must have its MARK"),
+        (b"](K\1Ne", r"lists must hold integers of int64's range, got None"),
+        (b"](K\1\x88e", r"lists must hold integers of int64's range, got True"),
+        (b"](\x8a\x08" + b"\xff" * 7 + b"\x7fK\1]e", r"lists must hold|a list must hold"),
+        (b"](]]K\1ae", r"a list must hold integers, or rows of equal length"),
+        (b"](K\1]e", r"a list must hold integers, or rows of equal length"),
+        (b"](](]K\1ae)e", r"a list must hold|lists must hold integers"),
+        (b"]q\1h\1a", r"lists must hold integers of int64's range, got a list of 1 items"),
+        (b"](" + array((1, 1)) + b"e", r"rows must be integers, got int64 array of shape \(1, 1\)"),
+        (b"](" + array((1,), bytes(8), dtype(b"f8")) + b"e", r"rows must be integers, got float64"),
         (b"\xff", r"opcode b'\\xff' is not allowed"),
         (b"N0", r"opcode POP is not allowed"),
         (b"L" + b"9" * 10_000 + b"L\n", r"opcode LONG is not allowed"),
-        (NDARRAY + b")R", r"only _reconstruct and dtype may be called, got numpy\.ndarray"),
-        (text("os") + b")R", r"only _reconstruct and dtype may be called, got 'os'"),
-        (b"R", r"only _reconstruct and dtype may be called, got dict"),
+        (NDARRAY + b")R", r"only functions that make arrays may be called, got numpy\.ndarray"),
+        (text("os") + b")R", r"only functions that make arrays may be called, got 'os'"),
+        (b"R", r"the arguments of dict must be a tuple, got 'k'"),
         (b"\x87R", r"must have its operands"),
         (NDARRAY, r"values must be arrays, numbers or strings, got numpy\.ndarray"),
         (b"}", r"values must be arrays, numbers or strings, got dict"),
-        (b")", r"values must be arrays, numbers or strings, got \(\)"),
         (EMPTY, r"values must be arrays, numbers or strings, got an array without data"),
         (dtype(), r"values must be arrays, numbers or strings, got dtype i8"),
         (RECONSTRUCT + b"cnumpy\ndtype\nK\0\x85" + string(b"b") + b"\x87R", r"must be given"),
         (RECONSTRUCT + NDARRAY + b"K\5\x85" + string(b"b") + b"\x87R", r"must be given"),
-        (RECONSTRUCT + b"NR", r"_reconstruct must be given .*, got None"),
+        (RECONSTRUCT + b"NR", r"the arguments of .*_reconstruct must be a tuple, got None"),
     ],
 )
 def test_operation_refused(scratch, operations, message):
@@ -446,7 +515,10 @@ def test_message_names_file_and_position(scratch):
         (array(dtype=dtype(b"\xff8")), r"a dtype must be one of"),
         (array(dtype=dtype().replace(b"K\0K\1", b"K\1K\1")), r"a dtype must be .* 1, 1\)"),
         (array(dtype=b"cnumpy\ndtype\n)R"), r"a dtype must be one of .*, got \(\)"),
-        (array(dtype=b"cnumpy\ndtype\nNR"), r"a dtype must be one of .*, got None"),
+        (
+            array(dtype=b"cnumpy\ndtype\nNR"),
+            r"the arguments of numpy\.dtype must be a tuple, got None",
+        ),
         (array(dtype=dtype(order=b"|")), r"state of dtype i8 must be \(3, byte order of '<>'"),
         (array(dtype=dtype(order=b"")), r"state of dtype i8"),
         (array(dtype=dtype(order=b"<>")), r"state of dtype i8"),
@@ -484,7 +556,27 @@ def test_message_names_file_and_position(scratch):
             array((), dtype=dtype()).replace(b"K\1(t", b"K\1(\x88t"),
             r"shape must hold integers >= 0",
         ),
-        (array((1,) * 17), r"tuples must have at most 16 items, got 17"),
+        (array((1,) * 17), r"arrays must have at most 16 axes, got 17"),
+        (array((1,) * 9000), r"arrays must have at most 16 axes, got 9000"),
+        (
+            FROM_BUFFER + b")R",
+            r"_frombuffer must be given \(bytes, dtype, shape, order\), got \(\)",
+        ),
+        (from_buffer(order=b"A"), r"_frombuffer must be given"),
+        (from_buffer(order=b"K"), r"_frombuffer must be given"),
+        (from_buffer(data=bytes(7)), r"data must have 8 bytes for shape \(1,\) of int64, got 7"),
+        (from_buffer(dtype=dtype(b"O8", b"|")), r"a dtype must be one of"),
+        (from_buffer(shape=b"](K\1e"), r"_frombuffer must be given"),
+        (from_buffer(shape=integer(-1) + b"\x85"), r"shape must hold integers >= 0, got \(-1\)"),
+        (
+            SCALAR + INT64 + string(bytes(7)) + b"\x86R",
+            r"a scalar must be given a dtype and its by",
+        ),
+        (
+            SCALAR + dtype(b"b1", b"|") + string(b"\2") + b"\x86R",
+            r"bool arrays must hold bytes 0 and",
+        ),
+        (SCALAR + b"N" + string(bytes(8)) + b"\x86R", r"a scalar must be given a dtype"),
         (array((2,), b"\1\2", dtype(b"b1", b"|")), r"bool arrays must hold bytes 0 and 1, got 2"),
     ],
 )
@@ -511,7 +603,7 @@ LONG = 2**62
     [
         (
             b"\x8d" + struct.pack("<Q", LONG),
-            r"operand of BINUNICODE8 .* at most 1000 bytes, got 46",
+            r"at most max_bytes = 1048576 bytes, got at least 46",
         ),
         (b"\x8e" + struct.pack("<Q", LONG), r"at most max_bytes = 1048576 bytes"),
         (b"\x8e" + struct.pack("<Q", 2**64 - 1), r"byte count > sys\.maxsize"),
@@ -519,9 +611,9 @@ LONG = 2**62
         (b"B" + uint4(2**19), r"expected 524288 bytes in a bytes4, but only"),
         (b"T" + uint4(2**31 - 1), r"at most max_bytes = 1048576 bytes"),
         (b"T" + uint4(2**32 - 1), r"byte count < 0"),
-        (b"X" + uint4(2**32 - 1), r"operand of BINUNICODE must have at most 1000 bytes"),
-        (text("a" * 1001), r"operand of BINUNICODE must have at most 1000 bytes, got 1001"),
-        (text("ä"), r"strings must be ASCII, got 'ä'"),
+        (b"X" + uint4(2**32 - 1), r"at most max_bytes = 1048576 bytes, got at least 42"),
+        (text("a" * 1001 + "\u0100"), r"text of more than 1000 bytes must be Latin-1, got 1003"),
+        (text("\U0001f600" + "a" * 2**19), r"text of more than 1000 bytes must be Latin-1"),
         (b"X" + uint4(1) + b"\xff", r"can't decode"),
         (b"\x8b" + uint4(2**31 - 1), r"operand of LONG4 must have at most 8 bytes"),
         (b"\x8b" + uint4(2**32 - 1), r"byte count < 0"),
@@ -570,12 +662,25 @@ def test_hostile_lengths_and_nesting_refused(scratch, operations, message):
         (b"\x80\x02" + array() + b".", r"the pickle must contain one dict, got int64 array"),
         (b"\x80\x02}.}", r"nothing may follow the pickle's STOP"),
         (b"\x80\x02}", r"pickle exhausted before seeing STOP"),
-        (b"\x80\x02}NNs.", r"keys must be ASCII strings or integers, got None"),
-        (b"\x80\x02}\x88Ns.", r"keys must be ASCII strings or integers, got True"),
-        (b"\x80\x02})Ns.", r"keys must be ASCII strings or integers, got \(\)"),
+        (
+            b"\x80\x02}NNs.",
+            r"keys must be strings of at most 1000 characters or integers, got None",
+        ),
+        (
+            b"\x80\x02}\x88Ns.",
+            r"keys must be strings of at most 1000 characters or integers, got True",
+        ),
+        (
+            b"\x80\x02})Ns.",
+            r"keys must be strings of at most 1000 characters or integers, got \(\)",
+        ),
         (
             b"\x80\x02}" + string(b"\xff") + b"Ns.",
-            r"keys must be ASCII strings or integers, got b'\\xff'",
+            r"keys must be strings of at most 1000 characters or integers, got b'\\xff'",
+        ),
+        (
+            b"\x80\x02}" + text("a" * 1001) + b"Ns.",
+            r"keys must be strings of at most 1000 characters",
         ),
         (b"\x80\x02}(K\1NK\1Nu.", r"keys must be distinct, got 1 twice"),
         (
@@ -598,6 +703,32 @@ def test_opcode_bomb_refused(scratch, monkeypatch):
     monkeypatch.setattr(_unpickle, "_MAX_OPCODES", 1000)
     with pytest.raises(ValueError, match="must have at most 1000 opcodes"):
         unpickle(scratch, b"\x80\x04}" + b"(}\x94t" * 1000)
+
+
+def test_a_small_file_cannot_hold_many_opcodes(scratch):
+    """A few kilobytes of gzip would be read for a quarter of a minute."""
+    data = gzip.compress(entry(b"]" + (b"(" + b"K\1" * 1000 + b"e") * 3000))
+    assert len(data) < 2**15
+    with pytest.raises(ValueError, match=r"must have at most \d{6} opcodes, got more"):
+        unpickle(scratch, data, max_bytes=2**30)
+
+
+def test_the_number_of_keys_is_bounded(scratch, monkeypatch):
+    monkeypatch.setattr(_unpickle, "_MAX_KEYS", 1000)
+    unpickle(scratch, pickle.dumps(dict.fromkeys(range(1000))))
+    with pytest.raises(ValueError, match="the dict must have at most 1000 keys, got more"):
+        unpickle(scratch, pickle.dumps(dict.fromkeys(range(1001))))
+
+
+def test_shared_list_bomb_refused(scratch):
+    """A row that a list holds many times is copied many times."""
+    row = b"](" + b"K\1" * 1000 + b"eq\1"
+    data = entry(b"](" + row + b"h\1" * 2000 + b"e")
+    with (
+        peak_below(8 * 2**20),
+        pytest.raises(ValueError, match="at most max_bytes = 1048576 bytes together"),
+    ):
+        unpickle(scratch, data)
 
 
 def test_shared_array_bomb_refused(scratch):
@@ -657,6 +788,9 @@ def test_max_bytes_is_exact(scratch):
 SMALL = {
     "python 2": python2_dict({"a": np.arange(3), "b": np.zeros((2, 2), bool)}),
     "python 3": pickle.dumps({"a": np.arange(3), "b": np.zeros((2, 2), bool), "c": 7}, 4),
+    "protocol 5": pickle.dumps(
+        {"a": np.arange(3), "b": [[1, 2], np.int64([3, 4])], "c": np.int8(7)}, 5
+    ),
 }
 
 
@@ -714,7 +848,7 @@ def test_damage_is_refused_or_read_as_arrays(scratch, data, changes, zipped):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.sampled_from(sorted("()NRb}tus\x85\x86\x87\x88\x93.h\0q\0K\0")), max_size=30))
+@given(st.lists(st.sampled_from(sorted("()NRb}tusae]\x85\x86\x87\x88\x93.h\0q\0K\0")), max_size=30))
 def test_any_order_of_opcodes_ends_in_a_dict_or_a_value_error(scratch, codes):
     data = b"\x80\x02" + EMPTY + b"q\0" + "".join(codes).encode("latin-1") + b"."
     with contextlib.suppress(ValueError):
@@ -808,9 +942,13 @@ def test_labels_of_torch(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (np.zeros((2, 2), np.float32), TypeError, r"labels must have dtype int8 .*, got float32"),
-        (np.zeros((2, 2), bool), TypeError, r"labels must have dtype int8 .*, got bool"),
-        (np.zeros((2, 2), object), TypeError, r"labels must have dtype int8 .*, got object"),
+        (
+            np.zeros((2, 2), np.float32),
+            TypeError,
+            r"labels must have any integer dtype, got float32",
+        ),
+        (np.zeros((2, 2), bool), TypeError, r"labels must have any integer dtype, got bool"),
+        (np.zeros((2, 2), object), TypeError, r"labels must have any integer dtype, got object"),
         (np.zeros((2, 2), ">i4"), TypeError, r"labels must have native byte order, got .*>i4"),
         (np.array([[-1]]), ValueError, r"labels must be in 0\.\.255, got -1"),
         (np.array([[256]]), ValueError, r"labels must be in 0\.\.255, got 256"),
@@ -938,24 +1076,149 @@ def test_second_header_cannot_hide_a_bomb(tmp_path):
         io.read_labels(tmp_path / "a.png")
 
 
-def test_truncated_png_never_gives_other_labels(scratch):
-    labels = np.random.default_rng(0).integers(0, 256, (17, 23))
-    io.write_labels(scratch, labels)
+def test_every_truncation_of_a_png_is_refused(scratch):
+    io.write_labels(scratch, np.random.default_rng(0).integers(0, 256, (17, 23)))
     data = scratch.read_bytes()
     for length in range(len(data)):
         scratch.write_bytes(data[:length])
-        if length < len(data) - 20:
-            with pytest.raises(ValueError, match="must be a whole, undamaged PNG"):
-                io.read_labels(scratch)
-        else:  # all pixels are complete: Pillow ignores a missing IEND and checksums
-            with contextlib.suppress(ValueError):
-                np.testing.assert_array_equal(io.read_labels(scratch), labels)
+        with pytest.raises(ValueError, match="must be a whole, undamaged PNG"):
+            io.read_labels(scratch)
+
+
+def regions(height, width):
+    """A label map of a few regions with straight borders, as masks have."""
+    y, x = np.mgrid[:height, :width]
+    labels = np.where(x + y < width, 0, 15) + 12 * (x > 2 * y)
+    return np.where(abs(x - 2 * y) < 3, 255, labels).astype(np.uint8)
+
+
+def gray_png(labels):
+    data = BytesIO()
+    Image.fromarray(labels).save(data, "PNG")  # rows are filtered
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["palette", "gray, filtered"])
+def test_no_flipped_bit_gives_other_labels(scratch, kind):
+    """Pillow alone reads other labels from some of these files."""
+    labels = regions(60, 80)
+    io.write_labels(scratch, labels)
+    data = gray_png(labels) if kind == "gray, filtered" else scratch.read_bytes()
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        scratch.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a label image must") as caught:
+            io.read_labels(scratch)
+        assert str(scratch) in str(caught.value)
+
+
+def checked(data):
+    """The PNG with right CRCs, whatever was done to its chunks."""
+    position, result = 8, data[:8]
+    while position < len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        chunk = data[position + 4 : position + 8 + length]
+        result += struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        position += 12 + length
+    return result
+
+
+def test_no_flipped_bit_gives_other_labels_where_the_crc_is_right(scratch):
+    """The checksum of the compressed pixels is compared, too."""
+    labels = regions(40, 50)
+    io.write_labels(scratch, labels)
+    data = scratch.read_bytes()
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", data, start - 4)
+    for bit in range(8 * (start + 4), 8 * (start + 4 + length)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        scratch.write_bytes(checked(bytes(damaged)))
+        try:
+            read = io.read_labels(scratch)
+        except ValueError as error:
+            message = str(error)
+            assert str(scratch) in message
+        else:  # a bit that says nothing, such as the compression level
+            np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (png(4, 2, 8, 0, bytes(5)), "the pixels take 10 bytes, and the file has less"),
+        (png(4, 2, 8, 0, bytes(11)), "the pixels take 10 bytes, and the file has more"),
+        (png(4, 2, 8, 0, bytes(10))[:-12], "the file ends before IEND"),
+        (png(4, 2, 8, 0, b"\7" + bytes(9)), "cannot decode image data"),
+        (png(4, 2, 8, 0, bytes(10)).replace(b"IDAT", b"IDAX"), "the CRC of the chunk at byte 33"),
+        (checked(png(4, 2, 8, 0, bytes(10)).replace(b"IDAT", b"iDAT")), "file has less"),
+        (png(4, 2, 3, 0, bytes(10)), "colour type 0 with 3 bits"),
+        (png(4, 0, 8, 0, b""), "a size of 4 x 0"),
+        (png(2**31, 1, 8, 0, b""), "a size of 2147483648 x 1"),
+        (png(4, 2, 8, 0, bytes(10), b"\0\0\0\0IHDR" + b"\xa8\xa1\xae\x0a"), "a second IHDR"),
+    ],
+)
+def test_pngs_that_break_the_format_are_refused(tmp_path, data, message):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"must be a whole, undamaged PNG, got: .*{message}"):
+        io.read_labels(tmp_path / "a.png")
+
+
+def test_pixels_in_several_chunks(tmp_path):
+    data = png(4, 1, 8, 3, b"\0\1\2\3\xff")
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", data, start - 4)
+    content = data[start + 4 : start + 4 + length]
+    pieces = [content[:2], b"", content[2:]]
+    chunks = b"".join(struct.pack(">I", len(p)) + b"IDAT" + p + bytes(4) for p in pieces)
+    (tmp_path / "a.png").write_bytes(
+        checked(data[: start - 4] + chunks + data[start + 8 + length :])
+    )
+    assert io.read_labels(tmp_path / "a.png").tolist() == [[1, 2, 3, 255]]
+
+
+ADAM7 = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+    *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([(3, 1), (3, 2), (3, 4), (3, 8), (0, 1), (0, 8)]),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.booleans(),
+    st.sampled_from([0, 1, 4]),
+    st.integers(0, 2**32 - 1),
+)
+def test_depths_filters_and_interlacing_are_read_as_pillow_does(
+    scratch, kind, size, interlaced, largest_filter, seed
+):
+    (colour, depth), (width, height), rng = kind, size, np.random.default_rng(seed)
+    parts = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    rows = b""
+    for top, left, down, across in parts:
+        lines, columns = len(range(top, height, down)), len(range(left, width, across))
+        for _ in range(lines if columns else 0):
+            rows += bytes([rng.integers(largest_filter + 1)])
+            rows += rng.bytes((columns * depth + 7) // 8)
+    data = bytearray(png(width, height, depth, colour, rows))
+    data[28] = interlaced  # the last field of IHDR
+    scratch.write_bytes(checked(bytes(data)))
+    with Image.open(scratch) as image:
+        expected = np.array(image, dtype=np.uint8)
+    read = io.read_labels(scratch)
+    np.testing.assert_array_equal(read, expected)
+    assert read.flags.writeable
+    assert read.flags.c_contiguous
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_png_is_refused_or_read(scratch, changes):
-    io.write_labels(scratch, np.arange(256).reshape(16, 16))
+def test_damaged_png_is_refused(scratch, changes):
+    labels = np.arange(256).reshape(16, 16)
+    io.write_labels(scratch, labels)
     data = bytearray(scratch.read_bytes())
     for position, value in changes:
         data[position % len(data)] = value
@@ -965,8 +1228,8 @@ def test_damaged_png_is_refused_or_read(scratch, changes):
     except ValueError as error:
         message = str(error)
         assert str(scratch) in message
-    else:
-        assert read.dtype == np.uint8
+    else:  # the changes were none
+        np.testing.assert_array_equal(read, labels)
 
 
 def test_system_errors_are_not_taken_for_damage(tmp_path, monkeypatch):
@@ -975,9 +1238,11 @@ def test_system_errors_are_not_taken_for_damage(tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Image, "open", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(PermissionError):
         io.read_labels(tmp_path / "a.png")
+    with pytest.raises(PermissionError):
+        io.read_photo(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------------------------------- import

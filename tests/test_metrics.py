@@ -63,10 +63,11 @@ def test_int8_labels_and_a_large_unknown_class():
         (([[0]], [[256]], 2), ValueError, "prediction must be 0 to 1 or 255, got 256"),
         (([[0]], [[0, 1]], 2), ValueError, r"prediction must have shape \(1, 1\) to match truth"),
         (([0], [0], 2), ValueError, r"truth must have shape \(..., H, W\), got \(1,\)"),
-        (([[0.0]], [[0]], 2), TypeError, "truth must have dtype int8 or .*, got float64"),
-        (([[0]], [[True]], 2), TypeError, "prediction must have dtype int8 or .*, got bool"),
+        (([[0.0]], [[0]], 2), TypeError, "truth must have any integer dtype, got float64"),
+        (([[0]], [[True]], 2), TypeError, "prediction must have any integer dtype, got bool"),
         (([[0]], [[0]], 0), ValueError, "num_classes must be at least 1, got 0"),
         (([[0]], [[0]], 2.0), TypeError, "num_classes must be an integer, got 2.0"),
+        (([[0]], [[0]], 2**40), ValueError, "num_classes must be at most 4096, got 1099511627776"),
     ],
 )
 def test_wrong_labels(arguments, error, message):
@@ -81,6 +82,11 @@ def test_wrong_unknown_class():
         metrics.confusion_matrix(labels, labels, 2, unknown_as=2)
     with pytest.raises(ValueError, match=r"^unknown_as must be at least 0, got -1$"):
         metrics.confusion_matrix(labels, labels, 2, unknown_as=-1)
+    with pytest.raises(ValueError, match=r"^unknown_as must be one of 'ignore', 'mistake', got 'x"):
+        metrics.confusion_matrix(labels, labels, 2, unknown_as="x")
+    for wrong in (None, 0.5, True, [0]):
+        with pytest.raises(TypeError, match=r"^unknown_as must be an integer, got "):
+            metrics.confusion_matrix(labels, labels, 2, unknown_as=wrong)
 
 
 # Class 2 is in the prediction only, class 3 in neither.
@@ -105,24 +111,91 @@ def test_mean_iou():
     np.testing.assert_array_equal(metrics.mean_iou(stack), [metrics.mean_iou(MATRIX), np.nan])
 
 
-@pytest.mark.parametrize("function", [metrics.iou, metrics.mean_iou])
-def test_matrix_must_be_square(function):
-    with pytest.raises(ValueError, match=r"^matrix must have shape \(..., K, K\), got \(2, 3\)$"):
-        function(np.zeros((2, 3)))
-    with pytest.raises(
-        TypeError, match=r"^matrix must be a NumPy array or a torch tensor, got list"
-    ):
-        function([[1]])
+def test_mean_iou_over_the_classes_in_the_truth():
+    assert metrics.mean_iou(MATRIX, in_truth=True) == (0.6 + 0.4) / 2
+    assert metrics.mean_iou(MATRIX, [0, 2], in_truth=True) == 0.6
+    assert np.isnan(metrics.mean_iou(MATRIX, [2, 3], in_truth=True))
+    with pytest.raises(TypeError, match=r"^in_truth must be True or False, got 1$"):
+        metrics.mean_iou(MATRIX, in_truth=1)
+
+
+def test_accuracies():
+    assert metrics.pixel_accuracy(MATRIX) == 8 / 12
+    assert metrics.mean_accuracy(MATRIX) == (6 / 8 + 2 / 4) / 2
+    assert metrics.mean_accuracy(MATRIX, [0, 2]) == 6 / 8
+    stack = np.stack([MATRIX, np.zeros_like(MATRIX)])
+    np.testing.assert_array_equal(metrics.pixel_accuracy(stack), [8 / 12, np.nan])
+    np.testing.assert_array_equal(metrics.mean_accuracy(stack), [5 / 8, np.nan])
+
+
+# The same with pixels of no class in a last column: they are missed, and nothing else.
+WITH_UNKNOWN = np.concatenate([MATRIX, [[2], [4], [0], [0]]], axis=1)
+
+
+def test_predictions_of_no_class():
+    np.testing.assert_array_equal(metrics.iou(WITH_UNKNOWN), [6 / 12, 2 / 9, 0, np.nan])
+    assert metrics.mean_iou(WITH_UNKNOWN, [0, 1]) == (6 / 12 + 2 / 9) / 2
+    assert metrics.pixel_accuracy(WITH_UNKNOWN) == 8 / 18
+    assert metrics.mean_accuracy(WITH_UNKNOWN) == (6 / 10 + 2 / 8) / 2
+    equal = [WITH_UNKNOWN] * 3
+    assert metrics.bootstrap(equal).value == metrics.mean_iou(WITH_UNKNOWN)
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-@pytest.mark.parametrize("dtype", ["bool", "uint8"])
+def test_matrices_may_be_in_a_list(front_end):
+    stack = photos()
+    listed = [front_end.wrap(matrix) for matrix in stack]
+    for function in FUNCTIONS:
+        np.testing.assert_array_equal(function(listed), function(stack))
+        np.testing.assert_array_equal(function(stack[0].tolist()), function(stack[0]))
+    assert metrics.bootstrap(listed) == metrics.bootstrap(stack)
+
+
+FUNCTIONS = [metrics.iou, metrics.mean_iou, metrics.pixel_accuracy, metrics.mean_accuracy]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_matrix_must_be_square_and_hold_counts(function):
+    with pytest.raises(ValueError, match=r"^matrix must have shape \(..., K, K\), got \(3, 2\)$"):
+        function(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"^matrix must be matrices of one shape"):
+        function([np.zeros((2, 2)), np.zeros((3, 3))])
+    with pytest.raises(ValueError, match=r"^matrix must be matrices of one shape"):
+        function([[1, 2], [3]])
+    with pytest.raises(TypeError, match=r"^matrix\[1\] must be a NumPy array or a torch tensor"):
+        function([np.zeros((2, 2)), "x"])
+    with pytest.raises(TypeError, match=r"^matrix must be a NumPy array .* got NoneType"):
+        function(None)
+    for wrong in (-1, np.nan, np.inf):
+        matrix = np.eye(3)
+        matrix[1, 2] = wrong
+        with pytest.raises(ValueError, match=f"^matrix must hold finite counts, .* got {wrong}"):
+            function(matrix)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int8", "uint16"])
+def test_counts_do_not_depend_on_the_dtype(dtype):
+    """Sums of 40 000 are infinite in float16, and above 2**24 float32 has no odd numbers."""
+    top = {"float16": 40_000, "float32": 2**24, "float64": 2**40, "uint8": 255, "int8": 127}
+    matrix = np.full((2, 2), top.get(dtype, 2**16 - 1), dtype)
+    np.testing.assert_array_equal(metrics.iou(matrix), [1 / 3, 1 / 3])
+    assert metrics.mean_iou(matrix) == 1 / 3
+    assert metrics.pixel_accuracy(matrix) == metrics.mean_accuracy(matrix) == 1 / 2
+    matrix[0, 1] = 1
+    exact = matrix.astype(np.int64)
+    assert metrics.mean_iou(matrix) == metrics.mean_iou(exact)
+    assert metrics.bootstrap(matrix[None]) == metrics.bootstrap(exact[None])
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "255"])
 def test_cue_statistics(front_end, dtype):
     # Pixels: background right; class 1 on 1; class 1 on background; both on 2; ignored; no cue.
     truth = np.array([[0, 1, 0, 2, 255, 2]])
-    cues = np.array([[[1, 0, 0, 0, 1, 0]], [[0, 1, 1, 3, 1, 0]], [[0, 0, 0, 2, 0, 0]]])
-    cues = cues != 0 if dtype == "bool" else cues
-    result = metrics.cue_statistics(front_end.wrap(cues.astype(dtype)), front_end.wrap(truth))
+    cues = np.array([[[1, 0, 0, 0, 1, 0]], [[0, 1, 1, 1, 1, 0]], [[0, 0, 0, 1, 0, 0]]])
+    cues = cues.astype("bool" if dtype == "bool" else "uint8") * (255 if dtype == "255" else 1)
+    cues = cues.astype("bool" if dtype == "bool" else "uint8")
+    result = metrics.cue_statistics(front_end.wrap(cues), front_end.wrap(truth))
     np.testing.assert_array_equal(result.precision, [1, 1 / 3, 1])
     np.testing.assert_array_equal(result.recall, [1 / 2, 1, 1 / 2])
     assert result.foreground_precision == 2 / 4
@@ -232,6 +305,9 @@ def test_bootstrap_where_the_statistic_is_nowhere_defined():
         ({"matrices": np.zeros((2, 2))}, ValueError, r"matrices must have .*, got \(2, 2\)"),
         ({"matrices": np.zeros((3, 2, 1))}, ValueError, r"matri.* must have .*, got \(3, 2, 1\)"),
         ({"other": np.zeros((4, 3, 3))}, ValueError, r"other must have .* to match matrices, got"),
+        ({"other": -photos()}, ValueError, "other must hold finite counts, at least 0, got -"),
+        ({"statistic": "x"}, TypeError, "statistic must be a function of matrices, got 'x'"),
+        ({"statistic": np.sum}, ValueError, "statistic must give one number for each matrix, sha"),
         ({"samples": 0}, ValueError, "samples must be at least 1, got 0"),
         ({"confidence": 1}, ValueError, "confidence must be less than 1, got 1"),
         ({"confidence": -0.1}, ValueError, "confidence must be at least 0, got -0.1"),
@@ -248,6 +324,19 @@ def test_mean_iou_of_classes_that_are_not_there():
         metrics.mean_iou(np.eye(2, dtype=int), [7])
     with pytest.raises(ValueError, match=r"classes\[0\] must be at least 0, got -1"):
         metrics.mean_iou(np.eye(2, dtype=int), [-1])
+
+
+@pytest.mark.parametrize("wrong", [3, np.array(3), "01", None.__class__])
+def test_classes_must_be_a_sequence(wrong):
+    for function in (metrics.mean_iou, metrics.mean_accuracy):
+        with pytest.raises(TypeError, match=r"^classes must be a sequence of integers, got "):
+            function(MATRIX, wrong)
+
+
+def test_classes_of_any_kind():
+    expected = metrics.mean_iou(MATRIX, [0, 1])
+    for classes in ((0, 1), np.array([0, 1]), {0: "a", 1: "b"}, {0: 1, 1: 1}.keys()):
+        assert metrics.mean_iou(MATRIX, classes) == expected
 
 
 def test_cue_statistics_refuses_truth_without_a_channel():

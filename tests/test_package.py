@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
@@ -32,7 +33,8 @@ SIGNATURES = {
     "background_map": "(*features, size=None, validate=False, threads=1)",
     "raw_cues": "(cams, background=None, present=None, *, foreground_threshold=0.3, "
     "background_threshold=0.2, validate=False, threads=1)",
-    "felzenszwalb": "(image, *, scale=200, sigma=0.8, min_size=60, channel_axis=-1, threads=1)",
+    "felzenszwalb": "(image, scale=200, sigma=0.8, min_size=60, *, channel_axis=-1, threads=1)",
+    "sepl_labels": "(labels, masks, *, ignore=255)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
@@ -40,7 +42,7 @@ SIGNATURES = {
     "fuse_cues": "(*cue_sets, threads=1)",
     "resize_cues": "(cues, size, *, rule='nearest', threads=1)",
     "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "
-    "background_overlap='foreground', unknown=255, threads=1)",
+    "background_overlap='foreground', unknown=None, ignore=255, threads=1)",
     "suppress_absent": "(scores, present, *, margin=0.0001, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
@@ -52,7 +54,7 @@ SIGNATURES = {
 
 def find(name):
     if name.startswith("losses."):
-        pytest.importorskip("torch")
+        needs("torch")
     value = cuekit
     for part in name.split("."):
         value = getattr(value, part)
@@ -173,7 +175,7 @@ def test_docstring_is_complete(name):
     assert blank == ""
     parameters = inspect.signature(function).parameters
     sections = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
-    order = ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"]
+    order = ["Parameters", "Returns", "Raises", "Warns", "Notes", "References", "Examples"]
     assert sections == [section for section in order if section in sections]
     if inspect.signature(function).return_annotation not in ("None", None):
         assert "Returns" in sections
@@ -189,7 +191,7 @@ def test_docstring_is_complete(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
     if name == "cuekit.losses":
-        pytest.importorskip("torch")
+        needs("torch")
     module = importlib.import_module(name)
     assert module.__doc__
     result = doctest.testmod(module, raise_on_error=False)

@@ -1,7 +1,7 @@
-"""Threads, instruction sets, forks, and data loader workers: the same bits and no hang.
+"""Threads, instruction sets, forks and workers of data loaders: the same bits, and no hang.
 
-What could hang runs in a process of its own under a time limit: this file, called with the name of
-one of its programs.
+Programs that could hang run in a process of their own with a time limit: this file, called with the
+name of one of them.
 """
 
 import contextlib
@@ -16,73 +16,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import INSTRUCTION_SETS, instruction_set, needs, set_instruction_set
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, INSTRUCTION_SETS, THREADS, same_bits
+from ops import make_inputs, table
+from strategies import FLOATS, THREADS, same_bits
 
 import cuekit
-from cuekit import _cpu
 
-# Larger than the pieces that every kernel works on, and no multiple of any of them.
-RNG = np.random.default_rng(0)
-SIZE = (150, 157)
-BATCH = 3
-CAMS = RNG.normal(size=(BATCH, 9, *SIZE))
-PRESENT = np.array([[True] * 9, [True, False] * 4 + [True], [False] * 4 + [True] + [False] * 4])
-CUES = RNG.random((BATCH, 17, *SIZE)) < 0.05
-SUPERPIXELS = RNG.integers(0, 500, (BATCH, *SIZE))
-BLOCKS = (
-    np.arange(SIZE[0])[:, None] // 11 * 20 + np.arange(SIZE[1]) // 9 + np.zeros((BATCH, 1, 1), int)
-)
-MASKS = RNG.random((BATCH, 6, *SIZE)) < 0.2
-PHOTOS = (BLOCKS[..., None] * 7 % 256 + RNG.integers(0, 9, (BATCH, *SIZE, 3))).clip(0, 255)
-PHOTOS = PHOTOS.astype(np.uint8)
-
-CALLS = {
-    "pairwise": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, **how),
-    "strongest": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, mode="strongest", **how),
-    "dcsm": lambda **how: cuekit.subtract_classes(CAMS, PRESENT, mode="dcsm", **how),
-    "background": lambda **how: cuekit.background_map(CAMS, CAMS[..., :70, :70], **how),
-    "raw": lambda **how: cuekit.raw_cues(CAMS, CAMS[:, 0], PRESENT, **how),
-    "mean": lambda **how: cuekit.superpixel_mean(CAMS, SUPERPIXELS, **how),
-    "mean of integers": lambda **how: cuekit.superpixel_mean(SUPERPIXELS[:, None], BLOCKS, **how),
-    "snap": lambda **how: cuekit.snap_cues(CUES[..., ::3, ::4], BLOCKS, **how),
-    "snap maps": lambda **how: cuekit.snap_cues(CAMS[..., ::3, ::4], SUPERPIXELS, **how),
-    "snap masks": lambda **how: cuekit.snap_cues(CUES, MASKS, **how),
-    "snap maps, masks": lambda **how: cuekit.snap_cues(CAMS[..., ::3, ::4], MASKS, **how),
-    "snap masks, sepl": lambda **how: cuekit.snap_cues(CAMS, MASKS, accept="sepl", **how),
-    "fuse": lambda **how: cuekit.fuse_cues(CUES, CUES[::-1], **how),
-    "resize": lambda **how: cuekit.resize_cues(CUES, (200, 90), rule="half", **how),
-    "labels": lambda **how: cuekit.cues_to_labels(CUES, **how),
-    "suppress": lambda **how: cuekit.suppress_absent(CAMS, PRESENT[:, 1:], **how),
-    "crf": lambda **how: cuekit.dense_crf(CAMS, PHOTOS, iterations=2, **how),
-    "crf, present": lambda **how: cuekit.dense_crf(
-        CAMS, PHOTOS, "irn", present=PRESENT[:, 1:], unary="energies", iterations=2, **how
-    ),
-}
+# Larger than the blocks that every kernel works on, and no multiple of any of them.
+INPUTS = make_inputs(3, (150, 157))
+OPS = {name: op for name, op in table(INPUTS).items() if op.compiled}
+CUES, BLOCKS = INPUTS.cues, INPUTS.blocks
 
 
-def bits(**how):
-    return {name: call(**how).tobytes() for name, call in CALLS.items()}
+def call(name, **options):
+    return OPS[name](*OPS[name].arrays, **options)
+
+
+def bits(**options):
+    return {name: call(name, **options).tobytes() for name in OPS}
 
 
 def assert_same(results, expected):
-    assert [name for name in CALLS if results[name] != expected[name]] == []
+    assert [name for name in OPS if results[name] != expected[name]] == []
 
 
 @pytest.fixture(scope="module")
 def serial():
-    _cpu.set_instruction_set("baseline")
+    set_instruction_set("baseline")
     return bits(threads=1)
 
 
 # -------------------------------------------------------------------------- in this process
 
 
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
 @pytest.mark.parametrize("threads", [*THREADS, 3, None])
-def test_same_bits(serial, instruction_set, threads):
-    _cpu.set_instruction_set(instruction_set)
+def test_same_bits(serial, instructions, threads):
+    set_instruction_set(instructions)
     assert_same(bits(threads=threads), serial)
 
 
@@ -93,7 +65,7 @@ def test_same_bits(serial, instruction_set, threads):
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
 def test_same_bits_for_every_dtype(seed, dtype, channels, size):
-    """Remainders of every length, where the instruction sets part ways; the sign of zero too."""
+    """Rows that end anywhere in a vector register; signed zeros."""
     rng = np.random.default_rng(seed)
     maps = (rng.integers(-3, 4, (channels, *size)) * rng.choice([0.1, -0.0, 1e-4])).astype(dtype)
     present = rng.random(channels) < 0.7
@@ -107,23 +79,27 @@ def test_same_bits_for_every_dtype(seed, dtype, channels, size):
         lambda n: cuekit.background_map(maps, threads=n),
         lambda n: cuekit.superpixel_mean(maps, superpixels, threads=n),
         lambda n: cuekit.suppress_absent(maps, present[1:], threads=n),
-        lambda n: cuekit.dense_crf(maps, photo, present=present[1:], iterations=2, threads=n),
     ]
-    _cpu.set_instruction_set("baseline")
-    expected = [call(1) for call in calls]
-    for instruction_set in INSTRUCTION_SETS[1:]:
-        _cpu.set_instruction_set(instruction_set)
-        for call, first in zip(calls, expected, strict=True):
-            assert same_bits(call(1), first)
-            assert same_bits(call(8), first)
+    if channels > 1:
+        likely = maps.clip(0, 1)
+        calls.append(
+            lambda n: cuekit.dense_crf(likely, photo, present=present[1:], iterations=2, threads=n)
+        )
+    set_instruction_set("baseline")
+    expected = [each(1) for each in calls]
+    for name in INSTRUCTION_SETS[1:]:
+        set_instruction_set(name)
+        for each, first in zip(calls, expected, strict=True):
+            assert same_bits(each(1), first)
+            assert same_bits(each(8), first)
 
 
 def test_instruction_sets_fall_back_to_what_the_processor_has():
     for i, name in enumerate(INSTRUCTION_SETS):
-        _cpu.set_instruction_set(name)
-        assert _cpu.instruction_set() in INSTRUCTION_SETS[: i + 1]
+        set_instruction_set(name)
+        assert instruction_set() in INSTRUCTION_SETS[: i + 1]
     with pytest.raises(ValueError, match=r"^no such choice: sse$"):
-        _cpu.set_instruction_set("sse")
+        set_instruction_set("sse")
 
 
 def test_many_python_threads_at_once(serial):
@@ -140,11 +116,27 @@ def test_many_python_threads_at_once(serial):
 
 
 def test_an_error_in_a_worker_reaches_the_caller_and_the_pool_lives_on(serial):
-    wrong = np.full((8, *SIZE), -1)
+    wrong = np.full((8, 150, 157), -2)
     for _ in range(20):
-        with pytest.raises(ValueError, match=r"^superpixels must be at least 0, got -1$"):
-            cuekit.superpixel_mean(np.ones((8, 1, *SIZE)), wrong, threads=4)
+        with pytest.raises(ValueError, match=r"^superpixels must be at least -1, got -2$"):
+            cuekit.superpixel_mean(np.ones((8, 1, 150, 157)), wrong, threads=4)
     assert_same(bits(threads=4), serial)
+
+
+def test_denormals_do_not_depend_on_the_caller_s_flags():
+    """Frameworks switch denormals off per thread; the pool's threads must not depend on that."""
+    torch = needs("torch")
+    maps = np.full((8, 64, 64), 1e-40, dtype=np.float32)
+    expected = [cuekit.raw_cues(maps, threads=threads) for threads in (1, 4)]
+    assert all(cues[1:].all() for cues in expected)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps denormals")
+    try:
+        for threads in (1, 4):
+            assert np.array_equal(cuekit.raw_cues(maps, threads=threads), expected[0])
+        assert float(torch.tensor(1e-40) * 1) == 0.0, "the caller's own state is restored"
+    finally:
+        torch.set_flush_denormal(False)
 
 
 # -------------------------------------------------------------------- in processes of their own
@@ -183,7 +175,7 @@ def fork():
 
     def in_child():
         same = bits(threads=2) == expected
-        # Its pool works: the parent's threads are not there, and not taken to be.
+        # It has started a thread of its own: the parent's are not in the child.
         tasks = Path("/proc/self/task")
         return same and (not tasks.exists() or len(list(tasks.iterdir())) == 2)
 
@@ -192,19 +184,20 @@ def fork():
 
 
 def fork_while_busy():
-    """Children of a process whose pool is in use at that moment: its locks may be held."""
-    expected = CALLS["dcsm"](threads=2).tobytes()
+    """Children of a process whose pool is in use at that moment, so that locks may be held."""
+    expected = call("subtract_classes, dcsm", threads=2).tobytes()
     stop = threading.Event()
 
     def keep_busy():
         while not stop.is_set():
-            CALLS["dcsm"](threads=2)
+            call("subtract_classes, dcsm", threads=2)
 
     threads = [threading.Thread(target=keep_busy) for _ in range(2)]
     for thread in threads:
         thread.start()
     children = [
-        start_child(lambda: CALLS["dcsm"](threads=2).tobytes() == expected) for _ in range(20)
+        start_child(lambda: call("subtract_classes, dcsm", threads=2).tobytes() == expected)
+        for _ in range(20)
     ]
     codes = [exit_code(child) for child in children]
     stop.set()
@@ -214,7 +207,7 @@ def fork_while_busy():
 
 
 class Photos:
-    """A data set, as torch's loader wants one: here of what a loader's worker computes."""
+    """A data set for torch's loader, whose workers compute the items."""
 
     def __len__(self):
         return 4
@@ -222,8 +215,8 @@ class Photos:
     def __getitem__(self, index):
         import torch
 
-        cues = torch.from_numpy(CUES[index % BATCH])
-        return cuekit.snap_cues(cues, BLOCKS[index % BATCH], threads=2)
+        cues = torch.from_numpy(CUES[index % 3])
+        return cuekit.snap_cues(cues, BLOCKS[index % 3], threads=2)
 
 
 def load(context):
@@ -238,11 +231,11 @@ def load(context):
         batches = list(loader)
     assert len(batches) == 2
     for i, cues in enumerate(torch.cat(batches)):
-        assert same_bits(cues.numpy(), expected[i % BATCH])
+        assert same_bits(cues.numpy(), expected[i % 3])
 
 
 def huge_label():
-    """Within an address space that a table with an entry per label would not fit in."""
+    """With too little address space for a table with an entry for each possible label."""
     import resource
 
     values, superpixels = np.ones((1, 64, 64)), np.zeros((64, 64), np.int64)
@@ -265,7 +258,7 @@ PROGRAMS = {
 
 
 def run_program(name):
-    """A hang fails: the time limit is far above what any of them takes."""
+    """Run it; a hang fails, since the time limit is far above what any program takes."""
     done = subprocess.run(  # noqa: S603 - this file
         [sys.executable, "-W", "error", __file__, name],
         timeout=120,
@@ -276,7 +269,9 @@ def run_program(name):
     assert done.returncode == 0, done.stderr
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+needs_fork = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="needs os.fork, which Windows lacks"
+)
 
 
 @needs_fork
@@ -287,30 +282,14 @@ def test_forked_child(program):
 
 @pytest.mark.parametrize("context", ["spawn", pytest.param("fork", marks=needs_fork)])
 def test_worker_of_a_data_loader(context):
-    pytest.importorskip("torch")
+    needs("torch")
     run_program(f"load_{context}")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, to limit the address space")
 def test_a_large_label_takes_no_memory():
     run_program("huge_label")
 
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]]()
-
-
-def test_denormals_do_not_depend_on_the_caller_s_flags():
-    """Frameworks switch denormals off per thread; threads of the pool must not differ from it."""
-    torch = pytest.importorskip("torch")
-    maps = np.full((8, 64, 64), 1e-40, dtype=np.float32)
-    expected = [cuekit.raw_cues(maps, threads=threads) for threads in (1, 4)]
-    assert all(cues[1:].all() for cues in expected)
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor keeps denormals")
-    try:
-        for threads in (1, 4):
-            assert np.array_equal(cuekit.raw_cues(maps, threads=threads), expected[0])
-        assert float(torch.tensor(1e-40) * 1) == 0.0, "the caller's own state is restored"
-    finally:
-        torch.set_flush_denormal(False)

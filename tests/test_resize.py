@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from common import needs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import assert_equal, batches, by_image, channel_counts, masks, runs, sides, sizes
@@ -108,7 +109,7 @@ def test_wrong_size(size, error):
 def test_size_from_a_shape():
     cues = np.ones((1, 2, 2), dtype=bool)
     assert cuekit.resize_cues(cues, [np.int64(3), 4]).shape == (1, 3, 4)
-    torch = pytest.importorskip("torch")
+    torch = needs("torch")
     assert cuekit.resize_cues(cues, torch.zeros(3, 4).shape).shape == (1, 3, 4)
 
 

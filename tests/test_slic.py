@@ -1,21 +1,22 @@
-"""SLIC superpixels: a thin call to scikit-image."""
+"""SLIC superpixels, which scikit-image computes."""
 
 import re
 import sys
 
 import numpy as np
 import pytest
+from common import needs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, FRONT_ENDS, assert_equal, memory_orders, photos
 
 import cuekit
 
-segmentation = pytest.importorskip("skimage.segmentation")
+segmentation = needs("skimage.segmentation")
 
 
 def patches(*shape):
-    """Photos of flat patches of 5 by 5 pixels: on mere noise SLIC gives one superpixel."""
+    """Photos of flat patches of 5 by 5 pixels: noise alone would be one superpixel."""
     small = (*shape[:-3], shape[-3] // 5, shape[-2] // 5, shape[-1])
     colours = np.random.default_rng(1).integers(0, 256, small, np.uint8)
     return colours.repeat(5, -3).repeat(5, -2)
@@ -52,8 +53,8 @@ def test_defaults_are_scikit_image_s():
 @given(photos(), st.sampled_from([2, 7, 40]), st.sampled_from([0.01, 10.0]))
 def test_labels_run_from_0_without_gaps(photo, n_segments, compactness):
     labels = cuekit.slic(photo, n_segments=n_segments, compactness=compactness)
-    names = np.unique(labels)
-    np.testing.assert_array_equal(names, np.arange(len(names)))
+    values = np.unique(labels)
+    np.testing.assert_array_equal(values, np.arange(len(values)))
 
 
 @given(photos(channel_counts=(1,)))
@@ -85,6 +86,20 @@ def test_batch_is_a_loop(batch, threads):
         np.testing.assert_array_equal(result[index], peer(photos[index], n_segments=20))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_photos_of_the_largest_range(dtype, channels):
+    """Their range is more than their dtype holds: scikit-image divides by an infinite one."""
+    photo = (patches(20, 30, channels) / 127.5 - 1).astype(dtype)
+    photo[0, 0], photo[0, 1] = 1, -1
+    largest = np.finfo(dtype).max
+    result = cuekit.slic(photo * largest, n_segments=20)
+    assert result.max() > 3
+    np.testing.assert_array_equal(result, cuekit.slic(photo * (largest / 4), n_segments=20))
+    assert cuekit.slic(np.full((4, 5, channels), largest)).shape == (4, 5)
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0, 3), (0, 4, 4, 3)])
 def test_empty(shape):
     result = cuekit.slic(np.zeros(shape, np.uint8))
@@ -111,9 +126,11 @@ def test_nonfinite_photos(dtype, value):
         ({"n_segments": 2.5}, TypeError),
         ({"compactness": 0.0}, ValueError),
         ({"compactness": -1.0}, ValueError),
+        ({"compactness": 1e-16}, ValueError),
         ({"compactness": np.nan}, ValueError),
         ({"compactness": "1"}, TypeError),
         ({"sigma": -0.1}, ValueError),
+        ({"sigma": 2**31}, ValueError),
         ({"sigma": None}, TypeError),
         ({"channel_axis": 3}, ValueError),
         ({"channel_axis": -4}, ValueError),
@@ -129,7 +146,7 @@ def test_wrong_options(options, error):
 
 
 def test_wrong_photos():
-    with pytest.raises(ValueError, match=r"^image must have shape .*, got \(4, 5\)$"):
+    with pytest.raises(ValueError, match=r"^image must have shape .*, got \(4, 5\); pass channel"):
         cuekit.slic(np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match=r"^image must have at least one channel, got \(4, 5, 0\)"):
         cuekit.slic(np.zeros((4, 5, 0), np.uint8))

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    DEVICES,
     FLOATS,
+    FRONT_ENDS,
     INTEGERS,
     assert_equal,
     batches,
@@ -77,6 +79,41 @@ def test_labels_of_every_integer_dtype(dtype):
     np.testing.assert_array_equal(result, [[[1, 1, 0, 0]]])
 
 
+@pytest.mark.parametrize("front_end", [*FRONT_ENDS, *DEVICES])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("threshold", [0.3, -1.0])
+def test_pixels_in_no_superpixel_keep_their_input(front_end, dtype, threshold):
+    """The label -1 of SAM's label maps means "no region"."""
+    superpixels = np.array([[0, 0, -1, -1, -1, 7]], dtype)
+    masks = np.array([[[0, 1, 1, 0, 1, 0]]], dtype=bool)
+    # The input is above 0.3 times the map's maximum of 4, which no superpixel contains.
+    maps = np.array([[[1.0, 1.0, 1.5, 1.0, 4.0, 0.0]]])
+    on = [[[1, 1, 1, 1, 1, 0]]] if threshold < 0 else [[[1, 1, 1, 0, 1, 0]]]
+    for cues, expected in (
+        (masks, [[[1, 1, 1, 0, 1, 0]]]),
+        (masks * np.uint8(255), [[[1, 1, 1, 0, 1, 0]]]),
+        (maps, on),
+        (maps.astype(np.float16), on),
+        (-maps, np.zeros_like(masks)),
+    ):
+        with front_end.active():
+            result = front_end.unwrap(
+                cuekit.snap_cues(
+                    front_end.wrap(cues), front_end.wrap(superpixels), threshold=threshold
+                )
+            )
+        np.testing.assert_array_equal(result, expected)
+
+
+@given(inputs(), runs, thresholds)
+def test_without_superpixels_and_without_masks_are_the_same(arrays, run, threshold):
+    batch, cues, superpixels = arrays
+    nowhere = np.full(superpixels.shape, -1)
+    result = run(cuekit.snap_cues, cues, nowhere, threshold=threshold)
+    no_masks = np.zeros((*batch, 0, *superpixels.shape[-2:]), dtype=bool)
+    assert_equal(result, cuekit.snap_cues(cues, no_masks, threshold=threshold))
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 3), (0, 2, 3, 3), (2, 0, 3, 3), (0, 0, 0)])
 @pytest.mark.parametrize("regions", ["labels", "masks"])
 def test_empty(shape, regions):
@@ -115,10 +152,31 @@ def test_nonfinite_maps(value, dtype, position):
             cuekit.snap_cues(cues, regions)
 
 
+@pytest.mark.parametrize("value", [2.0**1023, -1.7e308])
+def test_maps_whose_differences_exceed_float64(value):
+    cues = np.zeros((2, 3, 4))
+    cues[1, 2, 3] = value
+    message = re.escape(
+        f"cues must be below 8.99e+307 in magnitude, got {value} at index (1, 2, 3): differences "
+        "must fit in float64"
+    )
+    for regions in (np.arange(42).reshape(6, 7), np.ones((1, 6, 7), dtype=bool)):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            cuekit.snap_cues(cues, regions)
+    largest = np.nextafter(2.0**1023, 0)
+    cues[0, 0, 0], cues[1, 2, 3] = -largest, largest
+    for accept, regions in (
+        ("mean", np.arange(42).reshape(6, 7)),
+        ("sepl", np.ones((1, 6, 7), dtype=bool)),
+    ):
+        result = cuekit.snap_cues(cues, regions, accept=accept)
+        assert_equal(result, cuekit.snap_cues(cues / 2, regions, accept=accept))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_values_that_no_pixel_samples(value, dtype):
-    """What is refused does not depend on the resolution of the superpixels."""
+    """They raise at any resolution of the superpixels."""
     cues = np.ones((1, 9, 9), dtype)
     cues[0, 0, 0] = value
     for regions in (np.zeros((1, 1), int), np.ones((1, 1, 1), dtype=bool)):
@@ -144,13 +202,13 @@ def test_batch_error_has_the_caller_s_index():
         (np.zeros(20, int), r"shape \(\.\.\., H, W\), got \(20,\)"),
         (
             np.zeros((4, 5), dtype=bool),
-            r"shape \(R, H, W\) to match cues, when they are bool masks, got \(4, 5\)",
+            r"shape \(R, H, W\) to match cues, when they are masks, got \(4, 5\)",
         ),
         (
             np.zeros((2, 3, 4, 5), dtype=bool),
             r"shape .*R.*H.*W.* to match cues, .* got \(2, 3, 4, 5\)",
         ),
-        (np.zeros((4, 5)), r"dtype int8 or .*, got float64"),
+        (np.zeros((4, 5)), r"dtype bool or any integer dtype, got float64"),
     ],
 )
 def test_wrong_superpixels(superpixels, message):

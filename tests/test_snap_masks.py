@@ -63,10 +63,10 @@ def inputs_with_labels(draw):
 
 @given(inputs_with_labels(), cpu_runs)
 def test_superpixels_as_masks_give_the_same(arrays, run):
-    """Masks that cover every pixel once are superpixels."""
+    """Masks that never overlap are superpixels; pixels under no mask are in no superpixel."""
     batch, cues, superpixels = arrays
     _, labels = np.unique(superpixels, return_inverse=True)
-    labels = labels.reshape(superpixels.shape) % 50
+    labels = np.where(superpixels < 0, -1, labels.reshape(superpixels.shape) % 50)
     stack = np.arange(50)[:, None, None] == labels[..., None, :, :]
     assert_equal(run(cuekit.snap_cues, cues, stack), run(cuekit.snap_cues, cues, labels))
     assert stack.shape == (*batch, 50, *superpixels.shape[-2:])
@@ -86,7 +86,7 @@ def test_neither_channels_nor_masks_have_an_order(arrays, run, accept):
 @pytest.mark.parametrize("accept", ["mean", "sepl"])
 def test_uncovered_pixels_keep_their_input(accept):
     regions = np.array([[[True, True, False, False]], [[False, True, True, False]]])
-    bits = np.array([[[1, 0, 0, 9]], [[0, 0, 0, 0]]], np.uint8)
+    bits = np.array([[[1, 0, 0, 1]], [[0, 0, 0, 0]]], np.uint8)
     result = cuekit.snap_cues(bits, regions, accept=accept)
     # By its mean the first mask is the best; half of it is not most of it.
     first = [1, 1, 0, 1] if accept == "mean" else [0, 0, 0, 1]
@@ -108,9 +108,11 @@ def test_the_input_of_maps_is_never_where_they_are_not_positive(accept, threshol
 
 @pytest.mark.parametrize("accept", ["mean", "sepl"])
 @pytest.mark.parametrize("cue", [*CUES, *FLOATS])
-def test_no_masks_keep_the_input(cue, accept):
+@pytest.mark.parametrize("mask", ["bool", "uint8"])
+def test_no_masks_keep_the_input(cue, mask, accept):
     cues = np.array([[[0, 1, 1]]], cue)
-    result = cuekit.snap_cues(cues, np.zeros((0, 1, 3), dtype=bool), accept=accept)
+    none = np.array([], dtype=mask).reshape(-1, 1, 3)
+    result = cuekit.snap_cues(cues, none, accept=accept)
     np.testing.assert_array_equal(result, cues != 0)
 
 
@@ -177,10 +179,68 @@ def test_sepl_channels_that_overlap_accept_the_same_mask():
     np.testing.assert_array_equal(result[:, 0], [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
 
 
+@given(inputs(), cpu_runs, st.sampled_from([1, 255]))
+def test_uint8_masks_are_masks(arrays, run, one):
+    _, cues, regions = arrays
+    uint8 = regions * np.uint8(one)
+    for options in ({}, {"accept": "sepl"}):
+        expected = run(cuekit.snap_cues, cues, regions, **options)
+        assert_equal(run(cuekit.snap_cues, cues, uint8, **options), expected)
+
+
+def test_as_many_uint8_masks_as_cue_sets_are_refused():
+    """They have the shape of a batch of label maps."""
+    cues = np.ones((2, 3, 4, 5), dtype=bool)
+    stack = np.zeros((2, 4, 5), np.uint8)
+    stack[0, 1, 1] = 1
+    message = (
+        r"^superpixels that hold 0 and 1, or 0 and 255, where the dtype is uint8 can be masks or "
+        r"labels, got shape \(2, 4, 5\): pass masks as bool, with shape \(2, R, H, W\), and "
+        "labels with a wider integer dtype$"
+    )
+    for one in (1, 255):
+        with pytest.raises(ValueError, match=message):
+            cuekit.snap_cues(cues, stack * np.uint8(one))
+    expected = cuekit.snap_cues(cues, stack.astype(np.int16))
+    np.testing.assert_array_equal(cuekit.snap_cues(cues, stack + np.uint8(1)), expected)
+    # One superpixel in each image.
+    np.testing.assert_array_equal(cuekit.snap_cues(cues, 0 * stack), cues)
+    # A single label map of two superpixels is no stack.
+    assert cuekit.snap_cues(cues[0], stack[0]).shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "message"),
+    [
+        ((6, 4, 5), 2, r"^superpixels of shape \(R, H, W\) are masks, which must be bool, or hold"),
+        (
+            (6, 4, 5),
+            100,
+            r"0 and 255, where the dtype is uint8; got other values in .*\(6, 4, 5\)$",
+        ),
+        (
+            (1, 6, 4, 5),
+            1,
+            r"shape \(R, H, W\) to match cues, when they are masks, got \(1, 6, 4, 5",
+        ),
+        (
+            (1, 6, 4, 5),
+            2,
+            r"^superpixels must have shape \(H, W\) to match cues, got \(1, 6, 4, 5\)",
+        ),
+    ],
+)
+def test_wrong_uint8_masks(shape, value, message):
+    regions = np.zeros(shape, np.uint8)
+    regions[..., 1, 1], regions[..., 2, 2] = 1, value
+    with pytest.raises(ValueError, match=message):
+        cuekit.snap_cues(np.ones((3, 4, 5)), regions)
+
+
 @pytest.mark.parametrize("dtype", ["int64", "uint8"])
 def test_sepl_with_labels(dtype):
     message = (
-        "^accept must be 'mean' unless superpixels are bool masks, "
+        "^accept must be 'mean' unless superpixels are masks, "
         f"got 'sepl' with superpixels of dtype {dtype}$"
     )
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    DEVICES,
     FLOATS,
+    FRONT_ENDS,
     assert_equal,
     batches,
     by_image,
@@ -58,6 +60,38 @@ def test_dcsm_is_close_to_oracle(arrays, run):
     else:
         # Such errors show only where they cross a rounding boundary: one unit in the last place.
         np.testing.assert_array_max_ulp(result, oracle, 1)
+
+
+@given(inputs(), runs, st.floats(0.3, 1.0))
+def test_dcsm_of_any_range(arrays, run, share):
+    """Quotients of differences do not depend on the maps' scale, whether these fit in float64."""
+    batch, cams, present = arrays
+    cams = cams.astype(np.float64)
+    largest = np.abs(cams).max(initial=0)
+    if not 1e-3 < largest < 1e3:  # very small values would lose digits
+        return
+    huge = cams / largest * (share * np.finfo(float).max)
+    result = run(cuekit.subtract_classes, huge, present, mode="dcsm")
+    oracle = expected(batch, huge, present, "dcsm")
+    np.testing.assert_allclose(result, oracle, rtol=4e-15, atol=1e-322)
+    # One present class gives its positive values.
+    several = (present.sum(-1) > 1)[..., None, None, None] & np.ones(cams.shape, dtype=bool)
+    assert (result[several] <= 1).all()
+    small = run(cuekit.subtract_classes, huge / 2**100, present, mode="dcsm")
+    np.testing.assert_allclose(result[several], small[several], rtol=4e-15)
+
+
+@pytest.mark.parametrize("front_end", [*FRONT_ENDS, *DEVICES])
+def test_dcsm_of_the_largest_float64(front_end):
+    largest = np.finfo(float).max
+    cams = np.array([[[1.0, -1.0, 0.5]], [[-1.0, 1.0, 0.5]], [[0.25, 0.25, 0.25]]])
+    with front_end.active():
+        results = [
+            front_end.unwrap(cuekit.subtract_classes(front_end.wrap(maps), mode="dcsm"))
+            for maps in (cams, cams * largest)
+        ]
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-15)
+    np.testing.assert_allclose(results[0][:, 0, :2].max(1), np.tanh([3, 3, 3]), rtol=1e-15)
 
 
 @given(inputs(), runs, st.sampled_from(MODES))

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from common import INSTRUCTION_SETS, set_instruction_set
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     FLOATS,
-    INSTRUCTION_SETS,
     assert_equal,
     batches,
     by_image,
@@ -21,7 +21,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import _cpu, reference
+from cuekit import reference
 
 # Of the order of a score, too small to change one, and none.
 margins = st.sampled_from([1e-4, 0.0, 0.25, 1e-9, 1e-300])
@@ -78,10 +78,10 @@ def test_margin_that_rounds_away(dtype, ceiling):
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_large_outputs(dtype, instruction_set):
-    """More than 12 MB are written past the caches; channels do not begin where lines begin."""
+    """Above 12 MB stores are non-temporal; channels do not begin at a cache line."""
     scores = np.random.default_rng(0).standard_normal((2, 17, 431, 433)).astype(dtype)
     present = np.arange(2 * 16).reshape(2, 16) % 5 == 0
-    _cpu.set_instruction_set(instruction_set)
+    set_instruction_set(instruction_set)
     result = cuekit.suppress_absent(scores, present, threads=2)
     for image in range(2):
         oracle = reference.suppress_absent(scores[image], present[image], 1e-4)
@@ -123,12 +123,26 @@ def test_no_background_channel():
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("position", [(0, 0, 0), (1, 130, 130), (2, 60, 17)])
 def test_nonfinite_scores(value, dtype, position):
-    """Of absent classes too: they come back."""
+    """Of absent classes too, since they are returned."""
     scores = np.ones((3, 131, 131), dtype)
     scores[position] = value
     message = re.escape(f"scores must be finite, got {value} at index {position}")
     with pytest.raises(ValueError, match=f"^{message}$"):
         cuekit.suppress_absent(scores, [True, False])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_margins_beyond_the_dtype(dtype):
+    scores = np.zeros((2, 1, 1), dtype)
+    largest = float(np.finfo(dtype).max)
+    result = cuekit.suppress_absent(scores, [False], margin=largest)
+    np.testing.assert_array_equal(result.ravel(), [0, -largest])
+    if dtype != "float64":
+        for margin in (np.nextafter(largest, np.inf), 1e300):
+            message = f"margin must fit in {dtype}, the dtype of scores, got {margin}"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                cuekit.suppress_absent(scores, [False], margin=margin)
 
 
 @pytest.mark.parametrize(

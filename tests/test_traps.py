@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from common import needs
 
 import cuekit
 
@@ -26,7 +27,7 @@ def raises(error, *parts):
 @pytest.mark.parametrize("shape", [(3, 12, 14), (5, 3, 12, 14), (4, 12, 14)])
 def test_channel_first_photos_are_refused(function, shape):
     if function is cuekit.slic:
-        pytest.importorskip("skimage", reason="needs scikit-image")
+        needs("skimage")
     photo = RNG.integers(0, 256, shape, np.uint8)
     with raises(ValueError, "image must have shape (..., H, W, channels), got", "channel_axis=-3"):
         function(photo)
@@ -100,7 +101,7 @@ def test_other_numbers_are_no_tags(tags):
 
 
 def test_tags_that_require_grad_in_a_list():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     with raises(ValueError, "present must be rows of 0 and 1"):
         cuekit.subtract_classes(MAPS, [torch.ones(3, requires_grad=True)])
 
@@ -146,7 +147,7 @@ def test_classes_are_any_sequence_of_integers():
 
 
 def test_classes_from_a_tensor():
-    torch = pytest.importorskip("torch", reason="needs torch")
+    torch = needs("torch")
     cues = torch.from_numpy(MAPS > 0.5)
     result = cuekit.cues_to_labels(cues, classes=torch.tensor([0, 7, 9]))
     assert torch.equal(result, cuekit.cues_to_labels(cues, classes=[0, 7, 9]))
@@ -190,3 +191,65 @@ def test_a_size_is_refused_before_the_input_is_copied():
     huge = np.broadcast_to(np.zeros(1, bool), (1, 2**16, 2**16))  # 4 GiB, if it were copied
     with raises(ValueError, "cues must have fewer than 2147483648 pixels, got 4294967296"):
         cuekit.snap_cues(huge, SUPERPIXELS)
+
+
+# ---------------------------------------------------------------------- tensors of other kinds
+
+
+def test_fake_nested_and_mapped_tensors_are_named():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.zeros(3, 6, 7)
+    with raises(TypeError, "cams must hold values, got a fake tensor"):
+        cuekit.subtract_classes(fake)
+    with pytest.warns(UserWarning, match="nested"):  # torch's own, of a prototype
+        nested = torch.nested.nested_tensor([torch.zeros(3, 6, 7)])
+    with raises(TypeError, "cams must be a dense tensor, got a nested tensor"):
+        cuekit.subtract_classes(nested)
+    with raises(TypeError, "cams must be a plain tensor, got one of torch.func.vmap", "batch"):
+        torch.func.vmap(cuekit.subtract_classes)(torch.zeros(2, 3, 6, 7))
+
+
+# torch.func.jvp imports a part of torch that warns of torch.jit.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torch_func_grad():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    maps, superpixels = torch.from_numpy(MAPS), np.arange(42).reshape(6, 7) // 5
+    expected = cuekit.superpixel_mean(torch.ones_like(maps), superpixels)
+
+    def total(values):
+        return cuekit.superpixel_mean(values, superpixels).sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(maps), expected)
+    with raises(ValueError, "cams requires grad, and this function has no gradient"):
+        torch.func.grad(lambda values: cuekit.subtract_classes(values).sum())(maps)
+    for function in (cuekit.subtract_classes, lambda m: cuekit.superpixel_mean(m, superpixels)):
+        with raises((ValueError, RuntimeError), "forward"):
+            torch.func.jvp(function, (maps,), (maps,))
+
+
+# ------------------------------------------------------------------------- labels to be ignored
+
+
+def test_any_label_may_be_the_ignored_one():
+    cues = np.array([[[1, 0, 0, 0]], [[1, 1, 1, 0]], [[0, 0, 1, 0]]], dtype=bool)
+    result = cuekit.cues_to_labels(cues, overlap="ignore", ignore=-1)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, [[1, 1, -1, -1]])
+    result = cuekit.cues_to_labels(cues, classes=[0, 255, 7], ignore=None, unknown=9)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, [[255, 255, 7, 9]])
+
+
+def test_without_an_ignored_label_nothing_can_be_ignored():
+    cues = MAPS > 0.5
+    with raises(ValueError, "unknown must be given where ignore is None"):
+        cuekit.cues_to_labels(cues, ignore=None)
+    with raises(ValueError, "overlap='ignore' needs a label to ignore, got ignore=None"):
+        cuekit.cues_to_labels(cues, ignore=None, unknown=0, overlap="ignore")
+    with raises(ValueError, "classes must not contain 7", "for channel 1; pass another ignore="):
+        cuekit.cues_to_labels(cues, classes=[0, 7, 9], ignore=7)
+    with raises(TypeError, "ignore must be an integer, got '255'"):
+        cuekit.cues_to_labels(cues, ignore="255")

@@ -1,31 +1,28 @@
 """Real photos: superpixels in the right place help real cues, in the wrong place they harm.
 
-Cue mIoU at photo resolution: foreground over background, then the smallest class; unknown counts
-as background; truth 255 is dropped; one 21-class matrix over all photos; IoU averaged over
-background, cat, cow, dog, horse, person and sheep.
+Cue mIoU at the photo's resolution. Where cues overlap, foreground comes before background, then the
+class with the fewest pixels; unknown counts as background; pixels of truth 255 do not count. One
+matrix of 21 classes is summed over all photos; IoU is averaged over background, cat, cow, dog,
+horse, person and sheep.
 """
 
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from common import DATA, VOC, needs_data
 from PIL import Image
 
 import cuekit
 from cuekit.metrics import bootstrap, confusion_matrix, mean_iou
 
-DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-VOC = DATA / "voc-animals"
 SEC = DATA / "sec-cues"
 CAMS = DATA / "cams" / "color.npz"
-MISSING = [path for path in (VOC, SEC, CAMS) if not path.exists()]
-
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs real data: no {MISSING}")
+pytestmark = needs_data(VOC, SEC, CAMS)
 
 ANIMALS = (0, 8, 10, 12, 13, 15, 17)
 SUPERPIXELS = {"scale": 200, "sigma": 0.8, "min_size": 60}

@@ -1,3 +1,8 @@
+// background_add: sums over channels, then one bilinear resizing of the sums for each image.
+// background_normalize: min-max normalisation of each image.
+//
+// The sums over channels are the work: D values are read for each pixel. They are float64 and stay
+// in L1 while the channels stream past, so the speed is that of reading the features.
 #include "cuekit/background.h"
 
 #include <algorithm>
@@ -14,18 +19,21 @@
 namespace cuekit::cpu {
 namespace {
 
-// Pixels summed at a time: their float64 sums stay in the L1 cache while the channels stream past.
+// Pixels whose sums stay in L1 (16 KiB) while the channels stream past.
 constexpr std::int64_t chunk_size = 2048;
 
-// sums[i] = sum over channels of features[channel * stride + i]. Eight channels to one pass over
-// the sums saves reading and writing them seven times; each is still added in its turn. Eight short
-// rows side by side are more than the hardware foresees: the next eight are asked for on the way.
+// sums[i] = sum over channels d of features[d][i], d ascending. Eight channels are added in one
+// pass over the sums, so that the sums are read and written once and not eight times. The hardware
+// prefetcher cannot follow eight short rows at once, so the next eight rows are prefetched
+// explicitly.
 struct ChannelSum {
   template <class T>
-  static CUEKIT_INLINE void run(const T* features, std::int64_t channels, std::int64_t stride,
-                                std::int64_t count, double* sums) {
-    constexpr int group = 8;
-    constexpr std::int64_t block = 64;
+  static CUEKIT_INLINE void run(
+      const T* features,  // (channels, stride), of which (channels, count)
+      std::int64_t channels, std::int64_t stride, std::int64_t count,
+      double* sums) {                   // (count)
+    constexpr int group = 8;            // channels in one pass
+    constexpr std::int64_t block = 64;  // pixels between two rounds of prefetching
     std::fill_n(sums, count, 0.0);
     std::int64_t d = 0;
     for (; d + group <= channels; d += group) {
@@ -41,13 +49,16 @@ struct ChannelSum {
       }
     }
     for (; d < channels; ++d) {
-      const T* a = features + d * stride;
-      for (std::int64_t i = 0; i < count; ++i) sums[i] += load(a[i]);
+      const T* row = features + d * stride;
+      for (std::int64_t i = 0; i < count; ++i) sums[i] += load(row[i]);
     }
   }
 };
 
-void add_resized(const double* sums, double* total, const BackgroundParams& p) {
+// Adds one image's sums, resized, to its total.
+void add_resized(const double* sums,  // (h, w)
+                 double* total,       // (H, W)
+                 const BackgroundParams& p) {
   std::vector<BilinearTap> columns;
   for (std::int64_t x = 0; x < p.out_width; ++x)
     columns.push_back(bilinear_tap(x, p.in_width, p.out_width));
@@ -57,7 +68,7 @@ void add_resized(const double* sums, double* total, const BackgroundParams& p) {
     const double* below = sums + row.high * p.in_width;
     double* target = total + y * p.out_width;
     for (std::int64_t x = 0; x < p.out_width; ++x) {
-      const BilinearTap& tap = columns[static_cast<std::size_t>(x)];
+      const BilinearTap& tap = columns[x];
       const double left = interpolate(above[tap.low], below[tap.low], row.weight);
       const double right = interpolate(above[tap.high], below[tap.high], row.weight);
       target[x] += interpolate(left, right, tap.weight);
@@ -68,17 +79,19 @@ void add_resized(const double* sums, double* total, const BackgroundParams& p) {
 }  // namespace
 
 template <class T>
-bool background_add(const T* features, double* total, const BackgroundParams& p, Context& context) {
+bool background_add(const T* features,  // (B, D, h, w)
+                    double* total,      // (B, H, W)
+                    const BackgroundParams& p, Context& context) {
   const std::int64_t pixels = p.in_height * p.in_width;
   const std::int64_t chunks = (pixels + chunk_size - 1) / chunk_size;
-  const std::unique_ptr<double[]> sums(new double[static_cast<std::size_t>(p.batch * pixels)]);
+  const std::unique_ptr<double[]> sums(new double[p.batch * pixels]);
   parallel_for(p.batch * chunks, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / chunks;
     const std::int64_t begin = task % chunks * chunk_size;
     dispatch<ChannelSum>(features + b * p.channels * pixels + begin, p.channels, pixels,
                          std::min(chunk_size, pixels - begin), sums.get() + b * pixels + begin);
   });
-  // A NaN or infinity among the features leaves one in the sum.
+  // A sum with a non-finite term is not finite.
   const bool finite = std::all_of(sums.get(), sums.get() + p.batch * pixels,
                                   [](double sum) { return std::isfinite(sum); });
   parallel_for(p.batch, context.threads, [&](std::int64_t b) {
@@ -88,8 +101,9 @@ bool background_add(const T* features, double* total, const BackgroundParams& p,
 }
 
 template <class T>
-bool background_normalize(const double* total, T* out, std::int64_t batch, std::int64_t pixels,
-                          Context& context) {
+bool background_normalize(const double* total,  // (B, N)
+                          T* out,               // (B, N)
+                          std::int64_t batch, std::int64_t pixels, Context& context) {
   if (pixels == 0) return true;
   std::atomic<bool> all_finite{true};
   parallel_for(batch, context.threads, [&](std::int64_t b) {

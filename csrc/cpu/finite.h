@@ -1,5 +1,5 @@
-// Is every value finite? Integer work on the bits, so that it vectorises and costs little while the
-// values are in cache anyway.
+// Tests for non-finite values (NaN, infinity) with integer operations on their bits. Loops over
+// them vectorise, and cost little because the values are in cache anyway.
 #pragma once
 
 #include "cuekit/half.h"
@@ -7,8 +7,8 @@
 
 namespace cuekit::cpu {
 
-// An exponent of all ones is what NaN and infinity share: adding 1 to it carries into the sign bit.
-// Returns a word whose highest bit says that it was found; such words may be combined by OR.
+// NaN and infinity have an exponent of all ones: adding 1 to it carries into the sign bit. Returns
+// a word whose highest bit is set if the value is not finite. Such words can be combined by OR.
 template <class T>
 CUEKIT_INLINE typename float_bits<T>::type nonfinite_bit(T value) {
   using Bits = typename float_bits<T>::type;
@@ -19,8 +19,10 @@ CUEKIT_INLINE typename float_bits<T>::type nonfinite_bit(T value) {
   return static_cast<Bits>((bit_cast<Bits>(value) & exponent) + one);
 }
 
+// nonfinite_bit of all values, combined by OR.
 template <class T>
-CUEKIT_INLINE typename float_bits<T>::type nonfinite_bits(const T* values, std::int64_t count) {
+CUEKIT_INLINE typename float_bits<T>::type nonfinite_bits(const T* values,  // (count)
+                                                          std::int64_t count) {
   typename float_bits<T>::type seen = 0;
   for (std::int64_t i = 0; i < count; ++i) seen |= nonfinite_bit(values[i]);
   return seen;

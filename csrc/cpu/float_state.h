@@ -1,8 +1,9 @@
-// A floating-point state of the processor, for as long as an object of these classes lives.
+// Sets the floating-point state of the thread's processor while an object of these classes exists.
 //
-// Frameworks switch denormals off, per thread; the threads of the pool would keep whatever was set
-// when they started. Results must depend on neither: kernels run in the processor's default state,
-// or with denormals flushed to zero where they say so, because arithmetic with them is slow.
+// Frameworks may set a thread to flush denormals to zero, and a thread of the pool keeps what was
+// set in the thread that started it. Results must depend on neither. Kernels therefore run in the
+// default state, or, where they say so, with denormals flushed to zero because arithmetic with
+// denormals is slow.
 #pragma once
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -25,8 +26,8 @@ class FloatState {
  private:
 #if defined(__x86_64__) || defined(_M_X64)
   using State = unsigned;
-  static constexpr State default_state = 0x1f80;  // round to nearest, denormals kept, no traps
-  static constexpr State flush_state = 0x9fc0;    // the same, denormals are read and written as 0
+  static constexpr State default_state = 0x1f80;  // round to nearest, keep denormals, no traps
+  static constexpr State flush_state = 0x9fc0;    // the same, but read and write denormals as 0
   static State get() { return _mm_getcsr(); }
   static void set(State state) { _mm_setcsr(state); }
 #elif defined(__aarch64__) && defined(__GNUC__)
@@ -48,11 +49,13 @@ class FloatState {
   State saved_;
 };
 
+// Round to nearest, denormals kept.
 class DefaultFloatState : FloatState {
  public:
   DefaultFloatState() : FloatState(false) {}
 };
 
+// Round to nearest, denormals read and written as 0.
 class DenormalsFlushed : FloatState {
  public:
   DenormalsFlushed() : FloatState(true) {}

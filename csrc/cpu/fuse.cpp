@@ -1,3 +1,5 @@
+// fuse: logical OR of M sets, in chunks, so that each chunk of the output stays in L1 while the
+// sets stream past.
 #include "cuekit/fuse.h"
 
 #include <algorithm>
@@ -6,8 +8,10 @@
 
 namespace cuekit::cpu {
 
-void fuse(const std::uint8_t* const* sets, bool* out, const FuseParams& p, Context& context) {
-  constexpr std::int64_t chunk_size = 16384;  // the piece of `out` stays in the L1 cache
+void fuse(const std::uint8_t* const* sets,  // M of (N)
+          bool* out,                        // (N)
+          const FuseParams& p, Context& context) {
+  constexpr std::int64_t chunk_size = 16384;
   const std::int64_t chunks = (p.elements + chunk_size - 1) / chunk_size;
   parallel_for(chunks, context.threads, [&](std::int64_t chunk) {
     const std::int64_t begin = chunk * chunk_size;

@@ -15,7 +15,6 @@ namespace cuekit::cpu {
 
 // Kernels for many channels take them in blocks: a pixel's values in 8 channels are side by side.
 constexpr int channels_per_block = 8;
-constexpr int lanes = channels_per_block;
 
 #if defined(__GNUC__)
 

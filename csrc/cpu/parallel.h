@@ -1,10 +1,12 @@
-// A loop over independent tasks on a small pool of threads.
+// parallel_for: a loop over independent tasks on a small pool of threads.
 //
-// Not OpenMP: its runtime hangs in forked DataLoader workers and clashes with torch's own. The pool
-// starts no thread before it is needed, and a forked child starts again with a pool of its own.
-// Tasks write to places of their own, so the bits of a result never depend on `threads`. While one
-// caller holds the pool, others run their tasks themselves. Tasks run in the processor's default
-// floating-point state, whatever the caller's thread has set.
+// Not OpenMP, because its runtime hangs in forked DataLoader workers and clashes with the OpenMP
+// runtime of torch. The pool starts threads when they are first needed. A forked child starts with
+// an empty pool.
+//
+// Each task writes only to its own memory, so the bits of a result do not depend on `threads`. The
+// pool serves one caller at a time: a second, concurrent caller runs its tasks in its own thread.
+// Tasks run in the processor's default floating-point state, whatever the caller's thread has set.
 #pragma once
 
 #include <cstdint>
@@ -13,28 +15,30 @@
 
 namespace cuekit::cpu {
 
-using Task = void (*)(void* context, std::int64_t index);
+using Task = void (*)(void* body, std::int64_t index);
 
-// Runs task(context, 0 .. count - 1), each once, on at most `threads` threads, the caller's among
-// them. The first exception stops the loop and is rethrown here.
-void run_tasks(std::int64_t count, int threads, Task task, void* context);
+// Runs task(body, index) once for each index in [0, count), on at most `threads` threads, one of
+// which is the caller's. The first exception stops the loop and is rethrown in the caller's thread.
+void run_tasks(std::int64_t count, int threads, Task task, void* body);
 
+// The same for body(index).
 template <class Body>
 void parallel_for(std::int64_t count, int threads, Body&& body) {
   using Plain = std::remove_reference_t<Body>;
   run_tasks(
-      count, threads,
-      [](void* context, std::int64_t index) { (*static_cast<Plain*>(context))(index); },
+      count, threads, [](void* plain, std::int64_t index) { (*static_cast<Plain*>(plain))(index); },
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
-// Where the work on one image can itself be divided: the threads go to whole images when there are
-// enough of them, and into the images one after the other when there are not.
+// Calls body(image, threads_within_image) for each image of a batch, for work that can also be
+// divided within an image. A batch of at least `threads` images runs one image per thread; a
+// smaller batch runs one image after the other, each on all threads.
 template <class Body>
 void for_each_image(std::int64_t batch, int threads, Body&& body) {
-  const bool enough = batch >= threads;
-  const int inner = enough ? 1 : threads;
-  parallel_for(batch, enough ? threads : 1, [&](std::int64_t b) { body(b, inner); });
+  const bool image_per_thread = batch >= threads;
+  const int inner_threads = image_per_thread ? 1 : threads;
+  parallel_for(batch, image_per_thread ? threads : 1,
+               [&](std::int64_t b) { body(b, inner_threads); });
 }
 
 }  // namespace cuekit::cpu

@@ -1,3 +1,8 @@
+// raw_foreground: the maximum of each present class's map, then a comparison of every value with
+// the threshold times the maximum. raw_background: a comparison with a fixed threshold.
+//
+// A map is small (L1 or L2), so it is read from memory once, whatever the number of passes. One
+// task for each class's map.
 #include "cuekit/raw_cues.h"
 
 #include <algorithm>
@@ -11,25 +16,27 @@
 namespace cuekit::cpu {
 namespace {
 
-constexpr int lanes = 16;
-
 struct Foreground {
   template <class T>
-  static CUEKIT_INLINE void run(const T* map, std::int64_t pixels, double threshold, bool* out,
-                                bool* finite) {
+  static CUEKIT_INLINE void run(const T* map,  // (pixels)
+                                std::int64_t pixels, double threshold,
+                                bool* out,       // (pixels)
+                                bool* finite) {  // false where a value is not finite
+    // Independent maxima: a single one would make each step wait for the one before it.
+    constexpr int accumulators = 16;
     *finite = !any_nonfinite(nonfinite_bits(map, pixels));
-    double best[lanes];
-    std::fill_n(best, lanes, 0.0);
-    const std::int64_t whole = pixels - pixels % lanes;
-    for (std::int64_t i = 0; i < whole; i += lanes) {
-      for (int j = 0; j < lanes; ++j) {
+    double best[accumulators];
+    std::fill_n(best, accumulators, 0.0);
+    const std::int64_t whole = pixels - pixels % accumulators;
+    for (std::int64_t i = 0; i < whole; i += accumulators) {
+      for (int j = 0; j < accumulators; ++j) {
         const double value = load(map[i + j]);
         best[j] = best[j] < value ? value : best[j];
       }
     }
     for (std::int64_t i = whole; i < pixels; ++i) best[0] = std::max(best[0], load(map[i]));
-    const double maximum = *std::max_element(best, best + lanes);
-    // No value is above infinity: that empties the class.
+    const double maximum = *std::max_element(best, best + accumulators);
+    // No value is above infinity, so a class without a positive value gets no cue.
     const double level =
         maximum > 0.0 ? threshold * maximum : std::numeric_limits<double>::infinity();
     for (std::int64_t i = 0; i < pixels; ++i) out[i] = load(map[i]) > level;
@@ -38,12 +45,16 @@ struct Foreground {
 
 struct Background {
   template <class T>
-  static CUEKIT_INLINE void run(const T* map, std::int64_t pixels, double threshold, bool* out,
-                                bool* finite) {
+  static CUEKIT_INLINE void run(const T* map,  // (pixels)
+                                std::int64_t pixels, double threshold,
+                                bool* out,       // (pixels)
+                                bool* finite) {  // false where a value is not finite
     *finite = !any_nonfinite(nonfinite_bits(map, pixels));
     for (std::int64_t i = 0; i < pixels; ++i) out[i] = load(map[i]) < threshold;
   }
-  static CUEKIT_INLINE void run(const flag* cue, std::int64_t pixels, double, bool* out,
+  static CUEKIT_INLINE void run(const flag* cue,  // (pixels)
+                                std::int64_t pixels, double,
+                                bool* out,  // (pixels)
                                 bool* finite) {
     *finite = true;
     for (std::int64_t i = 0; i < pixels; ++i) out[i] = cue[i].byte != 0;
@@ -53,12 +64,14 @@ struct Background {
 }  // namespace
 
 template <class T>
-bool raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const RawCuesParams& p,
-                    Context& context) {
+bool raw_foreground(const T* maps,                // (B, C, N)
+                    const std::uint8_t* present,  // (B, C)
+                    bool* out,                    // (B, C + 1, N)
+                    const RawCuesParams& p, Context& context) {
   std::atomic<bool> all_finite{true};
   parallel_for(p.batch * p.classes, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / p.classes;
-    bool* target = out + (task + b + 1) * p.pixels;  // channel c + 1 of C + 1
+    bool* target = out + (task + b + 1) * p.pixels;  // channel c + 1 of image b
     if (!present[task]) {
       std::fill_n(target, p.pixels, false);
       return;
@@ -71,10 +84,12 @@ bool raw_foreground(const T* maps, const std::uint8_t* present, bool* out, const
 }
 
 template <class T>
-bool raw_background(const T* background, bool* out, const RawCuesParams& p, Context& context) {
+bool raw_background(const T* background,  // (B, N), or null
+                    bool* out,            // (B, C + 1, N)
+                    const RawCuesParams& p, Context& context) {
   std::atomic<bool> all_finite{true};
   parallel_for(p.batch, context.threads, [&](std::int64_t b) {
-    bool* target = out + b * (p.classes + 1) * p.pixels;  // channel 0 of C + 1
+    bool* target = out + b * (p.classes + 1) * p.pixels;  // channel 0 of image b
     if (background == nullptr) {
       std::fill_n(target, p.pixels, false);
       return;

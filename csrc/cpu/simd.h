@@ -1,9 +1,12 @@
-// Function multiversioning: a kernel's inner loop compiled for the baseline, AVX2 and AVX-512.
+// Function multiversioning: each inner loop is compiled for the baseline instruction set, for AVX2
+// and for AVX-512, and dispatch() picks one when it is called. And what inner loops need besides:
+// prefetching, alignment and non-temporal stores.
 //
-// The loops are plain C++ for the compiler to vectorise. Contraction into FMA is off, so all
-// versions give the same bits. `struct Kernel { static CUEKIT_INLINE void run(...); };` is called
-// as `dispatch<Kernel>(...)`: being inlined into a function of that target is what compiles it for
-// the target.
+// The loops are plain C++ that the compiler vectorises. Contraction into FMA is off, so all
+// versions give the same bits. A loop is written as
+//   struct Kernel { static CUEKIT_INLINE void run(...); };
+// and called as dispatch<Kernel>(...). dispatch() inlines run() into one function for each
+// instruction set; inlining is what makes the compiler use that instruction set.
 #pragma once
 
 #include <algorithm>
@@ -39,6 +42,7 @@ namespace cuekit::cpu {
 
 enum class InstructionSet : int { baseline, avx2, avx512 };
 
+// The best one that this processor has.
 inline InstructionSet best_instruction_set() {
 #if CUEKIT_MULTIVERSION
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -49,7 +53,7 @@ inline InstructionSet best_instruction_set() {
   return InstructionSet::baseline;
 }
 
-// What dispatch() uses from now on; the tests switch it to reach the other versions too.
+// The one that dispatch() uses. Tests change it to run the other versions too.
 inline std::atomic<InstructionSet> instruction_set{best_instruction_set()};
 
 #if CUEKIT_MULTIVERSION
@@ -63,57 +67,59 @@ __attribute__((target(CUEKIT_AVX512_TARGET))) void run_avx512(Args... args) {
 }
 #endif
 
-// Of kernels that are written for vectors of 4, 8 or 16 float32 values, the one for as many as the
-// target's registers hold.
-template <class Four, class Eight, class Sixteen, class... Args>
+// Runs one of three versions of a kernel, each written for the width of an instruction set's vector
+// registers: 16 bytes (baseline), 32 (AVX2) or 64 (AVX-512).
+template <class Baseline, class Avx2, class Avx512, class... Args>
 void dispatch_width(Args... args) {
 #if CUEKIT_MULTIVERSION
   switch (instruction_set.load(std::memory_order_relaxed)) {
     case InstructionSet::avx512:
-      return run_avx512<Sixteen, Args...>(args...);
+      return run_avx512<Avx512, Args...>(args...);
     case InstructionSet::avx2:
-      return run_avx2<Eight, Args...>(args...);
+      return run_avx2<Avx2, Args...>(args...);
     case InstructionSet::baseline:
       break;
   }
 #endif
-  Four::run(args...);
+  Baseline::run(args...);
 }
 
+// Runs the kernel as it was compiled for the current instruction set.
 template <class Kernel, class... Args>
 void dispatch(Args... args) {
   dispatch_width<Kernel, Kernel, Kernel, Args...>(args...);
 }
 
-// Asks for `count` elements to be brought into the cache. Any address may be asked for.
+// Prefetches `count` elements into L1. The address need not be valid: a prefetch never faults.
 template <int locality = 3, class T>
-CUEKIT_INLINE void prefetch(const T* from, std::int64_t count) {
+CUEKIT_INLINE void prefetch(const T* address, std::int64_t count) {
 #if defined(__GNUC__)
   const std::int64_t size = count * static_cast<std::int64_t>(sizeof(T));
-  const auto begin = reinterpret_cast<std::uintptr_t>(from);
+  const auto begin = reinterpret_cast<std::uintptr_t>(address);
   for (std::int64_t i = 0; i < size; i += 64)
     __builtin_prefetch(reinterpret_cast<const void*>(begin + static_cast<std::uintptr_t>(i)), 0,
                        locality);
 #else
-  (void)from, (void)count;
+  (void)address, (void)count;
 #endif
 }
 
-// The same, into the second cache only. The first one waits for some dozen lines at a time and no
-// more; so where many lines are far and in no order, asking it for them early gains little.
+// Prefetches into L2 only. L1 tracks only some dozen outstanding misses, so prefetching many lines
+// into it that are out of cache and in no order gains little.
 template <class T>
-CUEKIT_INLINE void prefetch_far(const T* from, std::int64_t count) {
-  prefetch<2>(from, count);
+CUEKIT_INLINE void prefetch_far(const T* address, std::int64_t count) {
+  prefetch<2>(address, count);
 }
 
-// The same for what is read once: it pushes nothing out of the outer caches.
+// Prefetches data that is read once, with the non-temporal hint: it evicts nothing from L2 and L3.
 template <class T>
-CUEKIT_INLINE void prefetch_once(const T* from, std::int64_t count) {
-  prefetch<0>(from, count);
+CUEKIT_INLINE void prefetch_once(const T* address, std::int64_t count) {
+  prefetch<0>(address, count);
 }
 
-// The same address, of which the compiler forgets how it was computed: it likes to compute the
-// addresses of neighbouring elements each from the start.
+// An optimisation barrier: returns the address, but hides from the compiler how it was computed.
+// The compiler then keeps it in one register, instead of computing it anew for each neighbouring
+// element.
 template <class T>
 CUEKIT_INLINE T* computed_once(T* address) {
 #if defined(__GNUC__)
@@ -122,32 +128,35 @@ CUEKIT_INLINE T* computed_once(T* address) {
   return address;
 }
 
-// How many of the first `count` elements lie before the next cache line begins. A loop that writes
-// wide vectors is cut there, or each of its stores touches two lines: maps of odd sizes do not
-// begin where lines begin.
+// The number of elements before the next start of a cache line, at most `count`. A loop that writes
+// wide vectors is split there: maps of odd sizes do not start at a cache line, and without the
+// split each store would touch two lines.
 template <class T>
-CUEKIT_INLINE std::int64_t until_aligned(const T* to, std::int64_t count) {
-  const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to) % 64);
+CUEKIT_INLINE std::int64_t until_aligned(const T* target, std::int64_t count) {
+  const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(target) % 64);
   return std::min(count, (64 - past) % 64 / static_cast<std::int64_t>(sizeof(T)));
 }
 
-// Outputs of this many bytes are streamed: written past the caches. A plain store first brings its
-// line in and casts another out, and of so large an output the first lines are gone anyway by the
-// time they are read. Measured with 32 MB of L3 cache, writing and then reading it once is faster
-// this way from 12 MB on and slower below 8 MB.
+// Outputs of at least this many bytes are streamed: written with non-temporal stores, which bypass
+// the caches. A normal store first reads its line into the cache and evicts another one; and the
+// first lines of so large an output are evicted again before anything reads them. Measured with
+// 32 MB of L3, writing an output and then reading it once is faster with streaming from 12 MB on,
+// and slower below 8 MB.
 constexpr std::int64_t streaming_size = std::int64_t{12} << 20;
 
-// Writes 16 bytes past the caches, to a multiple of 16: the baseline's vector. The processor
-// gathers four such into one write of a line.
-CUEKIT_INLINE void stream_16(const void* from, void* to) {
+// A non-temporal store of 16 bytes, the baseline's vector, to an address that is a multiple of 16.
+// The processor combines four of them into one write of a cache line.
+CUEKIT_INLINE void stream_16(const void* source, void* target) {
 #if CUEKIT_SSE2
-  _mm_stream_si128(static_cast<__m128i*>(to), _mm_loadu_si128(static_cast<const __m128i*>(from)));
+  _mm_stream_si128(static_cast<__m128i*>(target),
+                   _mm_loadu_si128(static_cast<const __m128i*>(source)));
 #else
-  std::memcpy(to, from, 16);
+  std::memcpy(target, source, 16);
 #endif
 }
 
-// Streamed writes are not ordered with others: call it before telling anybody that they are done.
+// Non-temporal stores are not ordered with other stores: call this before another thread may learn
+// that the data is complete.
 inline void finish_streaming() {
 #if CUEKIT_SSE2
   _mm_sfence();

@@ -1,3 +1,16 @@
+// snap: each channel's mean over each superpixel, thresholded and painted. The resized cues are
+// never stored.
+//
+// Channels that are on somewhere are taken in blocks of 8, interleaved. For each row of
+// superpixels:
+//   bool cues: prefix sums along the cues' row give the count of any run as one difference of two
+//     vectors of 8 counts, whatever the run's length; rows of superpixels over the same row of cues
+//     share the prefix sums.
+//   floating maps: two rows of the maps are interpolated vertically once; then each pixel is
+//     interpolated horizontally and added to its superpixel's sums.
+// A superpixel's decision for a block is one byte, a bit for each channel. Painting writes these
+// bytes run by run, then extracts each channel's bit. Pixels in no superpixel are added and painted
+// like the others, as one more superpixel; then the bytes of their input are written over it.
 #include "cuekit/snap.h"
 
 #include <algorithm>
@@ -8,32 +21,31 @@
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
-#include "decide.h"
-#include "finite.h"
 #include "parallel.h"
+#include "snap_steps.h"
 #include "superpixels.h"
 
 namespace cuekit::cpu {
 namespace {
 
-// Counts of bool cues are integers, exact in any order; a label map has fewer than 2^31 pixels.
+// Pixels of bool cues that are on. Integers, so exact in any order; an image has fewer than 2^31
+// pixels.
 using Count = std::uint32_t;
 
-// What the position of a pixel means in the grid of the cues, for every column of the superpixels
-// and one past the last.
-struct Geometry {
-  std::vector<std::int32_t> columns;  // nearest: the source column
-  std::vector<std::int32_t> offsets;  // ... and how many columns left of this one have it too
-  std::vector<Count> widths;          // how many columns of the superpixels a source column has
-  std::vector<BilinearTap> taps;      // bilinear
+// Horizontal resizing: what each column of the superpixels reads from the cues, of width w.
+struct ColumnMap {
+  std::vector<std::int32_t> columns;  // (W + 1) nearest: the column of the cues; then w
+  std::vector<std::int32_t> offsets;  // (W + 1) nearest: columns to the left that read the same one
+  std::vector<Count> widths;          // (w + 1) nearest: how many columns read this one
+  std::vector<BilinearTap> taps;      // (W) bilinear
 
-  explicit Geometry(const SnapParams& p) : widths(to_size(p.in_width + 1)) {
+  explicit ColumnMap(const SnapParams& p) : widths(p.in_width + 1) {
     for (std::int64_t x = 0; x < p.width; ++x) {
       const auto column = static_cast<std::int32_t>(nearest_source(x, p.in_width, p.width));
       const bool same = x > 0 && columns.back() == column;
       offsets.push_back(same ? offsets.back() + 1 : 0);
       columns.push_back(column);
-      ++widths[to_size(column)];
+      ++widths[column];
       taps.push_back(bilinear_tap(x, p.in_width, p.width));
     }
     columns.push_back(static_cast<std::int32_t>(p.in_width));
@@ -41,85 +53,91 @@ struct Geometry {
   }
 };
 
-// One row of bool cues, eight channels to a column, for counting how many of the pixels left of x
-// are on: before[c] + offset * on[c] with c the column of x and offset as in Geometry. A run's
-// counts are then a difference of two such values whatever its length, and one such row serves all
-// rows of superpixels that lie over it.
-struct CountRow {
-  static CUEKIT_INLINE void run(const std::uint8_t* const* rows, std::int64_t in_width,
-                                const Geometry* geometry, std::uint8_t* pixels,
-                                Count* __restrict on, Count* __restrict before) {
+// Prefix sums along one row of bool cues. The number of pixels left of x that are on is
+//   before[c] + offsets[x] * on[c], c = columns[x].
+// The count of a run is the difference of two such numbers.
+struct PrefixSums {
+  static CUEKIT_INLINE void run(const std::uint8_t* const* rows,  // 8 of (in_width)
+                                std::int64_t in_width, const ColumnMap* map,
+                                std::uint8_t* pixels,        // (in_width, 8): scratch
+                                Count* __restrict on,        // (in_width + 1, 8)
+                                Count* __restrict before) {  // (in_width + 1, 8)
     interleave(rows, in_width, pixels);
-    for (std::int64_t i = 0; i < in_width * lanes; ++i) on[i] = pixels[i] != 0;
-    for (int j = 0; j < lanes; ++j) on[in_width * lanes + j] = 0;
+    for (std::int64_t i = 0; i < in_width * channels_per_block; ++i) on[i] = pixels[i] != 0;
+    for (int j = 0; j < channels_per_block; ++j) on[in_width * channels_per_block + j] = 0;
     auto total = Lanes<Count>::zero();
     for (std::int64_t c = 0; c <= in_width; ++c) {
-      total.store(before + c * lanes);
-      total = total + Lanes<Count>::load(on + c * lanes) * geometry->widths[to_size(c)];
+      total.store(before + c * channels_per_block);
+      total = total + Lanes<Count>::load(on + c * channels_per_block) * map->widths[c];
     }
   }
 };
 
+// Adds the counts of one row's runs to their superpixels.
 struct AddCounts {
-  static CUEKIT_INLINE void run(const Geometry* geometry, const Count* on, const Count* before,
-                                const Run* run, const Run* end, Count* counts) {
-    const std::int32_t* column = geometry->columns.data();
-    const std::int32_t* offset = geometry->offsets.data();
+  static CUEKIT_INLINE void run(const ColumnMap* map,
+                                const Count* on,      // (in_width + 1, 8)
+                                const Count* before,  // (in_width + 1, 8)
+                                const Run* run, const Run* end,
+                                Count* counts) {  // (S, 8)
+    const std::int32_t* column = map->columns.data();
+    const std::int32_t* offset = map->offsets.data();
     auto last = Lanes<Count>::zero();
     for (; run != end; ++run) {
       column += run->length;
       offset += run->length;
-      const auto on_here = Lanes<Count>::load(on + *column * std::int64_t{lanes});
-      const auto now = Lanes<Count>::load(before + *column * std::int64_t{lanes}) +
+      const auto on_here = Lanes<Count>::load(on + *column * std::int64_t{channels_per_block});
+      const auto now = Lanes<Count>::load(before + *column * std::int64_t{channels_per_block}) +
                        on_here * static_cast<Count>(*offset);
-      Count* count = counts + run->label * std::int64_t{lanes};
+      Count* count = counts + run->label * std::int64_t{channels_per_block};
       (Lanes<Count>::load(count) + now - last).store(count);
       last = now;
     }
   }
 };
 
-// Floating maps: two rows of the source, `lanes` channels side by side, are interpolated down to
-// one row of source columns; then every pixel across, straight into its superpixel's sum.
+// Adds the interpolated values of one row's pixels to their superpixels.
 struct AddInterpolated {
   template <class T>
-  static CUEKIT_INLINE void run(const T* const* above, const T* const* below, double weight,
-                                std::int64_t in_width, const BilinearTap* taps, const Run* run,
-                                const Run* end, T* pixels, double* columns, double* sums) {
-    T* lower = pixels + in_width * lanes;
-    interleave(above, in_width, pixels);
-    interleave(below, in_width, lower);
-    for (std::int64_t i = 0; i < in_width * lanes; ++i)
-      columns[i] = interpolate(load(pixels[i]), load(lower[i]), weight);
+  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
+                                const T* const* below,  // 8 of (in_width)
+                                double weight, std::int64_t in_width,
+                                const BilinearTap* taps,  // (W)
+                                const Run* run, const Run* end,
+                                T* pixels,        // (2, in_width, 8): scratch
+                                double* columns,  // (in_width, 8): scratch
+                                double* sums) {   // (S, 8)
+    interpolate_rows(above, below, weight, in_width, pixels, columns);
     for (; run != end; ++run) {
-      double* sum = sums + run->label * std::int64_t{lanes};
-      double partial[lanes];
-      for (int j = 0; j < lanes; ++j) partial[j] = sum[j];
+      double* sum = sums + run->label * std::int64_t{channels_per_block};
+      double partial[channels_per_block];
+      for (int j = 0; j < channels_per_block; ++j) partial[j] = sum[j];
       for (std::int32_t x = 0; x < run->length; ++x, ++taps) {
-        const double* left = columns + taps->low * lanes;
-        const double* right = columns + taps->high * lanes;
-        for (int j = 0; j < lanes; ++j) partial[j] += interpolate(left[j], right[j], taps->weight);
+        const double* left = columns + taps->low * channels_per_block;
+        const double* right = columns + taps->high * channels_per_block;
+        for (int j = 0; j < channels_per_block; ++j)
+          partial[j] += interpolate(left[j], right[j], taps->weight);
       }
-      for (int j = 0; j < lanes; ++j) sum[j] = partial[j];
+      for (int j = 0; j < channels_per_block; ++j) sum[j] = partial[j];
     }
   }
 };
 
-// Consecutive rows of eight channels: first every pixel's byte, one bit per channel, then each
-// channel's bit of it.
-struct PaintBand {
-  static CUEKIT_INLINE void select_bit(const std::uint8_t* __restrict bytes, std::uint8_t bit,
-                                       std::int64_t pixels, std::uint8_t* __restrict row) {
-    for (std::int64_t i = 0; i < pixels; ++i) {
-      const auto masked = static_cast<std::uint8_t>(bytes[i] & bit);
-      row[i] = masked < 1 ? masked : std::uint8_t{1};
-    }
-  }
-
-  static CUEKIT_INLINE void run(const std::uint8_t* on, const Run* run, const Run* end,
-                                std::int64_t pixels, std::int64_t channels, std::uint8_t* bytes,
-                                bool* const* out, std::int64_t offset) {
+// Paints consecutive rows of one block of channels, one bit per channel.
+struct PaintBytes {
+  static CUEKIT_INLINE void run(const std::uint8_t* on,  // (S): one bit per channel
+                                const Run* run, const Run* end, std::int64_t pixels,
+                                std::uint8_t* bytes) {  // (pixels)
     paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
+  }
+};
+
+// Writes the bits of consecutive rows to the channels.
+struct SelectBits {
+  static CUEKIT_INLINE void run(const std::uint8_t* bytes,  // (pixels): one bit per channel
+                                std::int64_t pixels, std::int64_t channels,
+                                bool* const* out,       // (channels) of (H, W)
+                                std::int64_t offset) {  // of the first row, in pixels
     for (std::int64_t j = 0; j < channels; ++j) {
       auto* row = reinterpret_cast<std::uint8_t*>(out[j] + offset);
       const auto bit = static_cast<std::uint8_t>(1u << j);
@@ -130,23 +148,34 @@ struct PaintBand {
   }
 };
 
-// Eight channels of one image. Lanes past the last channel read zeros.
+// Row y of each channel's map. Missing channels read zeros.
 template <class T>
-class Tile {
+void point_to_row(const T* const* maps,  // (channels) of (h, w)
+                  std::int64_t channels, std::int64_t y, const std::vector<T>& zeros,
+                  const T** rows) {  // (8)
+  const auto in_width = static_cast<std::int64_t>(zeros.size());
+  for (int j = 0; j < channels_per_block; ++j)
+    rows[j] = j < channels ? maps[j] + y * in_width : zeros.data();
+}
+
+// One block of at most 8 channels of one image.
+template <class T>
+class ChannelBlock {
  public:
-  Tile(const T* const* maps, std::int64_t channels, const Superpixels& superpixels,
-       const Geometry& geometry, const SnapParams& p)
+  ChannelBlock(const T* const* maps,  // (channels) of (h, w)
+               std::int64_t channels, const SuperpixelRuns& superpixels, const ColumnMap& columns,
+               const SnapParams& p)
       : maps_(maps),
         channels_(channels),
         superpixels_(superpixels),
-        geometry_(geometry),
+        columns_(columns),
         p_(p),
-        zeros_(to_size(p.in_width)),
-        pixels_(to_size(2 * p.in_width * lanes)),
-        sums_(to_size(superpixels.count * lanes)) {}
+        zeros_(p.in_width),
+        pixels_(2 * p.in_width * channels_per_block),
+        sums_(superpixels.rows() * channels_per_block) {}
 
-  // Bits of the channels that are on, one byte per superpixel; false when a value was not finite.
-  bool decide(std::uint8_t* on) {
+  // Returns false where a mean is not finite.
+  bool decide(std::uint8_t* on) {  // (rows()): one bit per channel
     if constexpr (std::is_integral_v<T>) {
       add_counts();
     } else {
@@ -162,118 +191,156 @@ class Tile {
  private:
   using Sum = std::conditional_t<std::is_integral_v<T>, Count, double>;
 
-  void point_to_row(std::int64_t y, const T** rows) const {
-    for (int j = 0; j < lanes; ++j)
-      rows[j] = j < channels_ ? maps_[j] + y * p_.in_width : zeros_.data();
-  }
-
   void add_counts() {
-    std::vector<Count> on(to_size((p_.in_width + 1) * lanes));
+    std::vector<Count> on((p_.in_width + 1) * channels_per_block);
     std::vector<Count> before(on.size());
     std::int64_t current = -1;
     for (std::int64_t y = 0; y < p_.height; ++y) {
       const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
       if (source != current) {
-        const T* rows[lanes];
-        point_to_row(source, rows);
-        dispatch<CountRow>(&rows[0], p_.in_width, &geometry_, pixels_.data(), on.data(),
-                           before.data());
+        const T* rows[channels_per_block];
+        point_to_row(maps_, channels_, source, zeros_, rows);
+        dispatch<PrefixSums>(&rows[0], p_.in_width, &columns_, pixels_.data(), on.data(),
+                             before.data());
         current = source;
       }
-      dispatch<AddCounts>(&geometry_, on.data(), before.data(), superpixels_.row(y),
+      dispatch<AddCounts>(&columns_, on.data(), before.data(), superpixels_.row(y),
                           superpixels_.row(y + 1), sums_.data());
     }
   }
 
   void add_interpolated() {
-    std::vector<double> columns(to_size(p_.in_width * lanes));
+    std::vector<double> columns(p_.in_width * channels_per_block);
     for (std::int64_t y = 0; y < p_.height; ++y) {
       const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
-      const T *above[lanes], *below[lanes];
-      point_to_row(row.low, above);
-      point_to_row(row.high, below);
-      dispatch<AddInterpolated>(&above[0], &below[0], row.weight, p_.in_width,
-                                geometry_.taps.data(), superpixels_.row(y), superpixels_.row(y + 1),
-                                pixels_.data(), columns.data(), sums_.data());
+      const T *above[channels_per_block], *below[channels_per_block];
+      point_to_row(maps_, channels_, row.low, zeros_, above);
+      point_to_row(maps_, channels_, row.high, zeros_, below);
+      dispatch<AddInterpolated>(&above[0], &below[0], row.weight, p_.in_width, columns_.taps.data(),
+                                superpixels_.row(y), superpixels_.row(y + 1), pixels_.data(),
+                                columns.data(), sums_.data());
     }
   }
 
   const T* const* maps_;
   std::int64_t channels_;
-  const Superpixels& superpixels_;
-  const Geometry& geometry_;
+  const SuperpixelRuns& superpixels_;
+  const ColumnMap& columns_;
   const SnapParams& p_;
-  std::vector<T> zeros_;
-  std::vector<T> pixels_;
-  std::vector<Sum> sums_;
+  std::vector<T> zeros_;   // (w)
+  std::vector<T> pixels_;  // (2, w, 8): scratch
+  std::vector<Sum> sums_;  // (S, 8)
 };
 
-// Rows painted by one task.
-constexpr std::int64_t band_height = 32;
-
-// Values that no pixel samples count too.
+// The input of one block of channels at the pixels that are in no superpixel, rows [y, end).
 template <class T>
-bool all_values_finite([[maybe_unused]] const T* values, [[maybe_unused]] std::int64_t count) {
-  if constexpr (std::is_integral_v<T>) {
-    return true;
-  } else {
-    return !any_nonfinite(nonfinite_bits(values, count));
+void keep_input(const T* const* maps,  // (channels) of (h, w)
+                std::int64_t channels,
+                const double* levels,  // (channels): floating maps are on above them
+                const SuperpixelRuns& superpixels, const ColumnMap& columns, const SnapParams& p,
+                std::int64_t y, std::int64_t end,
+                std::uint8_t* bytes) {  // (end - y, W): one bit per channel
+  const std::vector<T> zeros(p.in_width);
+  std::vector<std::uint8_t> input(p.width);
+  std::vector<T> pixels(2 * p.in_width * channels_per_block);
+  std::vector<double> resized((p.in_width + p.width) * channels_per_block);
+  double level[channels_per_block] = {};
+  if (!std::is_integral_v<T>) std::copy_n(levels, channels, level);
+  for (; y < end; ++y, bytes += p.width) {
+    const Run *run = superpixels.row(y), *const row_end = superpixels.row(y + 1);
+    if (!superpixels.outside(run, row_end)) continue;
+    const T *above[channels_per_block], *below[channels_per_block];
+    if constexpr (std::is_integral_v<T>) {
+      point_to_row(maps, channels, nearest_source(y, p.in_height, p.height), zeros, above);
+      dispatch<NearestRow>(&above[0], p.in_width, columns.columns.data(), p.width, pixels.data(),
+                           input.data());
+    } else {
+      const BilinearTap row = bilinear_tap(y, p.in_height, p.height);
+      point_to_row(maps, channels, row.low, zeros, above);
+      point_to_row(maps, channels, row.high, zeros, below);
+      dispatch<BilinearRow>(&above[0], &below[0], row.weight, p.in_width, columns.taps.data(),
+                            p.width, &level[0], pixels.data(), resized.data(),
+                            resized.data() + p.in_width * channels_per_block, input.data());
+    }
+    for (std::int64_t x = 0; run != row_end; x += run->length, ++run) {
+      if (run->label == superpixels.count) std::copy_n(input.begin() + x, run->length, bytes + x);
+    }
   }
 }
 
+// Rows that one task paints.
+constexpr std::int64_t band_height = 32;
+
+// The first byte is zero, and each byte equals the next one: memcmp is vectorised, and stops at the
+// first difference.
 template <class T>
-bool all_zero(const T* values, std::int64_t count) {
+bool all_zero(const T* values,  // (count)
+              std::int64_t count) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(values);
-  const std::size_t size = to_size(count) * sizeof(T);
+  const std::size_t size = count * sizeof(T);
   return bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size - 1) == 0;
 }
 
 }  // namespace
 
 template <class T>
-bool snap(const T* cues, const SuperpixelsView& labels, bool* out, const SnapParams& p,
-          Context& context) {
+bool snap(const T* cues,                       // (B, K, h, w)
+          const SuperpixelsView& superpixels,  // (B, H, W)
+          bool* out,                           // (B, K, H, W)
+          const SnapParams& p, Context& context) {
   const std::int64_t pixels = p.height * p.width;
   const std::int64_t in_pixels = p.in_height * p.in_width;
   const std::int64_t bands = (p.height + band_height - 1) / band_height;
-  const Geometry geometry(p);
+  const ColumnMap columns(p);
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
-    const Superpixels superpixels =
-        read_superpixels(labels, b, p.height, p.width, p.num_superpixels);
-    const std::int64_t count = superpixels.count;
+    const SuperpixelRuns runs = read_runs(superpixels, b, p.height, p.width, p.num_superpixels);
+    const std::int64_t rows = runs.rows();
 
-    // Most photos contain few of the classes: a cue that is on nowhere only clears its channel.
+    // Most photos contain few of the classes: channels of bool cues that are off everywhere are
+    // only cleared.
     std::vector<const T*> maps;
     std::vector<bool*> targets, cleared;
     for (std::int64_t k = b * p.channels; k < (b + 1) * p.channels; ++k) {
       const T* map = cues + k * in_pixels;
       const bool empty = std::is_integral_v<T> && all_zero(map, in_pixels);
-      if (!all_values_finite(map, in_pixels)) all_finite = false;
+      // Values that no pixel reads are checked too.
+      if (!can_interpolate(map, in_pixels)) all_finite = false;
       (empty ? cleared : targets).push_back(out + k * pixels);
       if (!empty) maps.push_back(map);
     }
     parallel_for(static_cast<std::int64_t>(cleared.size()), inner_threads,
-                 [&](std::int64_t i) { std::fill_n(cleared[to_size(i)], pixels, false); });
+                 [&](std::int64_t i) { std::fill_n(cleared[i], pixels, false); });
 
     const auto channels = static_cast<std::int64_t>(maps.size());
-    const std::int64_t tiles = number_of_tiles(channels);
-    const auto channels_of = [&](std::int64_t t) {
-      return std::min<std::int64_t>(lanes, channels - t * lanes);
+    std::vector<double> levels(channels);  // of the input, needed only at pixels in no superpixel
+    for (std::int64_t k = 0; !std::is_integral_v<T> && runs.any_outside && k < channels; ++k) {
+      double largest = 0.0;
+      dispatch<Largest>(maps[k], in_pixels, &largest);
+      levels[k] = std::max(p.threshold * largest, 0.0);
+    }
+    const std::int64_t blocks = channel_blocks(channels);
+    const auto channels_of = [&](std::int64_t block) {
+      return std::min<std::int64_t>(channels_per_block, channels - block * channels_per_block);
     };
-    std::vector<std::uint8_t> on(to_size(tiles * count));  // one bit per channel of a tile
-    parallel_for(tiles, inner_threads, [&](std::int64_t t) {
-      Tile<T> tile(maps.data() + t * lanes, channels_of(t), superpixels, geometry, p);
-      if (!tile.decide(on.data() + t * count)) all_finite = false;
+    std::vector<std::uint8_t> on(blocks * rows);  // (blocks, rows): one bit per channel
+    parallel_for(blocks, inner_threads, [&](std::int64_t i) {
+      ChannelBlock<T> block(maps.data() + i * channels_per_block, channels_of(i), runs, columns, p);
+      if (!block.decide(on.data() + i * rows)) all_finite = false;
     });
-    parallel_for(bands * tiles, inner_threads, [&](std::int64_t task) {
-      const std::int64_t t = task / bands;
+    parallel_for(bands * blocks, inner_threads, [&](std::int64_t task) {
+      const std::int64_t i = task / bands;
       const std::int64_t y = task % bands * band_height;
       const std::int64_t end = std::min(p.height, y + band_height);
-      std::vector<std::uint8_t> bytes(to_size((end - y) * p.width));
-      dispatch<PaintBand>(on.data() + t * count, superpixels.row(y), superpixels.row(end),
-                          (end - y) * p.width, channels_of(t), bytes.data(),
-                          targets.data() + t * lanes, y * p.width);
+      const std::int64_t first = i * channels_per_block, band_pixels = (end - y) * p.width;
+      std::vector<std::uint8_t> bytes(band_pixels);
+      dispatch<PaintBytes>(on.data() + i * rows, runs.row(y), runs.row(end), band_pixels,
+                           bytes.data());
+      if (runs.any_outside)
+        keep_input(maps.data() + first, channels_of(i), levels.data() + first, runs, columns, p, y,
+                   end, bytes.data());
+      dispatch<SelectBits>(bytes.data(), band_pixels, channels_of(i), targets.data() + first,
+                           y * p.width);
     });
   });
   return all_finite;

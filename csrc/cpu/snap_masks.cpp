@@ -1,3 +1,16 @@
+// snap_masks: which masks each channel accepts, and the union of these masks.
+//
+// Masks are mostly empty, so they are read once, into spans (runs of covered pixels) that lie row
+// by row; every later step costs what the masks cover and not R times the image. Channels that are
+// on somewhere are taken in blocks of 8:
+//   each row of the cues is resized: one byte per pixel with a bit for each channel (the input)
+//   and,
+//     for means of floating maps, the values, interleaved;
+//   counts under a span are one difference of prefix sums, whatever its length; values are added
+//   one
+//     by one;
+//   a mask's decision is one byte, a bit for each channel; painting combines these bytes by OR in
+//     the pixels of the mask's spans, then extracts each channel's bit.
 #include "cuekit/snap_masks.h"
 
 #include <algorithm>
@@ -9,66 +22,69 @@
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
-#include "decide.h"
-#include "finite.h"
 #include "parallel.h"
+#include "snap_steps.h"
 #include "superpixels.h"
 
 namespace cuekit::cpu {
 namespace {
 
-// Counts are exact in any order; an image has fewer than 2^31 pixels.
+// Counts of pixels. Integers, so exact in any order; an image has fewer than 2^31 pixels.
 using Count = std::uint32_t;
 
-// Consecutive pixels of one row under one mask.
+// Consecutive pixels of one row that a mask covers, [begin, end).
 struct Span {
   std::int64_t mask;
   std::int32_t begin, end;
 };
 
-// One image's masks, read once: every later step costs what the masks cover, not R times the image.
+// The masks of one image.
 struct Masks {
-  std::vector<std::vector<Span>> rows;  // of every row: mask by mask, from left to right
-  std::vector<std::uint8_t> uncovered;  // of every pixel: all bits set under no mask, else none
-  std::vector<double> sizes;            // pixels per mask
+  std::vector<std::vector<Span>> rows;  // (H): spans ordered by mask, then from left to right
+  std::vector<std::uint8_t> uncovered;  // (H, W): 0xff where no mask covers the pixel, else 0
+  std::vector<double> sizes;            // (R): pixels
 };
 
-// From x on in blocks of pixels, as long as they are empty.
-template <int block>
-std::int64_t skip_empty(const std::uint8_t* row, std::int64_t x, std::int64_t width) {
-  for (; x + block <= width; x += block) {
-    std::uint64_t words[block / 8], any = 0;
-    std::memcpy(words, row + x, block);
+// Moves from x on by chunks of pixels while they are empty.
+template <int chunk>
+std::int64_t skip_empty(const std::uint8_t* row,  // (width)
+                        std::int64_t x, std::int64_t width) {
+  for (; x + chunk <= width; x += chunk) {
+    std::uint64_t words[chunk / 8], any = 0;
+    std::memcpy(words, row + x, chunk);
     for (const std::uint64_t word : words) any |= word;
     if (any != 0) break;
   }
   return x;
 }
 
-// The first pixel from x on that the mask covers. Masks are mostly empty.
-std::int64_t next_covered(const std::uint8_t* row, std::int64_t x, std::int64_t width) {
+// The first pixel from x on that the mask covers, or `width`.
+std::int64_t next_covered(const std::uint8_t* row,  // (width)
+                          std::int64_t x, std::int64_t width) {
   x = skip_empty<8>(row, skip_empty<64>(row, x, width), width);
   while (x < width && row[x] == 0) ++x;
   return x;
 }
 
-// Rows read by one task: a piece of every mask that lies together in memory.
+// Rows that one task reads, so that it reads a contiguous part of each mask.
 constexpr std::int64_t band_height = 32;
 
-Masks read_masks(const std::uint8_t* masks, const SnapMasksParams& p, int threads) {
+Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
+                 const SnapMasksParams& p, int threads) {
   const std::int64_t pixels = p.height * p.width;
-  Masks result{std::vector<std::vector<Span>>(to_size(p.height)),
-               std::vector<std::uint8_t>(to_size(pixels), std::uint8_t{0xff}),
-               std::vector<double>(to_size(p.masks))};
+  Masks result;
+  result.rows.resize(p.height);
+  result.uncovered.assign(pixels, std::uint8_t{0xff});
+  result.sizes.resize(p.masks);
   parallel_for((p.height + band_height - 1) / band_height, threads, [&](std::int64_t band) {
     const std::int64_t end = std::min(p.height, (band + 1) * band_height);
     for (std::int64_t r = 0; r < p.masks; ++r) {
       for (std::int64_t y = band * band_height; y < end; ++y) {
         const std::uint8_t* row = masks + r * pixels + y * p.width;
         for (std::int64_t x = next_covered(row, 0, p.width); x < p.width;) {
-          const void* zero = std::memchr(row + x, 0, to_size(p.width - x));
+          const void* zero = std::memchr(row + x, 0, p.width - x);
           const std::int64_t stop = zero ? static_cast<const std::uint8_t*>(zero) - row : p.width;
-          result.rows[to_size(y)].push_back(
+          result.rows[y].push_back(
               {r, static_cast<std::int32_t>(x), static_cast<std::int32_t>(stop)});
           std::fill_n(result.uncovered.begin() + y * p.width + x, stop - x, std::uint8_t{0});
           x = next_covered(row, stop, p.width);
@@ -77,136 +93,91 @@ Masks read_masks(const std::uint8_t* masks, const SnapMasksParams& p, int thread
     }
   });
   for (const auto& row : result.rows)
-    for (const Span& span : row) result.sizes[to_size(span.mask)] += span.end - span.begin;
+    for (const Span& span : row) result.sizes[span.mask] += span.end - span.begin;
   return result;
 }
 
-// The largest value, at least 0.
-struct Largest {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* values, std::int64_t count, double* largest) {
-    double best[lanes] = {};
-    std::int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) {
-      for (int j = 0; j < lanes; ++j) {
-        const double value = load(values[i + j]);
-        best[j] = best[j] < value ? value : best[j];
-      }
-    }
-    for (; i < count; ++i) best[0] = std::max(best[0], load(values[i]));
-    *largest = *std::max_element(best, best + lanes);
-  }
-};
-
+// Whether any value is not 0.
 struct AnyOn {
-  static CUEKIT_INLINE void run(const std::uint8_t* values, std::int64_t count, bool* any) {
+  static CUEKIT_INLINE void run(const std::uint8_t* values,  // (count)
+                                std::int64_t count, bool* any) {
     std::uint8_t seen = 0;
     for (std::int64_t i = 0; i < count; ++i) seen = static_cast<std::uint8_t>(seen | values[i]);
     *any = seen != 0;
   }
 };
 
-// One channel that is not empty, where its output goes, and above what its input is on.
+// One channel that is on somewhere.
 template <class T>
 struct Channel {
-  const T* map;
-  bool* out;
-  double level;
+  const T* map;  // (h, w)
+  bool* out;     // (H, W)
+  double level;  // floating maps: the input is on above it
 };
 
-// One row of bool cues at the masks' resolution: a byte per pixel, a bit per channel.
-struct NearestRow {
-  static CUEKIT_INLINE void run(const std::uint8_t* const* rows, std::int64_t in_width,
-                                const std::int32_t* columns, std::int64_t width,
-                                std::uint8_t* cells, std::uint8_t* bits) {
-    std::fill_n(cells, in_width, std::uint8_t{0});
-    for (int j = 0; j < lanes; ++j) {
-      const auto bit = static_cast<std::uint8_t>(1u << j);
-      for (std::int64_t c = 0; c < in_width; ++c)
-        cells[c] = static_cast<std::uint8_t>(cells[c] | (rows[j][c] != 0 ? bit : 0));
-    }
-    for (std::int64_t x = 0; x < width; ++x) bits[x] = cells[columns[x]];
-  }
-};
-
-// One row of floating maps at the masks' resolution, eight channels side by side, and the bits of
-// what is above the levels.
-struct BilinearRow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* above, const T* const* below, double weight,
-                                std::int64_t in_width, const BilinearTap* taps, std::int64_t width,
-                                const double* level, T* pixels, double* columns, double* values,
-                                std::uint8_t* bits) {
-    T* lower = pixels + in_width * lanes;
-    interleave(above, in_width, pixels);
-    interleave(below, in_width, lower);
-    for (std::int64_t i = 0; i < in_width * lanes; ++i)
-      columns[i] = interpolate(load(pixels[i]), load(lower[i]), weight);
-    for (std::int64_t x = 0; x < width; ++x) {
-      const double* left = columns + taps[x].low * lanes;
-      const double* right = columns + taps[x].high * lanes;
-      unsigned on = 0;
-      for (int j = 0; j < lanes; ++j)
-        values[x * lanes + j] = interpolate(left[j], right[j], taps[x].weight);
-      for (int j = 0; j < lanes; ++j)
-        on |= static_cast<unsigned>(values[x * lanes + j] > level[j]) << j;
-      bits[x] = static_cast<std::uint8_t>(on);
-    }
-  }
-};
-
-// The eight bits of every byte, side by side.
-constexpr std::array<std::array<Count, lanes>, 256> bits_of_bytes = [] {
-  std::array<std::array<Count, lanes>, 256> table{};
+// The bits of every byte as 8 counts.
+constexpr std::array<std::array<Count, channels_per_block>, 256> bits_of_bytes = [] {
+  std::array<std::array<Count, channels_per_block>, 256> table{};
   for (unsigned byte = 0; byte < 256; ++byte)
-    for (unsigned j = 0; j < lanes; ++j) table[byte][j] = byte >> j & 1u;
+    for (unsigned j = 0; j < channels_per_block; ++j) table[byte][j] = byte >> j & 1u;
   return table;
 }();
 
-// before[x]: how many of the pixels left of x are on. A span's counts are then one difference,
-// whatever its length.
-struct CountRow {
-  static CUEKIT_INLINE void run(const std::uint8_t* bits, std::int64_t width, Count* before) {
+// Prefix sums of one row: before[x] is the number of pixels left of x that are on.
+struct PrefixSums {
+  static CUEKIT_INLINE void run(const std::uint8_t* bits,  // (width)
+                                std::int64_t width,
+                                Count* before) {  // (width + 1, 8)
     auto total = Lanes<Count>::zero();
     for (std::int64_t x = 0; x < width; ++x) {
-      total.store(before + x * lanes);
+      total.store(before + x * channels_per_block);
       total = total + Lanes<Count>::load(bits_of_bytes[bits[x]].data());
     }
-    total.store(before + width * lanes);
+    total.store(before + width * channels_per_block);
   }
 };
 
+// Adds the counts of one row's spans to their masks.
 struct AddCounts {
-  static CUEKIT_INLINE void run(const Span* span, const Span* end, const Count* before,
-                                std::int64_t width, Count* counts, Count* totals) {
-    (Lanes<Count>::load(totals) + Lanes<Count>::load(before + width * lanes)).store(totals);
+  static CUEKIT_INLINE void run(const Span* span, const Span* end,
+                                const Count* before,  // (width + 1, 8)
+                                std::int64_t width,
+                                Count* counts,    // (R, 8)
+                                Count* totals) {  // (8): pixels under a mask or not
+    (Lanes<Count>::load(totals) + Lanes<Count>::load(before + width * channels_per_block))
+        .store(totals);
     for (; span != end; ++span) {
-      Count* count = counts + span->mask * lanes;
-      (Lanes<Count>::load(count) + Lanes<Count>::load(before + span->end * std::int64_t{lanes}) -
-       Lanes<Count>::load(before + span->begin * std::int64_t{lanes}))
+      Count* count = counts + span->mask * channels_per_block;
+      (Lanes<Count>::load(count) +
+       Lanes<Count>::load(before + span->end * std::int64_t{channels_per_block}) -
+       Lanes<Count>::load(before + span->begin * std::int64_t{channels_per_block}))
           .store(count);
     }
   }
 };
 
+// Adds the values of one row's spans to their masks.
 struct AddValues {
-  static CUEKIT_INLINE void run(const Span* span, const Span* end, const double* values,
-                                double* sums) {
+  static CUEKIT_INLINE void run(const Span* span, const Span* end,
+                                const double* values,  // (width, 8)
+                                double* sums) {        // (R, 8)
     for (; span != end; ++span) {
-      double* sum = sums + span->mask * lanes;
+      double* sum = sums + span->mask * channels_per_block;
       auto partial = Lanes<double>::load(sum);
       for (std::int64_t x = span->begin; x < span->end; ++x)
-        partial = partial + Lanes<double>::load(values + x * lanes);
+        partial = partial + Lanes<double>::load(values + x * channels_per_block);
       partial.store(sum);
     }
   }
 };
 
-// Where no mask is, the input; elsewhere the bits of the masks that cover the pixel.
+// The output of one row: the accepted masks' union; the input where no mask covers the pixel.
 struct PaintRow {
-  static CUEKIT_INLINE void run(const Span* span, const Span* end, const std::uint8_t* on,
-                                const std::uint8_t* uncovered, std::int64_t width,
-                                std::uint8_t* __restrict bits) {
+  static CUEKIT_INLINE void run(const Span* span, const Span* end,
+                                const std::uint8_t* on,         // (R): one bit per channel
+                                const std::uint8_t* uncovered,  // (width)
+                                std::int64_t width,
+                                std::uint8_t* __restrict bits) {  // (width): input, then output
     for (std::int64_t x = 0; x < width; ++x)
       bits[x] = static_cast<std::uint8_t>(bits[x] & uncovered[x]);
     for (; span != end; ++span) {
@@ -219,38 +190,36 @@ struct PaintRow {
 };
 
 struct SelectBit {
-  static CUEKIT_INLINE void run(const std::uint8_t* __restrict bits, std::uint8_t bit,
-                                std::int64_t pixels, bool* out) {
-    auto* __restrict bytes = reinterpret_cast<std::uint8_t*>(out);
-    for (std::int64_t i = 0; i < pixels; ++i) {
-      const auto masked = static_cast<std::uint8_t>(bits[i] & bit);
-      bytes[i] = masked < 1 ? masked : std::uint8_t{1};
-    }
+  static CUEKIT_INLINE void run(const std::uint8_t* bits,  // (pixels)
+                                std::uint8_t bit, std::int64_t pixels,
+                                bool* out) {  // (pixels)
+    select_bit(bits, bit, pixels, reinterpret_cast<std::uint8_t*>(out));
   }
 };
 
-// Up to eight channels of one image.
+// One block of at most 8 channels of one image.
 template <class T>
-class Tile {
+class ChannelBlock {
  public:
-  Tile(const Channel<T>* channels, std::int64_t count, const Masks& masks, const SnapMasksParams& p)
+  ChannelBlock(const Channel<T>* channels,  // (count)
+               std::int64_t count, const Masks& masks, const SnapMasksParams& p)
       : channels_(channels),
         count_(count),
         masks_(masks),
         p_(p),
-        zeros_(to_size(p.in_width)),
-        bits_(to_size(p.height * p.width)),
-        counts_(to_size(counts() ? p.masks * lanes : 0)),
-        sums_(to_size(counts() ? 0 : p.masks * lanes)) {}
+        zeros_(p.in_width),
+        bits_(p.height * p.width),
+        counts_(counts() ? p.masks * channels_per_block : 0),
+        sums_(counts() ? 0 : p.masks * channels_per_block) {}
 
-  // False when a sum was not finite.
+  // Returns false where a mean is not finite.
   bool snap() {
     if constexpr (std::is_integral_v<T>) {
       read_nearest();
     } else {
       read_bilinear();
     }
-    std::vector<std::uint8_t> on(to_size(p_.masks));  // one bit per channel
+    std::vector<std::uint8_t> on(p_.masks);  // one bit per channel
     bool finite = true;
     if (p_.accept == MaskRule::sepl) {
       accept_by_overlap(on.data());
@@ -260,8 +229,9 @@ class Tile {
       accept_by_mean(sums_, on.data(), &finite);
     }
     for (std::int64_t y = 0; y < p_.height; ++y) {
-      dispatch<PaintRow>(first(y), last(y), on.data(), masks_.uncovered.data() + y * p_.width,
-                         p_.width, bits_.data() + y * p_.width);
+      dispatch<PaintRow>(spans_begin(y), spans_end(y), on.data(),
+                         masks_.uncovered.data() + y * p_.width, p_.width,
+                         bits_.data() + y * p_.width);
     }
     for (std::int64_t j = 0; j < count_; ++j) {
       dispatch<SelectBit>(bits_.data(), static_cast<std::uint8_t>(1u << j), p_.height * p_.width,
@@ -271,22 +241,24 @@ class Tile {
   }
 
  private:
-  // Of bool cues, and for SEPL's rule, pixels are counted; else values are added.
+  // Bool cues, and the rule sepl, need counts of pixels; means of floating maps need sums.
   bool counts() const { return std::is_integral_v<T> || p_.accept == MaskRule::sepl; }
 
   template <class Sum>
-  void accept_by_mean(const std::vector<Sum>& sums, std::uint8_t* on, bool* finite) const {
+  void accept_by_mean(const std::vector<Sum>& sums,  // (R, 8)
+                      std::uint8_t* on,              // (R): one bit per channel
+                      bool* finite) const {
     std::vector<double> means(sums.size());
     dispatch<Decide>(sums.data(), masks_.sizes.data(), p_.masks, p_.threshold, means.data(), on,
                      finite);
   }
 
-  void accept_by_overlap(std::uint8_t* on) const {
+  void accept_by_overlap(std::uint8_t* on) const {  // (R): one bit per channel
     for (std::int64_t r = 0; r < p_.masks; ++r) {
-      const auto size = static_cast<std::int64_t>(masks_.sizes[to_size(r)]);
+      const auto size = static_cast<std::int64_t>(masks_.sizes[r]);
       unsigned bits = 0;
-      for (int j = 0; j < lanes; ++j) {
-        const std::int64_t both = counts_[to_size(r * lanes + j)];
+      for (int j = 0; j < channels_per_block; ++j) {
+        const std::int64_t both = counts_[r * channels_per_block + j];
         const std::int64_t total = totals_[j];
         const bool accepted = 2 * both > size || (total > 0 && 20 * both >= 17 * total);
         bits |= static_cast<unsigned>(accepted) << j;
@@ -295,12 +267,12 @@ class Tile {
     }
   }
 
-  const Span* first(std::int64_t y) const { return masks_.rows[to_size(y)].data(); }
-  const Span* last(std::int64_t y) const { return first(y) + masks_.rows[to_size(y)].size(); }
+  const Span* spans_begin(std::int64_t y) const { return masks_.rows[y].data(); }
+  const Span* spans_end(std::int64_t y) const { return spans_begin(y) + masks_.rows[y].size(); }
 
-  // Lanes past the last channel read zeros.
-  void point_to_row(std::int64_t y, const T** rows) const {
-    for (int j = 0; j < lanes; ++j)
+  // Row y of each channel's map. Missing channels read zeros.
+  void point_to_row(std::int64_t y, const T** rows) const {  // (8)
+    for (int j = 0; j < channels_per_block; ++j)
       rows[j] = j < count_ ? channels_[j].map + y * p_.in_width : zeros_.data();
   }
 
@@ -308,8 +280,8 @@ class Tile {
     std::vector<std::int32_t> columns;
     for (std::int64_t x = 0; x < p_.width; ++x)
       columns.push_back(static_cast<std::int32_t>(nearest_source(x, p_.in_width, p_.width)));
-    std::vector<std::uint8_t> cells(to_size(p_.in_width));
-    std::vector<Count> before(to_size((p_.width + 1) * lanes));
+    std::vector<std::uint8_t> cells(p_.in_width);
+    std::vector<Count> before((p_.width + 1) * channels_per_block);
     std::int64_t current = -1;
     for (std::int64_t y = 0; y < p_.height; ++y) {
       std::uint8_t* bits = bits_.data() + y * p_.width;
@@ -317,13 +289,14 @@ class Tile {
       if (source == current) {
         std::copy_n(bits - p_.width, p_.width, bits);
       } else {
-        const T* rows[lanes];
+        const T* rows[channels_per_block];
         point_to_row(source, rows);
         dispatch<NearestRow>(&rows[0], p_.in_width, columns.data(), p_.width, cells.data(), bits);
-        dispatch<CountRow>(bits, p_.width, before.data());
+        dispatch<PrefixSums>(bits, p_.width, before.data());
         current = source;
       }
-      dispatch<AddCounts>(first(y), last(y), before.data(), p_.width, counts_.data(), &totals_[0]);
+      dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),
+                          &totals_[0]);
     }
   }
 
@@ -331,26 +304,26 @@ class Tile {
     std::vector<BilinearTap> taps;
     for (std::int64_t x = 0; x < p_.width; ++x)
       taps.push_back(bilinear_tap(x, p_.in_width, p_.width));
-    double level[lanes] = {};
+    double level[channels_per_block] = {};
     for (std::int64_t j = 0; j < count_; ++j) level[j] = channels_[j].level;
-    std::vector<T> pixels(to_size(2 * p_.in_width * lanes));
-    std::vector<double> columns(to_size(p_.in_width * lanes));
-    std::vector<double> values(to_size(p_.width * lanes));
-    std::vector<Count> before(to_size(counts() ? (p_.width + 1) * lanes : 0));
+    std::vector<T> pixels(2 * p_.in_width * channels_per_block);
+    std::vector<double> columns(p_.in_width * channels_per_block);
+    std::vector<double> values(p_.width * channels_per_block);
+    std::vector<Count> before(counts() ? (p_.width + 1) * channels_per_block : 0);
     for (std::int64_t y = 0; y < p_.height; ++y) {
       std::uint8_t* bits = bits_.data() + y * p_.width;
       const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
-      const T *above[lanes], *below[lanes];
+      const T *above[channels_per_block], *below[channels_per_block];
       point_to_row(row.low, above);
       point_to_row(row.high, below);
       dispatch<BilinearRow>(&above[0], &below[0], row.weight, p_.in_width, taps.data(), p_.width,
                             &level[0], pixels.data(), columns.data(), values.data(), bits);
       if (counts()) {
-        dispatch<CountRow>(bits, p_.width, before.data());
-        dispatch<AddCounts>(first(y), last(y), before.data(), p_.width, counts_.data(),
+        dispatch<PrefixSums>(bits, p_.width, before.data());
+        dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),
                             &totals_[0]);
       } else {
-        dispatch<AddValues>(first(y), last(y), values.data(), sums_.data());
+        dispatch<AddValues>(spans_begin(y), spans_end(y), values.data(), sums_.data());
       }
     }
   }
@@ -359,25 +332,27 @@ class Tile {
   std::int64_t count_;
   const Masks& masks_;
   const SnapMasksParams& p_;
-  std::vector<T> zeros_;
-  std::vector<std::uint8_t> bits_;
-  std::vector<Count> counts_;  // per mask: pixels of the input under it
-  std::vector<double> sums_;   // per mask: values under it
-  Count totals_[lanes] = {};   // pixels of the input
+  std::vector<T> zeros_;                   // (w)
+  std::vector<std::uint8_t> bits_;         // (H, W): the input, later the output; bit per channel
+  std::vector<Count> counts_;              // (R, 8): pixels of the input under each mask
+  std::vector<double> sums_;               // (R, 8): values under each mask
+  Count totals_[channels_per_block] = {};  // pixels of the input
 };
 
 }  // namespace
 
 template <class T>
-bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapMasksParams& p,
-                Context& context) {
+bool snap_masks(const T* cues,              // (B, K, h, w)
+                const std::uint8_t* masks,  // (B, R, H, W)
+                bool* out,                  // (B, K, H, W)
+                const SnapMasksParams& p, Context& context) {
   const std::int64_t pixels = p.height * p.width;
   const std::int64_t in_pixels = p.in_height * p.in_width;
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
-    const Masks read = read_masks(masks + b * p.masks * pixels, p, inner_threads);
+    const Masks image_masks = read_masks(masks + b * p.masks * pixels, p, inner_threads);
 
-    // Most photos contain few of the classes: a channel that is positive nowhere is only cleared.
+    // Most photos contain few of the classes: channels that are positive nowhere are only cleared.
     std::vector<Channel<T>> channels;
     for (std::int64_t k = b * p.channels; k < (b + 1) * p.channels; ++k) {
       const T* map = cues + k * in_pixels;
@@ -388,7 +363,7 @@ bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapM
         dispatch<AnyOn>(map, in_pixels, &any);
         empty = !any;
       } else {
-        if (any_nonfinite(nonfinite_bits(map, in_pixels))) all_finite = false;
+        if (!can_interpolate(map, in_pixels)) all_finite = false;
         double largest = 0.0;
         dispatch<Largest>(map, in_pixels, &largest);
         level = std::max(p.threshold * largest, 0.0);
@@ -402,10 +377,12 @@ bool snap_masks(const T* cues, const std::uint8_t* masks, bool* out, const SnapM
     }
 
     const auto count = static_cast<std::int64_t>(channels.size());
-    parallel_for(number_of_tiles(count), inner_threads, [&](std::int64_t t) {
-      Tile<T> tile(channels.data() + t * lanes, std::min<std::int64_t>(lanes, count - t * lanes),
-                   read, p);
-      if (!tile.snap()) all_finite = false;
+    parallel_for(channel_blocks(count), inner_threads, [&](std::int64_t i) {
+      const std::int64_t first = i * channels_per_block;
+      ChannelBlock<T> block(channels.data() + first,
+                            std::min<std::int64_t>(channels_per_block, count - first), image_masks,
+                            p);
+      if (!block.snap()) all_finite = false;
     });
   });
   return all_finite;

@@ -1,3 +1,9 @@
+// suppress: for each tile of pixels, the present channels are copied and their maximum (the
+// ceiling) is taken; then the absent channels are copied, capped below the ceiling.
+//
+// Every score is read once and written once, so the speed is that of memory. Large outputs of float
+// and double are streamed (simd.h), by whole cache lines; what is left at both ends of a channel's
+// part, and everything else, goes through the plain loops of SuppressTile.
 #include "cuekit/suppress.h"
 
 #include <algorithm>
@@ -13,66 +19,73 @@
 namespace cuekit::cpu {
 namespace {
 
-// Values of one channel worked on at a time: the tile's ceiling stays in the L2 cache while the
-// channels stream past it.
+// Pixels in a tile. Their ceiling stays in L2 while the channels stream past.
 constexpr std::int64_t tile_size = 32768;
 
-// How far ahead of the values due their source is asked for, in bytes. The hardware's own foresight
-// stops at a page's end, and streamed stores leave it no slack to catch up.
-constexpr std::int64_t ahead = 4096;
+// Streamed loops prefetch this many bytes ahead. The hardware prefetcher stops at the end of a
+// page, and beside non-temporal stores it does not catch up.
+constexpr std::int64_t prefetch_distance = 4096;
 
-// Values of 16 bytes: every instruction set's registers hold them, and memory is what it waits for.
+// Vectors of 16 bytes, which every instruction set has. Wider ones would gain nothing, because the
+// streamed loops wait for memory.
 template <class T>
-constexpr int quarter = 16 / static_cast<int>(sizeof(T));
+constexpr int vector_size = 16 / static_cast<int>(sizeof(T));
 template <class T>
-using Quarter = Lanes<T, quarter<T>>;
+using Vector = Lanes<T, vector_size<T>>;
 
-// Streams a channel's values line by line; returns where the last whole line ends.
-template <class T, class Change>
-CUEKIT_INLINE std::int64_t stream_channel(const T* source, std::int64_t begin, std::int64_t count,
-                                          T* target, bool* finite, Change change) {
-  auto residue = Quarter<T>::zero();  // x - x is 0 unless x is not finite
+// Applies `op` to one channel's values from `begin` on, in whole cache lines (4 vectors), and
+// streams the results. `target + begin` is at the start of a cache line. Returns where the last
+// whole line ends.
+template <class T, class Op>
+CUEKIT_INLINE std::int64_t stream_channel(const T* source,  // (count)
+                                          std::int64_t begin, std::int64_t count,
+                                          T* target,     // (count)
+                                          bool* finite,  // false where a value is not finite
+                                          Op op) {
+  constexpr int line = 4 * vector_size<T>;
+  auto residue = Vector<T>::zero();  // x - x is 0 unless x is not finite
   std::int64_t i = begin;
-  for (; i + 4 * quarter<T> <= count; i += 4 * quarter<T>) {
-    prefetch(source + i + ahead / static_cast<std::int64_t>(sizeof(T)), 1);
-    for (std::int64_t at = i; at < i + 4 * quarter<T>; at += quarter<T>) {
-      const auto value = Quarter<T>::load(source + at);
+  for (; i + line <= count; i += line) {
+    prefetch(source + i + prefetch_distance / static_cast<std::int64_t>(sizeof(T)), 1);
+    for (std::int64_t k = i; k < i + line; k += vector_size<T>) {
+      const auto value = Vector<T>::load(source + k);
       residue = residue + (value - value);
-      change.run(at, value).stream(target + at);
+      op.run(k, value).stream(target + k);
     }
   }
-  for (int j = 0; j < quarter<T>; ++j) *finite = *finite && residue.values[j] == T{0};
+  for (int j = 0; j < vector_size<T>; ++j) *finite = *finite && residue.values[j] == T{0};
   return i;
 }
 
-// What one channel adds to the ceiling, and the channel itself copied.
+// A present channel: raises the ceiling, and is kept as it is.
 template <class T>
 struct Keep {
-  T* ceiling;
-  bool first;
+  T* ceiling;  // (count)
+  bool first;  // the ceiling has no values yet
 
-  CUEKIT_INLINE Quarter<T> run(std::int64_t i, Quarter<T> value) const {
-    (first ? value : larger(Quarter<T>::load(ceiling + i), value)).store(ceiling + i);
+  CUEKIT_INLINE Vector<T> run(std::int64_t i, Vector<T> value) const {
+    (first ? value : larger(Vector<T>::load(ceiling + i), value)).store(ceiling + i);
     return value;
   }
 };
 
+// An absent channel: capped.
 template <class T>
 struct Cap {
-  const T* limit;
+  const T* limit;  // (count)
 
-  CUEKIT_INLINE Quarter<T> run(std::int64_t i, Quarter<T> value) const {
-    return smaller(Quarter<T>::load(limit + i), value);
+  CUEKIT_INLINE Vector<T> run(std::int64_t i, Vector<T> value) const {
+    return smaller(Vector<T>::load(limit + i), value);
   }
 };
 
 struct SuppressTile {
-  // What one channel adds to the ceiling, and the channel itself copied.
+  // The same as Keep, for any type and count. Returns nonfinite_bits of the values.
   template <class T>
-  static CUEKIT_INLINE typename float_bits<T>::type keep(const T* __restrict source,
+  static CUEKIT_INLINE typename float_bits<T>::type keep(const T* __restrict source,  // (count)
                                                          std::int64_t count, bool first,
-                                                         T* __restrict ceiling,
-                                                         T* __restrict target) {
+                                                         T* __restrict ceiling,   // (count)
+                                                         T* __restrict target) {  // (count)
     typename float_bits<T>::type seen = 0;
     for (std::int64_t i = 0; i < count; ++i) {
       const T value = source[i];
@@ -83,11 +96,12 @@ struct SuppressTile {
     return seen;
   }
 
+  // The same as Cap, for any type and count. Returns nonfinite_bits of the values.
   template <class T>
-  static CUEKIT_INLINE typename float_bits<T>::type cap(const T* __restrict source,
+  static CUEKIT_INLINE typename float_bits<T>::type cap(const T* __restrict source,  // (count)
                                                         std::int64_t count,
-                                                        const T* __restrict limit,
-                                                        T* __restrict target) {
+                                                        const T* __restrict limit,  // (count)
+                                                        T* __restrict target) {     // (count)
     typename float_bits<T>::type seen = 0;
     for (std::int64_t i = 0; i < count; ++i) {
       const T value = source[i];
@@ -98,32 +112,35 @@ struct SuppressTile {
   }
 
   template <class T>
-  static CUEKIT_INLINE void run(const T* scores, const std::uint8_t* present, T* out,
+  static CUEKIT_INLINE void run(const T* scores,              // (K, N), of which (K, count)
+                                const std::uint8_t* present,  // (K - 1)
+                                T* out,                       // (K, N), of which (K, count)
                                 const SuppressParams* p, std::int64_t count, bool streaming,
-                                T* ceiling, bool* finite) {
+                                T* ceiling,      // (count): scratch
+                                bool* finite) {  // set to false where a score is not finite
     const T margin = store<T>(p->margin);
     typename float_bits<T>::type seen = 0;
     for (std::int64_t k = 0; k < p->channels; ++k) {
       if (k > 0 && !present[k - 1]) continue;
       const T* source = scores + k * p->pixels;
       T* target = out + k * p->pixels;
-      std::int64_t cut = until_aligned(target, count);
-      seen |= keep(source, cut, k == 0, ceiling, target);
+      std::int64_t done = until_aligned(target, count);
+      seen |= keep(source, done, k == 0, ceiling, target);
       if constexpr (std::is_floating_point_v<T>)
         if (streaming)
-          cut = stream_channel(source, cut, count, target, finite, Keep<T>{ceiling, k == 0});
-      seen |= keep(source + cut, count - cut, k == 0, ceiling + cut, target + cut);
+          done = stream_channel(source, done, count, target, finite, Keep<T>{ceiling, k == 0});
+      seen |= keep(source + done, count - done, k == 0, ceiling + done, target + done);
     }
     for (std::int64_t i = 0; i < count; ++i) ceiling[i] = ceiling_below(ceiling[i], margin);
     for (std::int64_t k = 1; k < p->channels; ++k) {
       if (present[k - 1]) continue;
       const T* source = scores + k * p->pixels;
       T* target = out + k * p->pixels;
-      std::int64_t cut = until_aligned(target, count);
-      seen |= cap(source, cut, ceiling, target);
+      std::int64_t done = until_aligned(target, count);
+      seen |= cap(source, done, ceiling, target);
       if constexpr (std::is_floating_point_v<T>)
-        if (streaming) cut = stream_channel(source, cut, count, target, finite, Cap<T>{ceiling});
-      seen |= cap(source + cut, count - cut, ceiling + cut, target + cut);
+        if (streaming) done = stream_channel(source, done, count, target, finite, Cap<T>{ceiling});
+      seen |= cap(source + done, count - done, ceiling + done, target + done);
     }
     if (streaming) finish_streaming();
     *finite = *finite && !any_nonfinite(seen);
@@ -133,8 +150,10 @@ struct SuppressTile {
 }  // namespace
 
 template <class T>
-bool suppress(const T* scores, const std::uint8_t* present, T* out, const SuppressParams& p,
-              Context& context) {
+bool suppress(const T* scores,              // (B, K, N)
+              const std::uint8_t* present,  // (B, K - 1)
+              T* out,                       // (B, K, N)
+              const SuppressParams& p, Context& context) {
   const std::int64_t tiles = (p.pixels + tile_size - 1) / tile_size;
   const bool streaming =
       p.batch * p.channels * p.pixels * static_cast<std::int64_t>(sizeof(T)) >= streaming_size;
@@ -143,7 +162,7 @@ bool suppress(const T* scores, const std::uint8_t* present, T* out, const Suppre
     const std::int64_t b = task / tiles;
     const std::int64_t begin = task % tiles * tile_size;
     const std::int64_t offset = b * p.channels * p.pixels + begin;
-    const std::unique_ptr<T[]> ceiling(new T[static_cast<std::size_t>(tile_size)]);
+    const std::unique_ptr<T[]> ceiling(new T[tile_size]);
     bool finite = true;
     dispatch<SuppressTile>(scores + offset, present + b * (p.channels - 1), out + offset, &p,
                            std::min(tile_size, p.pixels - begin), streaming, ceiling.get(),

@@ -1,3 +1,5 @@
+// A list of freed blocks, the most recent last. A block is reused for a request that rounds to the
+// same size; the blocks that were freed first leave the list when it holds too many bytes.
 #include "workspace.h"
 
 #include <cstdint>
@@ -15,26 +17,27 @@
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::align_val_t line{64};
-// Blocks of less than a page come from pages in use anyway. ASan is to see where every block ends.
+constexpr std::align_val_t cache_line{64};
+// Blocks smaller than a page are not kept: the heap serves them from pages that are in use anyway.
+// With ASan no block is kept, so that it sees where every block ends.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t smallest_kept = SIZE_MAX;
 #else
 constexpr std::size_t smallest_kept = std::size_t{1} << 12;
 #endif
 
-// Large blocks come from the system itself on Linux, and go back to it: aligned to huge pages
-// within the heap they would leave holes. ASan watches over the heap only.
+// On Linux, large blocks are mapped from the system and unmapped again: within the heap, their
+// alignment to huge pages would leave gaps. Not with ASan, which checks the heap only.
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 
 constexpr std::size_t huge_page = std::size_t{1} << 21;
 
-// `size` is rounded, so that it is a multiple of any page's size.
+// Sizes from huge_page on are rounded (below), and so are multiples of every page size.
 void* allocate(std::size_t size) {
-  if (size < huge_page) return ::operator new(size, line);
-  const std::size_t all = size + huge_page;
+  if (size < huge_page) return ::operator new(size, cache_line);
+  const std::size_t mapped_size = size + huge_page;
   void* const mapped =
-      mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      mmap(nullptr, mapped_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   char* const begin = static_cast<char*>(mapped);
   const std::size_t before =
@@ -42,45 +45,46 @@ void* allocate(std::size_t size) {
   char* const memory = begin + before;
   if (before > 0) munmap(begin, before);
   if (before < huge_page) munmap(memory + size, huge_page - before);
-  // Advice only: where there are no huge pages, the memory is as good as any.
+  // Only advice: without huge pages the memory works too.
   (void)madvise(memory, size, MADV_HUGEPAGE);
   return memory;
 }
 
 void release(void* memory, std::size_t size) noexcept {
   if (size < huge_page)
-    ::operator delete(memory, line);
+    ::operator delete(memory, cache_line);
   else if (memory != nullptr)
     munmap(memory, size);
 }
 
 #else
 
-void* allocate(std::size_t size) { return ::operator new(size, line); }
-void release(void* memory, std::size_t) noexcept { ::operator delete(memory, line); }
+void* allocate(std::size_t size) { return ::operator new(size, cache_line); }
+void release(void* memory, std::size_t) noexcept { ::operator delete(memory, cache_line); }
 
 #endif
 
 struct Block {
   void* memory;
-  std::size_t size;
+  std::size_t size;  // bytes
 };
 
 struct Kept {
   std::mutex mutex;
-  std::deque<Block> blocks;  // the latest last
-  std::size_t size = 0;
+  std::deque<Block> blocks;  // the most recently freed last
+  std::size_t size = 0;      // bytes, of all blocks
 };
 
-// Never destroyed: threads may still give memory back while the process ends.
+// Never destroyed, because threads may still free memory while the process ends.
 Kept* kept = new Kept;
 
 #if !defined(_WIN32)
-// The lock may be held for ever in a forked child.
+// In a forked child the mutex may be locked for ever: the child gets a new list.
 const int fork_hook = pthread_atfork(nullptr, nullptr, [] { kept = new Kept; });
 #endif
 
-// Rounded up to 4, 5, 6 or 7 times a power of two, so that photos of about one size share blocks.
+// `size` rounded up to 4, 5, 6 or 7 times a power of two, so that photos of similar sizes reuse
+// each other's blocks.
 std::size_t rounded(std::size_t size) {
   std::size_t step = 1;
   while (size >> 3 >= step) step *= 2;
@@ -119,7 +123,7 @@ void give_memory(void* memory, std::size_t size) noexcept {
         kept->size -= oldest.size;
         release(oldest.memory, oldest.size);
       }
-    } catch (...) {  // no memory for the list: then not kept
+    } catch (...) {  // no memory for the list: the block is not kept
     }
   }
   release(memory, size);

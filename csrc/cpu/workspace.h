@@ -1,10 +1,10 @@
-// Memory for a kernel's intermediate results, kept for the next call.
+// Memory for a kernel's intermediate results, kept for later calls.
 //
-// The system hands out fresh memory page by page, at more than a microsecond each: for the tens of
-// megabytes that a dense CRF works on, as much time as some of its iterations, in every call. So
-// blocks that are given back stay in a list, `most_kept` bytes of them, and are found again. Large
-// blocks ask for huge pages: so many values, read in no order, lie on more small pages than the
-// processor keeps the addresses of.
+// Fresh memory comes from the system page by page, and each page costs more than a microsecond. A
+// dense CRF works on tens of megabytes: in every call their pages would cost as much time as some
+// of its iterations. So freed blocks stay in a list, up to `most_kept` bytes in total, and later
+// calls reuse them. Large blocks use huge pages where the system has them, because the TLB holds
+// too few entries for small pages that are read in no order.
 #pragma once
 
 #include <cstddef>
@@ -16,16 +16,16 @@ namespace cuekit::cpu {
 
 constexpr std::size_t most_kept = std::size_t{128} << 20;
 
-// Begins where a cache line does. It is given back with the size it was asked for with.
+// Uninitialised memory that starts at a cache line. give_memory takes the same size.
 void* take_memory(std::size_t size);
 void give_memory(void* memory, std::size_t size) noexcept;
 
-// Values that nobody has written yet.
+// An array of `count` uninitialised values.
 template <class T>
 class Workspace {
  public:
   Workspace() = default;
-  explicit Workspace(std::int64_t count) : size_(static_cast<std::size_t>(count) * sizeof(T)) {
+  explicit Workspace(std::int64_t count) : size_(count * sizeof(T)) {
     values_ = static_cast<T*>(take_memory(size_));
   }
   Workspace(Workspace&& other) noexcept { swap(other); }
@@ -46,9 +46,10 @@ class Workspace {
   }
 
   T* values_ = nullptr;
-  std::size_t size_ = 0;
+  std::size_t size_ = 0;  // bytes
 };
 
+// The same memory for standard containers.
 template <class T>
 struct WorkspaceAllocator {
   using value_type = T;

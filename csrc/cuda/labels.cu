@@ -64,12 +64,12 @@ __global__ void choose_label(const std::uint8_t* __restrict__ cues,          // 
   for (int j = 0; j < width; ++j) {
     std::int64_t label = p.unknown;
     if (foreground[j] > 0) label = class_ids.of_channel[smallest[j]];
-    if (foreground[j] > 1 && p.overlap == ForegroundOverlap::ignore) label = ignore_label;
+    if (foreground[j] > 1 && p.overlap == ForegroundOverlap::ignore) label = p.ignore;
     if (background.values[j] != 0) {
       if (foreground[j] == 0 || p.background_overlap == BackgroundOverlap::background) {
         label = class_ids.of_channel[0];
       } else if (p.background_overlap == BackgroundOverlap::ignore) {
-        label = ignore_label;
+        label = p.ignore;
       }
     }
     result.values[j] = static_cast<L>(label);

@@ -13,11 +13,13 @@
 //     bilinear_taps    the taps for every row and column of superpixels
 //     raster_means     every thread adds up one channel over one superpixel, in raster order, so
 //                      that the result is the CPU's bit by bit
+//     input_levels     every block finds the level of one channel's input, if any pixel is in no
+//                      superpixel
 //   both:
 //     find_bits        every block finds, for one image, the largest mean of each channel, and sets
 //                      a bit per superpixel and channel where the mean is above the threshold
 //     paint_bits       every thread writes the bits of `width` pixels to all channels of the pass;
-//                      pixels in no superpixel are off
+//                      pixels in no superpixel keep their input
 //
 // Workspace: the members of struct Workspace.
 #include <algorithm>
@@ -133,6 +135,55 @@ __global__ void raster_means(Bilinear<T> sampler, GroupedPixels g, std::int64_t 
       begin < end ? sum / static_cast<double>(end - begin) : 0.0;
 }
 
+// One block per image and channel: the input of the channel is on above its level.
+template <class T>
+__global__ void input_levels(const T* __restrict__ maps,  // (images, K, h * w)
+                             GroupedPixels g, std::int64_t first_channel, std::int64_t channels,
+                             SnapParams p,
+                             double* __restrict__ levels) {  // (images, 32)
+  if (g.starts[g.num_keys()] == g.size()) return;            // every pixel is in a superpixel
+  const std::int64_t image = blockIdx.x / channels, channel = blockIdx.x % channels;
+  const std::int64_t in_pixels = p.in_height * p.in_width;
+  const T* map = maps + (image * p.channels + first_channel + channel) * in_pixels;
+  double best = 0.0;
+  for (std::int64_t i = threadIdx.x; i < in_pixels; i += block_size)
+    best = Larger()(best, load(map[i]));
+  best = reduce_block(best, Larger());
+  if (threadIdx.x == 0)
+    levels[image * channels_per_pass + channel] = Larger()(0.0, p.threshold * best);
+}
+
+// The input of bool cues at a pixel of the superpixels. Bit k: channel k of the pass is on.
+struct NearestInput {
+  const std::uint32_t* words;   // (images, h * w)
+  const std::int32_t* rows;     // (H): source rows
+  const std::int32_t* columns;  // (W): source columns
+  std::int64_t in_width, in_pixels;
+  std::int32_t width;
+
+  __device__ std::uint32_t bits(std::int64_t image, std::int32_t pixel) const {
+    const std::int32_t y = pixel / width;
+    return words[image * in_pixels + rows[y] * in_width + columns[pixel - y * width]];
+  }
+};
+
+// The input of floating maps.
+template <class T>
+struct BilinearInput {
+  Bilinear<T> sampler;
+  const double* levels;  // (images, 32)
+  std::int64_t first_channel, channels;
+
+  __device__ std::uint32_t bits(std::int64_t image, std::int32_t pixel) const {
+    std::uint32_t word = 0;
+    for (int k = 0; k < channels; ++k) {
+      const double value = sampler.value(image * sampler.channels + first_channel + k, pixel);
+      word |= (value > levels[image * channels_per_pass + k] ? 1u : 0u) << k;
+    }
+    return word;
+  }
+};
+
 // One block of 32 warps per image; a lane per channel. Bit k of a word: channel k is on.
 constexpr int find_bits_threads = 1024;
 
@@ -159,9 +210,10 @@ __global__ void find_bits(const double* __restrict__ means,  // (num_keys, 32)
   }
 }
 
-template <int width>
+template <class Input, int width>
 __global__ void paint_bits(const std::uint32_t* __restrict__ bits,  // (num_keys)
-                           GroupedPixels g, std::int64_t first_channel, std::int64_t channels,
+                           Input input, GroupedPixels g, std::int64_t first_channel,
+                           std::int64_t channels,
                            std::int64_t all_channels,  // K
                            bool* __restrict__ out) {   // (images, K, H * W)
   const auto [image, pixel] = thread_position(g.pixels, width);
@@ -169,7 +221,15 @@ __global__ void paint_bits(const std::uint32_t* __restrict__ bits,  // (num_keys
   const std::uint32_t* keys = g.keys + image * g.pixels + pixel;
   bool* target = out + (image * all_channels + first_channel) * g.pixels + pixel;
   std::uint32_t on[width];
-  for (int j = 0; j < width; ++j) on[j] = keys[j] < g.num_keys() ? bits[keys[j]] : 0;
+  bool inside = true;  // all pixels are in a superpixel
+  for (int j = 0; j < width; ++j) {
+    on[j] = keys[j] < g.num_keys() ? bits[keys[j]] : 0;
+    inside = inside && keys[j] < g.num_keys();
+  }
+  if (!inside) {
+    for (int j = 0; j < width; ++j)
+      if (keys[j] >= g.num_keys()) on[j] = input.bits(image, static_cast<std::int32_t>(pixel) + j);
+  }
   for (int k = 0; k < channels; ++k) {
     Pack<bool, width> pack;
     for (int j = 0; j < width; ++j) pack.values[j] = (on[j] >> k & 1u) != 0;
@@ -185,7 +245,8 @@ struct Workspace {
         means(arena.take<double>(grouped.num_keys() * channels_per_pass)),
         bits(arena.take<std::uint32_t>(grouped.num_keys())),
         sources(arena.take<std::int32_t>(p.height + p.width)),
-        taps(arena.take<BilinearTap>(p.height + p.width)) {}
+        taps(arena.take<BilinearTap>(p.height + p.width)),
+        levels(arena.take<double>(images * channels_per_pass)) {}
 
   GroupedPixels grouped;
   std::uint32_t* words;   // (images, h * w)
@@ -194,11 +255,13 @@ struct Workspace {
   std::uint32_t* bits;    // (num_keys)
   std::int32_t* sources;  // (H + W)
   BilinearTap* taps;      // (H + W)
+  double* levels;         // (images, 32)
 };
 
-void find_means(const std::uint8_t* cues,  // (images, K, h, w), nonzero = on
-                const Workspace& workspace, const SnapParams& p, std::int64_t first_channel,
-                std::int64_t channels, cudaStream_t stream) {
+// Fills workspace.means. Returns the cues' input.
+NearestInput find_means(const std::uint8_t* cues,  // (images, K, h, w), nonzero = on
+                        const Workspace& workspace, const SnapParams& p, std::int64_t first_channel,
+                        std::int64_t channels, cudaStream_t stream) {
   const GroupedPixels& g = workspace.grouped;
   std::int32_t* const rows = workspace.sources;
   std::int32_t* const columns = workspace.sources + p.height;
@@ -210,12 +273,19 @@ void find_means(const std::uint8_t* cues,  // (images, K, h, w), nonzero = on
          block_size, stream, workspace.words, rows, columns, g, channels, p, workspace.counts);
   launch(means_of_pieces<std::uint32_t, double>, ceil_div(g.num_keys() * channels, block_size),
          block_size, stream, workspace.counts, g, channels, workspace.means);
+  return {workspace.words,
+          rows,
+          columns,
+          p.in_width,
+          p.in_height * p.in_width,
+          static_cast<std::int32_t>(p.width)};
 }
 
 template <class T>
-void find_means(const T* maps,  // (images, K, h, w)
-                const Workspace& workspace, const SnapParams& p, std::int64_t first_channel,
-                std::int64_t channels, cudaStream_t stream) {
+BilinearInput<T> find_means(const T* maps,  // (images, K, h, w)
+                            const Workspace& workspace, const SnapParams& p,
+                            std::int64_t first_channel, std::int64_t channels,
+                            cudaStream_t stream) {
   const GroupedPixels& g = workspace.grouped;
   launch(bilinear_taps, ceil_div(p.height + p.width, block_size), block_size, stream,
          workspace.taps, p);
@@ -228,6 +298,9 @@ void find_means(const T* maps,  // (images, K, h, w)
                             workspace.taps + p.height};
   launch(raster_means<T>, ceil_div(g.num_keys() * channels, block_size), block_size, stream,
          sampler, g, first_channel, channels, workspace.means);
+  launch(input_levels<T>, g.images * channels, block_size, stream, maps, g, first_channel, channels,
+         p, workspace.levels);
+  return {sampler, workspace.levels, first_channel, channels};
 }
 
 std::int64_t workspace_bytes(const SnapParams& p, std::int64_t images) {
@@ -258,12 +331,13 @@ bool snap(const T* cues,                       // (B, K, h, w)
     bool* step_out = out + first * p.channels * pixels;
     for (std::int64_t k = 0; k < p.channels; k += channels_per_pass) {
       const std::int64_t channels = std::min<std::int64_t>(channels_per_pass, p.channels - k);
-      find_means(step_cues, workspace, p, k, channels, stream);
+      const auto input = find_means(step_cues, workspace, p, k, channels, stream);
       launch(find_bits, images, find_bits_threads, stream, workspace.means, workspace.grouped,
              channels, p.threshold, workspace.bits);
       with_width<bool>(pixels, {step_out}, [&](auto width) {
-        launch(paint_bits<width>, images * blocks_per_image(pixels, width), block_size, stream,
-               workspace.bits, workspace.grouped, k, channels, p.channels, step_out);
+        launch(paint_bits<decltype(input), width>, images * blocks_per_image(pixels, width),
+               block_size, stream, workspace.bits, input, workspace.grouped, k, channels,
+               p.channels, step_out);
       });
     }
   }

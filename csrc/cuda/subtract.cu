@@ -9,10 +9,13 @@
 //   sum_tanh      every thread computes D of one pixel for all classes; every block finds the
 //                 largest D of each class among its pixels
 //   final_tanh    every thread computes one pixel of one class of the result
-// Workspace of dcsm, one float64 array: maxima (B, C, C) of M_c - M_c', peaks (B, C) of D_c, then D
-// (B, C, N). Blocks combine maxima with integer atomics, whose result does not depend on the order:
-// maxima are at least 0, and nonnegative doubles are ordered as their bits are.
+// Workspace of dcsm, one float64 array: maxima (B, C, C) of M_c - M_c', half_maxima (B, C, C) of
+// half of it, peaks (B, C) of D_c, then D (B, C, N). half_maxima are found and used where maxima
+// exceed the range of float64. Blocks combine maxima with integer atomics, whose result does not
+// depend on the order: maxima are at least 0, and nonnegative doubles are ordered as their bits
+// are.
 #include <cmath>
+#include <type_traits>
 
 #include "cuekit/half.h"
 #include "cuekit/subtract.h"
@@ -195,6 +198,7 @@ template <class T>
 __global__ void pair_maxima(const T* __restrict__ maps,                // (B, C, N)
                             const std::uint8_t* __restrict__ present,  // (B, C)
                             double* __restrict__ maxima,               // (B, C, C), starting at 0
+                            double* __restrict__ half_maxima,          // the same
                             SubtractParams p) {
   const std::int64_t reductions = reductions_per_map(p.pixels);
   const std::int64_t b = blockIdx.x / reductions;
@@ -205,13 +209,26 @@ __global__ void pair_maxima(const T* __restrict__ maps,                // (B, C,
       if (image_present[c] == 0 || image_present[other] == 0 || other == c) continue;
       const T* own = maps + (b * p.classes + c) * p.pixels;
       const T* theirs = maps + (b * p.classes + other) * p.pixels;
-      double best = 0.0;
-      for (int i = 0; i < pixels_per_reduction / block_size; ++i) {
-        const std::int64_t pixel = begin + i * block_size + threadIdx.x;
-        if (pixel < p.pixels) best = Larger()(best, load(own[pixel]) - load(theirs[pixel]));
+      const auto maximum = [&](auto difference) {
+        double best = 0.0;
+        for (int i = 0; i < pixels_per_reduction / block_size; ++i) {
+          const std::int64_t pixel = begin + i * block_size + threadIdx.x;
+          if (pixel < p.pixels)
+            best = Larger()(best, difference(load(own[pixel]), load(theirs[pixel])));
+        }
+        return reduce_block(best, Larger());
+      };
+      const std::int64_t pair = (b * p.classes + c) * p.classes + other;
+      const double best = maximum([](double x, double y) { return x - y; });
+      if (threadIdx.x == 0) atomic_max(maxima + pair, best);
+      if constexpr (std::is_same_v<T, double>) {
+        // In the other blocks half the differences are smaller.
+        if (best == HUGE_VAL) {
+          const double half_best =
+              maximum([](double x, double y) { return half_difference(x, y); });
+          if (threadIdx.x == 0) atomic_max(half_maxima + pair, half_best);
+        }
       }
-      best = reduce_block(best, Larger());
-      if (threadIdx.x == 0) atomic_max(maxima + (b * p.classes + c) * p.classes + other, best);
     }
   }
 }
@@ -220,6 +237,7 @@ template <class T>
 __global__ void sum_tanh(const T* __restrict__ maps,                // (B, C, N)
                          const std::uint8_t* __restrict__ present,  // (B, C)
                          const double* __restrict__ maxima,         // (B, C, C)
+                         const double* __restrict__ half_maxima,    // (B, C, C)
                          double* __restrict__ peaks,                // (B, C), starting at 0
                          double* __restrict__ sums,                 // (B, C, N)
                          SubtractParams p) {
@@ -234,10 +252,18 @@ __global__ void sum_tanh(const T* __restrict__ maps,                // (B, C, N)
       const double own = load(maps[first + c * p.pixels]);
       for (std::int64_t other = 0; other < p.classes; ++other) {
         if (image_present[other] == 0 || other == c) continue;
-        const double maximum = maxima[(image * p.classes + c) * p.classes + other];
-        const double difference = positive(own - load(maps[first + other * p.pixels]));
+        const std::int64_t pair = (image * p.classes + c) * p.classes + other;
+        const double theirs = load(maps[first + other * p.pixels]);
+        double maximum = maxima[pair];
+        double difference = own - theirs;
+        if constexpr (std::is_same_v<T, double>) {
+          if (maximum == HUGE_VAL) {
+            maximum = half_maxima[pair];
+            difference = half_difference(own, theirs);
+          }
+        }
         // Where the maximum is 0, no difference is positive.
-        if (maximum > 0.0) sum += tanh_to_three(3.0 * (difference / maximum));
+        if (maximum > 0.0) sum += tanh_to_three(3.0 * (positive(difference) / maximum));
       }
       sums[first + c * p.pixels] = sum;
     }
@@ -276,15 +302,17 @@ void dcsm(const T* maps,                // (B, C, N)
           const SubtractParams& p, Context& context) {
   const cudaStream_t stream = context.stream;
   const std::int64_t num_maps = p.batch * p.classes;
-  double* maxima = allocate<double>(context, num_maps * (p.classes + 1 + p.pixels));
-  double* peaks = maxima + num_maps * p.classes;
+  double* maxima = allocate<double>(context, num_maps * (2 * p.classes + 1 + p.pixels));
+  double* half_maxima = maxima + num_maps * p.classes;
+  double* peaks = half_maxima + num_maps * p.classes;
   double* sums = peaks + num_maps;
   check(
       cudaMemsetAsync(maxima, 0, static_cast<std::size_t>(sums - maxima) * sizeof(double), stream));
   const std::int64_t blocks = blocks_per_image(p.pixels, 1);
   launch(pair_maxima<T>, p.batch * reductions_per_map(p.pixels), block_size, stream, maps, present,
-         maxima, p);
-  launch(sum_tanh<T>, p.batch * blocks, block_size, stream, maps, present, maxima, peaks, sums, p);
+         maxima, half_maxima, p);
+  launch(sum_tanh<T>, p.batch * blocks, block_size, stream, maps, present, maxima, half_maxima,
+         peaks, sums, p);
   launch(final_tanh<T>, num_maps * blocks, block_size, stream, maps, present, peaks, sums, out, p);
 }
 

@@ -4,8 +4,8 @@
 // superpixel once (superpixels.h). Then, three launches per 32 channels:
 //   sum_pieces       every warp adds up every piece of one segment, for up to 8 channels
 //   means_of_pieces  every thread adds up the pieces of a superpixel for one channel
-//   paint_means      every thread writes the means of `width` pixels to all channels of the pass; 0
-//                    for pixels in no superpixel
+//   paint_means      every thread writes the means of `width` pixels to all channels of the pass;
+//                    pixels in no superpixel keep their values
 // The order of additions is fixed, but it is not raster order: sums differ from the CPU's by the
 // rounding of float64.
 //
@@ -59,27 +59,43 @@ __global__ void __launch_bounds__(block_size, 3)
   });
 }
 
-template <class Mean, int width>
-__global__ void paint_means(const Mean* __restrict__ means,  // (num_keys, 32)
+template <class T, int width>
+__global__ void paint_means(const T* __restrict__ values,            // (images, K, H * W)
+                            const mean_type<T>* __restrict__ means,  // (num_keys, 32)
                             GroupedPixels g, std::int64_t first_channel, std::int64_t channels,
-                            std::int64_t all_channels,  // K
-                            Mean* __restrict__ out) {   // (images, K, H * W)
+                            std::int64_t all_channels,         // K
+                            mean_type<T>* __restrict__ out) {  // (images, K, H * W)
+  using Mean = mean_type<T>;
   const auto [image, pixel] = thread_position(g.pixels, width);
   if (pixel >= g.pixels) return;
   const std::uint32_t* keys = g.keys + image * g.pixels + pixel;
-  Mean* target = out + (image * all_channels + first_channel) * g.pixels + pixel;
-  const Mean* row[width];  // of the pixel's superpixel; null where it is in none
-  for (int j = 0; j < width; ++j)
-    row[j] = keys[j] < g.num_keys() ? means + keys[j] * std::int64_t{channels_per_pass} : nullptr;
+  const std::int64_t offset = (image * all_channels + first_channel) * g.pixels + pixel;
+  Mean* target = out + offset;
+  const Mean* row[width];  // of the pixel's superpixel
+  bool inside = true;      // all pixels are in a superpixel
+  for (int j = 0; j < width; ++j) {
+    row[j] = means + keys[j] * std::int64_t{channels_per_pass};
+    inside = inside && keys[j] < g.num_keys();
+  }
+  if (!inside) {
+    for (std::int64_t k = 0; k < channels; ++k) {
+      Pack<Mean, width> pack;
+      for (int j = 0; j < width; ++j)
+        pack.values[j] =
+            keys[j] < g.num_keys()
+                ? row[j][k]
+                : store<Mean>(static_cast<double>(load(values[offset + k * g.pixels + j])));
+      store_pack(pack, target + k * g.pixels);
+    }
+    return;
+  }
   // One load has several channels of a pixel, one store several pixels of a channel.
   constexpr int channels_per_load = sizeof(Mean) == 8 ? 2 : 4;
   std::int64_t k = 0;
 #pragma unroll 2
   for (; k + channels_per_load <= channels; k += channels_per_load) {
     Pack<Mean, channels_per_load> of_pixel[width];
-    for (int j = 0; j < width; ++j)
-      of_pixel[j] =
-          row[j] ? load_pack<channels_per_load>(row[j] + k) : Pack<Mean, channels_per_load>{};
+    for (int j = 0; j < width; ++j) of_pixel[j] = load_pack<channels_per_load>(row[j] + k);
 #pragma unroll
     for (int i = 0; i < channels_per_load; ++i) {
       Pack<Mean, width> pack;
@@ -89,7 +105,7 @@ __global__ void paint_means(const Mean* __restrict__ means,  // (num_keys, 32)
   }
   for (; k < channels; ++k) {
     Pack<Mean, width> pack;
-    for (int j = 0; j < width; ++j) pack.values[j] = row[j] ? row[j][k] : store<Mean>(0.0);
+    for (int j = 0; j < width; ++j) pack.values[j] = row[j][k];
     store_pack(pack, target + k * g.pixels);
   }
 }
@@ -143,8 +159,8 @@ bool superpixel_mean(const T* values,                     // (B, K, H, W)
       launch(means_of_pieces<double, Mean>, ceil_div(g.num_keys() * channels, block_size),
              block_size, stream, workspace.sums, g, channels, workspace.means);
       with_width<Mean>(pixels, {out}, [&](auto width) {
-        launch(paint_means<Mean, width>, images * blocks_per_image(pixels, width), block_size,
-               stream, workspace.means, g, k, channels, p.channels, out + offset);
+        launch(paint_means<T, width>, images * blocks_per_image(pixels, width), block_size, stream,
+               values + offset, workspace.means, g, k, channels, p.channels, out + offset);
       });
     }
   }

@@ -2,8 +2,9 @@
 //
 // A pixel's key is image * num_superpixels + label; where the label is not in
 // 0..num_superpixels - 1, the pixel is in no superpixel, and its key is images * num_superpixels.
-// A stable radix sort by key puts the pixels of every superpixel next to each other, in raster
-// order. So sums need no atomics and have a fixed order.
+// Such pixels have no mean; they keep their input. A stable radix sort by key puts the pixels of
+// every superpixel next to each other, in raster order. So sums need no atomics and have a fixed
+// order.
 //
 // Sums are computed in pieces, because superpixels differ in size: sorted pixels are cut into
 // segments of 512, and a piece is what one superpixel has in one segment. A warp adds up the pieces

@@ -7,6 +7,7 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 ====================  ==========================================================================
 `write_labels`        label map -> PNG with the PASCAL VOC palette
 `read_labels`         PNG (palette or gray) -> label map
+`read_photo`          photo of any common format -> RGB, upright
 `read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
 ====================  ==========================================================================
 """
@@ -14,6 +15,7 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 from __future__ import annotations
 
 from cuekit.io.labels import read_labels, write_labels
+from cuekit.io.photo import read_photo
 from cuekit.io.sec import SecCues, read_sec_cues
 
-__all__ = ["SecCues", "read_labels", "read_sec_cues", "write_labels"]
+__all__ = ["SecCues", "read_labels", "read_photo", "read_sec_cues", "write_labels"]

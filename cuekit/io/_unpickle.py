@@ -1,12 +1,15 @@
 """Reads pickled dictionaries of arrays without unpickling: nothing in a file is ever executed.
 
 `pickletools.genops` parses the file into opcodes and executes nothing. An interpreter then accepts
-the few opcodes that pickled arrays consist of, and refuses everything else with its position in the
-file. Memory is bounded as well: a small file cannot make the interpreter allocate much.
+the few opcodes that pickled arrays, lists and numbers consist of, and refuses everything else with
+its position in the file. Names of functions are compared with a short list and never imported.
+Memory and time are bounded as well: a small file cannot make the interpreter allocate much or work
+for long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
 import math
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Limit of the number of opcodes. Each costs up to about 100 bytes of memory and a microsecond, and
-# the file's size does not limit them: a gigabyte of EMPTY_DICT opcodes is one megabyte after gzip.
-# SEC's file has 0.4 million.
+# Limits of the number of opcodes. Each costs up to about 100 bytes of memory and two microseconds,
+# and the size of the decompressed file does not limit them: a gigabyte of EMPTY_DICT opcodes is one
+# megabyte after gzip. SEC's file has 0.4 million. Arrays and lists of small integers have at most
+# four opcodes per byte after gzip.
 _MAX_OPCODES = 5_000_000
+_FEW_OPCODES = 100_000  # allowed in the smallest file
+_OPCODES_PER_BYTE = 8
+# Photos of MS COCO have 246 000 keys, two each.
+_MAX_KEYS = 400_000
 _MAX_STACK = 10_000  # picklers write a dict in batches of 1000 items, which are 2000 stack entries
-_MAX_TUPLE = 16
-_MAX_TEXT = 1000
+_MAX_DIMENSIONS = 16
+_MAX_TEXT = 1000  # bytes of a name, a key, or a line of GLOBAL
 _CHUNK = 2**20
 
 # The accepted opcodes, with the limit of bytes per read of their operand. None: only `max_bytes`
@@ -39,14 +47,16 @@ _CHUNK = 2**20
 _OPERAND_LIMITS: dict[str, int | None] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL"), 8),
     **dict.fromkeys(("REDUCE", "BUILD", "EMPTY_DICT", "SETITEM", "SETITEMS"), 8),
+    **dict.fromkeys(("EMPTY_LIST", "APPEND", "APPENDS"), 8),
     **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), 8),
     **dict.fromkeys(("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"), 8),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), 8),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"), 8),
-    **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), _MAX_TEXT),
+    **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), None),
     **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING"), None),
-    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), None),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), None),
 }
+_TEXT_OPCODES = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _FIXED_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -56,16 +66,25 @@ class _Global(enum.Enum):
     """The callables that a pickle may name. They are only names here and are never imported."""
 
     RECONSTRUCT = "numpy.core.multiarray._reconstruct"
+    FROM_BUFFER = "numpy.core.numeric._frombuffer"  # protocol 5
+    SCALAR = "numpy.core.multiarray.scalar"
     NDARRAY = "numpy.ndarray"
     DTYPE = "numpy.dtype"
+    # Python 3 writes bytes with these in protocol 2, which has no opcode for bytes.
+    ENCODE = "_codecs.encode"
+    BYTES = "__builtin__.bytes"
 
 
 _GLOBALS = {
-    "numpy._core.multiarray._reconstruct": _Global.RECONSTRUCT,
     **{member.value: member for member in _Global},
+    **{  # NumPy 2
+        member.value.replace("numpy.core.", "numpy._core."): member
+        for member in (_Global.RECONSTRUCT, _Global.FROM_BUFFER, _Global.SCALAR)
+    },
 }
 _NAME_LINE = re.compile(rb"[A-Za-z0-9_.]+\n")
 _MARK = object()
+_LATIN_1 = bytes(range(0xC4))  # the bytes that UTF-8 needs for U+0000 to U+00FF
 
 
 class _DType:
@@ -96,9 +115,10 @@ def unpickle_arrays(
     ----------
     path : str or path-like
     convert : callable
-        Called with each key (int or str) and value (None, bool, int, str, bytes or a read-only
-        array) when it is read; its result is stored. If it raises a ValueError, the file and the
-        position are added to the message.
+        Called with each key (int or str) and value (None, bool, int, float, str, bytes or a
+        read-only array) when it is read; its result is stored. Lists and tuples of integers, or of
+        rows of integers, are arrays by then. If it raises a ValueError, the file and the position
+        are added to the message.
     max_bytes : int
         Size limit of the pickle after decompression, and of the sum of the arrays' sizes.
 
@@ -123,9 +143,11 @@ def unpickle_arrays(
         if file.peek(2)[:2] == b"\x1f\x8b":
             # A second buffer, because GzipFile implements small reads in Python.
             source = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=file)))
+        size = os.fstat(file.fileno()).st_size
+        most = min(_MAX_OPCODES, _FEW_OPCODES + _OPCODES_PER_BYTE * size)
         stream = _PickleStream(source, max_bytes)
         try:
-            return _interpret(stream, convert)
+            return _interpret(stream, convert, most)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             rule = f"gzip data must be whole and undamaged, got: {error}"
         except ValueError as error:
@@ -136,13 +158,13 @@ def unpickle_arrays(
 
 
 def _interpret(
-    stream: _PickleStream, convert: Callable[[int | str, object], _T]
+    stream: _PickleStream, convert: Callable[[int | str, object], _T], most_opcodes: int
 ) -> dict[int | str, _T]:
     import pickletools
 
     interpreter = _Interpreter(convert, stream.max_bytes)
     opcodes = pickletools.genops(cast("IO[bytes]", stream))
-    for _ in range(_MAX_OPCODES):
+    for _ in range(most_opcodes):
         stream.expect_opcode()
         opcode, argument, _ = next(opcodes)
         if opcode.name == "STOP":
@@ -152,7 +174,9 @@ def _interpret(
                 raise ValueError("nothing may follow the pickle's STOP, got more bytes")
             return result
         interpreter.step(opcode.name, argument)
-    raise ValueError(f"the pickle must have at most {_MAX_OPCODES} opcodes, got more")
+    raise ValueError(
+        f"the pickle must have at most {most_opcodes} opcodes, got more: write arrays, not lists"
+    )
 
 
 class _PickleStream:
@@ -197,7 +221,12 @@ class _PickleStream:
             raise ValueError(
                 f"the operand of {self._opcode} must have at most {limit} bytes, got {size}"
             )
-        return self._take(size)
+        data = self._take(size)
+        # Long text is the data of an array, bytes that are written as Latin-1. One wide character
+        # would make Python store all of them in 4 bytes.
+        if size > _MAX_TEXT and self._opcode in _TEXT_OPCODES and data.translate(None, _LATIN_1):
+            raise ValueError(f"text of more than {_MAX_TEXT} bytes must be Latin-1, got {size}")
+        return data
 
     def readline(self) -> bytes:
         """Read a line of GLOBAL, the only accepted opcode whose operand is text lines."""
@@ -234,46 +263,51 @@ class _Interpreter(Generic[_T]):
         self._convert = convert
         self._max_bytes = max_bytes
         self._array_bytes = 0
+        self._keys = 0
         self._started = False
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
 
     def step(self, name: str, argument: Any) -> None:
+        # In the order of frequency: the cases are compared one after the other.
         match name:
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
+                self._push(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
                     raise ValueError(
                         f"memo entries must be stored before use, got entry {argument}"
                     )
                 self._push(self._memo[argument])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
+            case "MEMOIZE":
+                self._memoize(len(self._memo))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memoize(argument)
+            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
                 self._push(argument)
             case "SHORT_BINSTRING" | "BINSTRING":  # Python 2's str; genops reads it as Latin-1
                 self._push(argument.encode("latin-1"))
+            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                self._push(bytes(argument))
+            case "MARK":
+                self._push(_MARK)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 items = [self._pop() for _ in range(_FIXED_TUPLES[name])]
                 self._push_tuple(items[::-1])
             case "TUPLE":
                 self._push_tuple(self._pop_to_mark())
-            case "MARK":
-                self._push(_MARK)
-            case "BINPUT" | "LONG_BINPUT":
-                self._memoize(argument)
-            case "MEMOIZE":
-                self._memoize(len(self._memo))
             case "REDUCE":
                 self._reduce()
             case "BUILD":
                 self._build()
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 self._push(_CONSTANTS[name])
-            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
-                # ASCII only, so that a string needs no more memory than its bytes in the file.
-                if not argument.isascii():
-                    raise ValueError(f"strings must be ASCII, got {show(argument)}")
-                self._push(argument)
-            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
-                self._push(argument)
+            case "EMPTY_LIST":
+                self._push([])
+            case "APPEND":
+                self._append([self._pop()])
+            case "APPENDS":
+                self._append(self._pop_to_mark())
             case "EMPTY_DICT":
                 self._push({})
             case "SETITEM":
@@ -331,12 +365,19 @@ class _Interpreter(Generic[_T]):
         raise ValueError("an opcode must have its MARK on the stack, got none")
 
     def _push_tuple(self, items: list[object]) -> None:
-        if len(items) > _MAX_TUPLE:
-            raise ValueError(f"tuples must have at most {_MAX_TUPLE} items, got {len(items)}")
         # The deepest tuple needed is an array's state, which contains its shape.
         if any(type(inner) is tuple for item in items if type(item) is tuple for inner in item):
             raise ValueError("tuples must be nested at most 2 deep, got 3")
         self._push(tuple(items))
+
+    def _append(self, items: list[object]) -> None:
+        target = self._pop()
+        if not isinstance(target, list):
+            raise ValueError(  # noqa: TRY004 - as above
+                f"items must be appended to a list, got {show(target)}"
+            )
+        target.extend(items)
+        self._push(target)
 
     def _memoize(self, index: int) -> None:
         item = self._pop()
@@ -357,6 +398,10 @@ class _Interpreter(Generic[_T]):
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
+        if not isinstance(arguments, tuple):
+            raise ValueError(  # noqa: TRY004 - as above
+                f"the arguments of {show(function)} must be a tuple, got {show(arguments)}"
+            )
         if function is _Global.RECONSTRUCT:
             if arguments != (_Global.NDARRAY, (0,), b"b"):
                 raise ValueError(
@@ -365,8 +410,18 @@ class _Interpreter(Generic[_T]):
             self._push(_Array())
         elif function is _Global.DTYPE:
             self._push(_DType(_dtype_code(arguments)))
+        elif function is _Global.FROM_BUFFER:
+            array = _Array()
+            array.value = _from_buffer(arguments)
+            self._push(array)
+        elif function is _Global.SCALAR:
+            self._push(_scalar(arguments))
+        elif function is _Global.ENCODE:
+            self._push(_encoded(arguments))
+        elif function is _Global.BYTES and arguments == ():
+            self._push(b"")
         else:
-            raise ValueError(f"only _reconstruct and dtype may be called, got {show(function)}")
+            raise ValueError(f"only functions that make arrays may be called, got {show(function)}")
 
     def _build(self) -> None:
         state, target = self._pop(), self._pop()
@@ -389,30 +444,125 @@ class _Interpreter(Generic[_T]):
         for key, value in zip(items[::2], items[1::2], strict=True):
             name = _text(key) if isinstance(key, str | bytes) else key
             if type(name) is not str and type(name) is not int:
-                raise ValueError(f"keys must be ASCII strings or integers, got {show(key)}")
+                raise ValueError(
+                    f"keys must be strings of at most {_MAX_TEXT} characters or integers, got "
+                    f"{show(key)}"
+                )
+            self._keys += 1
+            if self._keys > _MAX_KEYS:
+                raise ValueError(f"the dict must have at most {_MAX_KEYS} keys, got more")
             if name in target:
                 raise ValueError(f"keys must be distinct, got {show(name)} twice")
             target[name] = self._convert(name, self._finished(value))
         self._push(target)
 
     def _finished(self, value: object) -> object:
-        if value is None or isinstance(value, bool | int | str | bytes):
+        if value is None or isinstance(value, bool | int | float | str | bytes):
             return value
+        if isinstance(value, list | tuple):
+            return self._listed(value)
         if not isinstance(value, _Array) or value.value is None:
             raise ValueError(f"values must be arrays, numbers or strings, got {show(value)}")
-        array = value.value
+        self._count_array(value.value.nbytes)
+        return _checked(value.value)
+
+    def _count_array(self, nbytes: int) -> None:
         # Counted per key: one array of the file can be stored under many keys.
-        self._array_bytes += array.nbytes
+        self._array_bytes += nbytes
         if self._array_bytes > self._max_bytes:
             raise ValueError(
                 f"arrays must have at most max_bytes = {self._max_bytes} bytes together, "
                 f"got {self._array_bytes}"
             )
-        if array.dtype.kind == "b" and array.size and int(array.view(np.uint8).max()) > 1:
-            raise ValueError(
-                f"bool arrays must hold bytes 0 and 1, got {int(array.view(np.uint8).max())}"
-            )
-        return array
+
+    def _listed(self, items: list[object] | tuple[object, ...]) -> NDArray[np.int64]:
+        """Return the array of a list of integers, or of a list of rows of integers."""
+        # A row that occurs many times is stored once, and copied many times: counted first.
+        lengths = [_length(item) for item in items]
+        self._count_array(8 * sum(1 if length is None else length for length in lengths))
+        if set(lengths) <= {None}:
+            return _integers(items)
+        if len(set(lengths)) > 1:
+            raise ValueError("a list must hold integers, or rows of equal length, got both or more")
+        rows = [
+            _integers(item) if isinstance(item, list | tuple) else _vector(item) for item in items
+        ]
+        return np.stack(rows)
+
+
+def _length(item: object) -> int | None:
+    """Return the length of a row; None for what is no row."""
+    if isinstance(item, list | tuple):
+        return len(item)
+    return item.value.size if isinstance(item, _Array) and item.value is not None else None
+
+
+def _integers(items: list[object] | tuple[object, ...]) -> NDArray[np.int64]:
+    for item in items:
+        if type(item) is not int or not -(2**63) <= item < 2**63:
+            raise ValueError(f"lists must hold integers of int64's range, got {show(item)}")
+    return np.array(items, np.int64)
+
+
+def _vector(item: object) -> NDArray[np.int64]:
+    array = item.value if isinstance(item, _Array) else None
+    if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"rows must be integers, got {show(item)}")
+    if array.size and int(array.max()) >= 2**63:
+        raise ValueError(f"rows must be of int64's range, got {array.max()}")
+    return array.astype(np.int64)
+
+
+def _checked(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "b" and array.size and int(array.view(np.uint8).max()) > 1:
+        raise ValueError(
+            f"bool arrays must hold bytes 0 and 1, got {int(array.view(np.uint8).max())}"
+        )
+    return array
+
+
+def _encoded(arguments: object) -> bytes:
+    """Return the bytes of Python's encode(text, "latin1"), which writes them in protocol 2."""
+    match arguments:
+        case (str() as text, "latin1" | "latin-1"):
+            with contextlib.suppress(UnicodeEncodeError):
+                return text.encode("latin-1")
+    raise ValueError(f"encode must be given Latin-1 text and 'latin1', got {show(arguments)}")
+
+
+def _scalar(arguments: object) -> bool | int | float:
+    """Return the number of NumPy's scalar(dtype, bytes)."""
+    match arguments:
+        case (_DType(value=np.dtype() as dtype), bytes() as data) if len(data) == dtype.itemsize:
+            number: bool | int | float = _checked(np.frombuffer(data, dtype)).item()
+            return number
+    raise ValueError(f"a scalar must be given a dtype and its bytes, got {show(arguments)}")
+
+
+def _from_buffer(arguments: object) -> NDArray[Any]:
+    """Return the array of NumPy's _frombuffer(bytes, dtype, shape, order), without a copy.
+
+    Where order is "K" a permutation of the axes follows.
+    """
+    match arguments:
+        case (
+            bytes() as data,
+            _DType(value=np.dtype() as dtype),
+            tuple() as shape,
+            ("C" | "F") as order,
+        ):
+            return _array_of(shape, dtype, data, fortran=order == "F")
+        case (
+            bytes() as data,
+            _DType(value=np.dtype() as dtype),
+            tuple() as shape,
+            "K",
+            tuple() as axes,
+        ) if _is_permutation(axes, len(shape)):
+            return _array_of(shape, dtype, data, fortran=False).transpose(axes)
+    raise ValueError(
+        f"_frombuffer must be given (bytes, dtype, shape, order), got {show(arguments)}"
+    )
 
 
 def _dtype_code(arguments: object) -> str:
@@ -452,6 +602,18 @@ def _ndarray(state: tuple[object, ...]) -> NDArray[Any]:
             raise ValueError(
                 f"an array's state must be (1, shape, dtype, bool, bytes), got {show(state)}"
             )
+    return _array_of(shape, dtype, data, fortran=fortran)
+
+
+def _is_permutation(axes: tuple[Any, ...], length: int) -> bool:
+    return all(type(axis) is int for axis in axes) and sorted(axes) == list(range(length))
+
+
+def _array_of(
+    shape: tuple[Any, ...], dtype: np.dtype[Any], data: bytes, *, fortran: bool
+) -> NDArray[Any]:
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"arrays must have at most {_MAX_DIMENSIONS} axes, got {len(shape)}")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"an array's shape must hold integers >= 0, got {show(shape)}")
     size = math.prod(shape) * dtype.itemsize
@@ -466,7 +628,7 @@ def _text(value: object) -> str | None:
     """Return a string that Python 2 or 3 wrote, or None."""
     if isinstance(value, bytes):
         return value.decode("ascii") if len(value) <= _MAX_TEXT and value.isascii() else None
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= _MAX_TEXT else None
 
 
 def show(value: object) -> str:
@@ -477,10 +639,13 @@ def show(value: object) -> str:
         case str() | bytes():
             shown = repr(value[:60])
             return shown if len(value) <= 60 else f"{shown}... ({len(value)} long)"
-        case None | bool() | int():
+        case None | bool() | int() | float():
             return repr(value)
         case tuple():
-            return f"({', '.join('(...)' if type(v) is tuple else show(v) for v in value)})"
+            items = ["(...)" if type(v) is tuple else show(v) for v in value[:_MAX_DIMENSIONS]]
+            return f"({', '.join([*items, '...'] if len(value) > len(items) else items)})"
+        case list():
+            return f"a list of {len(value)} items"
         case np.ndarray():
             return f"{value.dtype} array of shape {value.shape}"
         case _Array() if value.value is None:

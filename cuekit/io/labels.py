@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cuekit._checks import INTEGERS, check_array
-from cuekit.io._common import PathLike, check_range, replace_file
+from cuekit.io._common import PathLike, check_path, check_range, replace_file
+from cuekit.io._png import SIGNATURE, Header, read_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
 
 def write_labels(path: PathLike, labels: Any) -> None:
@@ -25,20 +24,23 @@ def write_labels(path: PathLike, labels: Any) -> None:
     Parameters
     ----------
     path : str or path-like
+        A file, or the name of a new one in a folder that exists. A symbolic link is followed.
     labels : (H, W) array or tensor of any integer dtype
         Class ids 0 to 255, 255 = ignore. H and W are at least 1.
 
     Raises
     ------
     TypeError
-        If `labels` is not an array or tensor of integers.
+        If `path` is no path, or `labels` is not an array or tensor of integers.
     ValueError
         If the shape, the device or a value is not as described above.
     OSError
-        If the file cannot be written; an older file at `path` is then unchanged.
+        If the file cannot be written, or `path` is a folder, a device or a pipe. What was at
+        `path` is then unchanged. The message names `path`, or its folder where that is missing.
     """
     from PIL import Image
 
+    file_path = check_path(path)
     pixels = check_array(labels, "labels", INTEGERS, ndim=2, layout="(H, W)")
     if pixels.ndim != 2:
         raise ValueError(f"labels must have shape (H, W), got {pixels.shape}")
@@ -47,7 +49,7 @@ def write_labels(path: PathLike, labels: Any) -> None:
     check_range(pixels, "labels", 0, 255)
     image = Image.fromarray(pixels.astype(np.uint8))
     image.putpalette(palette())
-    with replace_file(path) as file:
+    with replace_file(file_path) as file:
         image.save(file, format="PNG")
 
 
@@ -66,46 +68,50 @@ def read_labels(path: PathLike) -> NDArray[np.uint8]:
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     ValueError
         If the file is not a PNG, is truncated or damaged, has colours or transparency instead of
-        indices, is gray with 2, 4 or 16 bits (Pillow would rescale these values), or has more
-        pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        indices, is gray with 2, 4 or 16 bits, or has more pixels than
+        ``PIL.Image.MAX_IMAGE_PIXELS``. The message names the file.
     OSError
         If the file cannot be opened or read.
-    """
-    from PIL import Image
 
-    with Path(path).open("rb") as file:
-        # signature (8 bytes), length and name of IHDR (8), width, height (8), bit depth, colour
-        header = file.read(26)
-        file.seek(0)
-        try:
-            # Only PNG: for some other formats Pillow starts external programs.
-            with Image.open(file, formats=("PNG",)) as image:
-                rule = _broken_rule(image, header, Image.MAX_IMAGE_PIXELS)
-                if rule is None:
-                    return np.array(image, dtype=np.uint8)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            rule = f"be within Pillow's size limit, got: {error}"
-        except Exception as error:
-            # For damaged files Pillow raises SyntaxError, struct.error, EOFError and more, and
-            # OSError without errno. An OSError with errno comes from the operating system.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            rule = f"be a whole, undamaged PNG, got: {error}"
+    Notes
+    -----
+    All checksums in the file are compared: that of every chunk, and that of the compressed pixels.
+    The number of pixels must be right, and the file must be whole. Pillow alone does not check
+    this, and reads other labels from some files with a flipped bit.
+    """
+    with check_path(path).open("rb") as file:
+        data = file.read(len(SIGNATURE))
+        if data == SIGNATURE:  # else nothing more is read: it may be a device without an end
+            data += file.read()
+    try:
+        return read_pixels(data, _check_header)
+    except _WrongKindError as error:
+        rule = str(error)
+    except ValueError as error:
+        rule = f"be a whole, undamaged PNG, got: {error}"
     raise ValueError(f"{os.fspath(path)}: a label image must {rule}")
 
 
-def _broken_rule(image: Image, header: bytes, max_pixels: int | None) -> str | None:
-    """Return the rule that an opened PNG breaks, before its pixels are decoded."""
-    width, height = image.size
-    if max_pixels is not None and width * height > max_pixels:
-        return f"have at most {max_pixels} pixels, got {width} x {height}"
-    depth, colour = header[24:26]
-    rescaled = colour == 0 and depth in (2, 4)  # gray of 2 or 4 bits, which Pillow rescales to 8
-    if image.mode not in ("P", "L", "1") or rescaled:
-        return f"have mode P, L (8 bits) or 1, got {image.mode}, {depth} bits"
-    return None
+class _WrongKindError(Exception):
+    """A PNG that is no label image; the message is the rule that it breaks."""
+
+
+def _check_header(header: Header) -> None:
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and header.width * header.height > limit:
+        raise _WrongKindError(f"have at most {limit} pixels, got {header.width} x {header.height}")
+    # Gray of 2 or 4 bits: some programs read 0..3, others spread it over 0..255.
+    unclear = header.colour == 0 and header.depth in (2, 4)
+    if header.mode not in ("P", "L", "1") or unclear:
+        raise _WrongKindError(
+            f"have mode P, L (8 bits) or 1, got {header.mode}, {header.depth} bits"
+        )
 
 
 def palette() -> list[int]:

@@ -1,8 +1,9 @@
 """Reads a folder in PASCAL VOC's layout, and makes batches that can be resumed at any iteration.
 
-``ROOT/JPEGImages/ID.jpg``, ``ROOT/SegmentationClass/ID.png`` and
-``ROOT/ImageSets/Segmentation/SPLIT.txt``. Tags come from ``ROOT/image_labels.npz`` (``ids``,
-``labels``, and ``names`` if the classes are not VOC's), or from ``ROOT/Annotations/ID.xml``.
+``ROOT/JPEGImages/ID.jpg`` (or .jpeg or .png), ``ROOT/SegmentationClass/ID.png`` (or
+``SegmentationClassAug``) and ``ROOT/ImageSets/Segmentation/SPLIT.txt`` (or ``ImageSets/Main``).
+Tags come from ``ROOT/image_labels.npz`` (``ids``, ``labels``, and ``names`` if the classes are not
+VOC's), or from ``ROOT/Annotations/ID.xml``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,9 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+PHOTO_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")
+MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
+LIST_FOLDERS = ("Segmentation", "Main")
 HELD_OUT_EVERY = 10  # every tenth training photo is held out, to choose settings
 
 
@@ -56,20 +60,7 @@ class VocFolder:
         if not (root / "JPEGImages").is_dir():
             raise FileNotFoundError(f"--root must have VOC's layout: no {root / 'JPEGImages'}")
         if (root / "image_labels.npz").exists():
-            try:
-                # np.load refuses pickles by default.
-                with (root / "image_labels.npz").open("rb") as content, np.load(content) as file:
-                    labels = file["labels"].astype(bool)
-                    names = tuple(file["names"].tolist()) if "names" in file else CLASSES
-                    ids = file["ids"].tolist()
-            except (KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{root / 'image_labels.npz'}: {error}") from error
-            if labels.shape != (len(ids), len(names)):
-                raise ValueError(
-                    f"{root / 'image_labels.npz'}: labels must have shape "
-                    f"{(len(ids), len(names))} to match ids and classes, got {labels.shape}"
-                )
-            return cls(root, names, dict(zip(ids, labels, strict=True)))
+            return cls(root, *_tags_of_table(root / "image_labels.npz"))
         found = sorted((root / "Annotations").glob("*.xml"))
         if not found:
             raise FileNotFoundError(f"no tags: neither image_labels.npz nor Annotations in {root}")
@@ -77,8 +68,8 @@ class VocFolder:
 
     def ids(self, *splits: str) -> list[str]:
         """Return the photo ids of the splits, in the order of their files."""
-        folder = self.root / "ImageSets" / "Segmentation"
-        names = [name for s in splits for name in (folder / f"{s}.txt").read_text().split()]
+        folder = self.root / "ImageSets"
+        names = [name for split in splits for name in _ids_of_list(_list_of_split(folder, split))]
         if splits and not names:
             raise ValueError(f"no photos in {', '.join(splits)} of {folder}")
         if unknown := [name for name in names if name not in self.tags]:
@@ -95,29 +86,89 @@ class VocFolder:
         return training, held_out
 
     def photo(self, name: str, *, gray: bool = False) -> Image.Image:
-        """Read a photo as RGB; if `gray`, all channels are its luminance.
+        """Read a photo as RGB, upright; if `gray`, all channels are its luminance.
 
         Raises
         ------
         ValueError
             If the file is missing or damaged.
         """
-        path = self.root / "JPEGImages" / f"{name}.jpg"
+        path = self.photo_file(name)
         try:
-            with Image.open(path) as file:
-                return (file.convert("L") if gray else file).convert("RGB")
-        except OSError as error:
+            photo = Image.fromarray(cuekit.io.read_photo(path))
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}): replace it, or take it out of the splits"
             ) from error
+        return photo.convert("L").convert("RGB") if gray else photo
+
+    def photo_file(self, name: str) -> Path:
+        """Return the path of a photo, with whichever suffix it has."""
+        folder = self.root / "JPEGImages"
+        paths = [folder / f"{name}{suffix}" for suffix in PHOTO_SUFFIXES]
+        return next((path for path in paths if path.exists()), paths[0])
 
     def truth(self, name: str) -> np.ndarray:
         """Read a mask: class ids (H, W) uint8, 255 = ignore."""
         return cuekit.io.read_labels(self.mask(name))
 
     def mask(self, name: str) -> Path:
-        """Return the path of a mask."""
-        return self.root / "SegmentationClass" / f"{name}.png"
+        """Return the path of a mask; it need not exist."""
+        paths = [self.root / folder / f"{name}.png" for folder in MASK_FOLDERS]
+        return next((path for path in paths if path.exists()), paths[0])
+
+
+def _list_of_split(folder: Path, split: str) -> Path:
+    """Return the path of a split's list."""
+    paths = [folder / name / f"{split}.txt" for name in LIST_FOLDERS]
+    for path in paths:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"no split {split}: neither {paths[0]} nor {paths[1]} exists")
+
+
+def _ids_of_list(path: Path) -> list[str]:
+    """Read the photo ids of a list, as VOC, DeepLab or IRN write it.
+
+    A line is an id; or the paths of photo and mask, ``/JPEGImages/ID.jpg
+    /SegmentationClassAug/ID.png``; or, in VOC's lists of classes in ``ImageSets/Main``, an id and
+    1, 0 or -1. There, only ids with 1 are taken: these photos surely contain the class.
+    """
+    names = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        if len(fields) == 2 and fields[1] in ("1", "0", "-1"):
+            fields = fields[:1] if fields[1] == "1" else []
+        ids = [_id_of_path(field) for field in fields]
+        names += ids[:1] if len(set(ids)) == 1 else ids
+    return names
+
+
+def _id_of_path(field: str) -> str:
+    """Return the id in a list's field: without folders, and without the suffix of a picture."""
+    path = PurePosixPath(field)
+    return path.stem if path.suffix in PHOTO_SUFFIXES else path.name
+
+
+def _tags_of_table(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Return class names, and tags (C,) by photo id, of ``image_labels.npz``."""
+    try:
+        # np.load refuses pickles by default.
+        with path.open("rb") as content, np.load(content) as file:
+            labels = file["labels"]
+            names = tuple(file["names"].tolist()) if "names" in file else CLASSES
+            ids = file["ids"].tolist()
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        remedy = "; save ids and names as np.array(…, dtype=str)" if "Object" in str(error) else ""
+        raise ValueError(f"{path}: {error}{remedy}") from error
+    if labels.shape != (len(ids), len(names)):
+        raise ValueError(
+            f"{path}: labels must have shape {(len(ids), len(names))} to match ids and classes, "
+            f"got {labels.shape}"
+        )
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"{path}: labels must be 0 and 1, one column for each class")
+    return names, dict(zip(map(str, ids), labels.astype(bool), strict=True))
 
 
 def _tags_of_annotation(path: Path) -> np.ndarray:

@@ -25,12 +25,13 @@ constexpr unsigned warp_size = 32;
 
 enum class State { ready, at_warp_barrier, at_block_barrier, ended };
 
-// A fiber is started with setcontext, and later switches are jumps between stacks: setcontext also
-// sets the signal mask, which is a system call each time.
+// A fiber is started with setcontext once, and then runs a thread of one block after the other.
+// Later switches are jumps between stacks: setcontext also sets the signal mask, a system call.
 struct Fiber {
   ucontext_t start;
   jmp_buf resume_point;
   bool started = false;
+  void* fake_stack = nullptr;  // of AddressSanitizer, while the fiber does not run
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
   dim3 thread_index;
   State state = State::ended;
@@ -55,41 +56,42 @@ unsigned launches = 0;
 const void* scheduler_stack = nullptr;
 std::size_t scheduler_bytes = 0;
 void* scheduler_fake = nullptr;
-void* fiber_fake = nullptr;
 // The sanitizer must know of every switch of stacks, before it and after it.
 void leave_to_fiber(const Fiber& fiber) {
   __sanitizer_start_switch_fiber(&scheduler_fake, fiber.stack.get(), stack_bytes);
 }
 void back_in_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr); }
-void leave_to_scheduler(bool ends) {
-  __sanitizer_start_switch_fiber(ends ? nullptr : &fiber_fake, scheduler_stack, scheduler_bytes);
+void leave_to_scheduler() {
+  __sanitizer_start_switch_fiber(&current->fake_stack, scheduler_stack, scheduler_bytes);
 }
-void back_in_fiber(bool first) {
-  __sanitizer_finish_switch_fiber(first ? nullptr : fiber_fake, &scheduler_stack, &scheduler_bytes);
+void back_in_fiber() {
+  __sanitizer_finish_switch_fiber(current->fake_stack, &scheduler_stack, &scheduler_bytes);
 }
 #else
 void leave_to_fiber(const Fiber&) {}
 void back_in_scheduler() {}
-void leave_to_scheduler(bool) {}
-void back_in_fiber(bool) {}
+void leave_to_scheduler() {}
+void back_in_fiber() {}
 #endif
 
-void run_fiber() {
-  back_in_fiber(true);
-  try {
-    (*body)();
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  current->state = State::ended;
-  leave_to_scheduler(true);
-  _longjmp(scheduler, 1);
+void yield() {
+  leave_to_scheduler();
+  if (_setjmp(current->resume_point) == 0) _longjmp(scheduler, 1);
+  back_in_fiber();
 }
 
-void yield() {
-  leave_to_scheduler(false);
-  if (_setjmp(current->resume_point) == 0) _longjmp(scheduler, 1);
-  back_in_fiber(false);
+// What a fiber runs. It never returns: at the end of a block's thread it yields.
+void run_fiber() {
+  back_in_fiber();
+  for (;;) {
+    try {
+      (*body)();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    current->state = State::ended;
+    yield();
+  }
 }
 
 void resume(Fiber& fiber) {
@@ -119,12 +121,14 @@ bool release(std::size_t begin, std::size_t end, State barrier) {
 void run_block(std::size_t threads) {
   for (std::size_t t = 0; t < threads; ++t) {
     Fiber& fiber = *fibers[t];
-    getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = fiber.stack.get();
-    fiber.start.uc_stack.ss_size = stack_bytes;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, run_fiber, 0);
-    fiber.started = false;
+    if (!fiber.started) {
+      getcontext(&fiber.start);
+      fiber.start.uc_stack.ss_sp = fiber.stack.get();
+      fiber.start.uc_stack.ss_size = stack_bytes;
+      fiber.start.uc_link = nullptr;
+      makecontext(&fiber.start, run_fiber, 0);
+      fiber.fake_stack = nullptr;
+    }
     fiber.state = State::ready;
     fiber.exchanges = 0;
   }
@@ -147,9 +151,11 @@ void run_block(std::size_t threads) {
       const std::size_t end = std::min(threads, begin + warp_size);
       released = release(begin, end, State::at_warp_barrier) || released;
     }
-    if (!ran && !released)
-      throw std::logic_error(
-          "a kernel has a barrier that some threads of the block or warp do not reach");
+    if (ran || released) continue;
+    // The fibers that are at the barrier cannot take part in another block.
+    for (std::size_t t = 0; t < threads; ++t) fibers[t]->started = false;
+    throw std::logic_error(
+        "a kernel has a barrier that some threads of the block or warp do not reach");
   }
 }
 

@@ -1,5 +1,5 @@
-// Background map: where the network sees nothing (Sun et al., arXiv 1904.01749, on extracting cues
-// from classifiers).
+// Background map: low where the network's top features are weak (Sun et al., arXiv 1904.01749, on
+// extracting cues from classifiers).
 //
 //   features_i (B, D_i, h_i, w_i) -> out (B, H, W) in [0, 1], low = background
 //   total = sum over i of resize(sum over channels of features_i), bilinear as in resize.h
@@ -25,14 +25,15 @@ struct BackgroundParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// Adds the channel sum of one feature tensor, resized, to `total`, which starts at zero. Returns
-// false where a sum is not finite; a GPU does not check.
+// Adds one feature tensor to `total`: its sums over channels, resized. The caller sets `total` to
+// zero before the first call. Returns false if a sum is not finite; a GPU does not check.
 template <class T>
 bool background_add(const T* features,  // (B, D, h, w)
                     double* total,      // (B, H, W)
                     const BackgroundParams& p, Context& context);
 
-// Returns false where the range of an image is not finite; a GPU does not check.
+// Normalises each image of `total`. Returns false if the range of an image is not finite; a GPU
+// does not check.
 template <class T>
 bool background_normalize(const double* total,  // (B, N)
                           T* out,               // (B, N)

@@ -1,4 +1,4 @@
-// The backend that is being compiled, and what a kernel is given beside its arrays.
+// The backend that is being compiled, and the context that a kernel gets besides its arrays.
 //
 // An op's header declares the op once, in `namespace cuekit::CUEKIT_BACKEND`. That is `cpu`, or
 // `cuda` in a compilation with -DCUEKIT_BACKEND_CUDA.
@@ -13,14 +13,14 @@
 
 namespace cuekit::cuda {
 
-// Where a kernel is launched, and where its workspace comes from. Kernels do not synchronise and do
-// not call cudaMalloc.
+// The stream that kernels are launched on, and the allocator of their workspace. Kernels do not
+// synchronise and do not call cudaMalloc.
 class Context {
  public:
   explicit Context(cudaStream_t caller_stream) : stream(caller_stream) {}
 
-  // Workspace of any content, aligned to 256 bytes, from the allocator of the caller's framework.
-  // It may be used by everything that this call puts on `stream`. Null for 0 bytes.
+  // Uninitialised workspace, aligned to 256 bytes, from the allocator of the caller's framework.
+  // Valid for everything that this call launches on `stream`. Null for 0 bytes.
   virtual void* allocate(std::int64_t bytes) = 0;
 
   const cudaStream_t stream;
@@ -38,7 +38,7 @@ class Context {
 namespace cuekit::cpu {
 
 struct Context {
-  int threads;  // at least 1; never changes a bit of a result
+  int threads;  // at least 1; results have the same bits for every number
 };
 
 }  // namespace cuekit::cpu

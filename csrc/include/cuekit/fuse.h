@@ -2,6 +2,7 @@
 // cues).
 //
 //   sets (M arrays of N bytes, nonzero = on) -> out (N) bool
+//   out(n) = set_1(n) or ... or set_M(n)
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,8 @@ struct FuseParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-void fuse(
-    const std::uint8_t* const* sets,  // M arrays (N), nonzero = on; the list is in host memory
-    bool* out,                        // (N)
-    const FuseParams& p, Context& context);
+void fuse(const std::uint8_t* const* sets,  // M of (N), nonzero = on; the M pointers in host memory
+          bool* out,                        // (N)
+          const FuseParams& p, Context& context);
 
 }  // namespace cuekit::CUEKIT_BACKEND

@@ -1,7 +1,8 @@
-// IEEE 754 binary16 as storage, and how every floating type is read into and written from float64.
+// float16 (IEEE 754 binary16) as a storage type, and the conversion of every type to float64 and
+// back.
 //
-// Sums are float64; float32 holds every binary16 value exactly, so the step in between costs
-// nothing.
+// Kernels compute in float64. float16 is read through float32, which holds each of its values
+// exactly.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,8 @@ CUEKIT_HD inline float to_float(half h) {
 #endif
 }
 
-// Round to nearest, ties to even, straight from float64: going through float32 would round twice.
+// Round to nearest, ties to even. Directly from float64, because a step through float32 would round
+// twice.
 CUEKIT_HD inline half to_half(double value) {
 #ifdef __CUDA_ARCH__
   return {__half_as_ushort(__double2half(value))};
@@ -54,7 +56,7 @@ CUEKIT_HD inline half to_half(double value) {
   const double absolute = bit_cast<double>(magnitude);
   if (absolute != absolute) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
   if (absolute >= 65520.0) return {static_cast<std::uint16_t>(sign | 0x7c00u)};
-  if (absolute < 0x1p-14) {  // subnormal: adding 2^28 leaves a last place of 2^-24
+  if (absolute < 0x1p-14) {  // subnormal: adding 2^28 rounds to a multiple of 2^-24
     const double rounded = absolute + 0x1p28;
     return {static_cast<std::uint16_t>(sign | (bit_cast<std::uint64_t>(rounded) & 0x7ffu))};
   }
@@ -64,7 +66,7 @@ CUEKIT_HD inline half to_half(double value) {
 #endif
 }
 
-// Every stored type reads as float64; float64 is rounded once when it is stored.
+// Reads a value as float64. Stores a float64, rounded once.
 template <class T>
 CUEKIT_HD inline double load(T value) {
   return static_cast<double>(value);
@@ -83,7 +85,7 @@ CUEKIT_HD inline half store(double value) {
   return to_half(value);
 }
 
-// A bool as others may have left it in memory: any byte but 0 is true.
+// A bool in memory that other code has written: every byte but 0 is true.
 struct flag {
   std::uint8_t byte;
 };
@@ -92,7 +94,8 @@ CUEKIT_HD inline double load(flag value) {
   return value.byte != 0 ? 1.0 : 0.0;
 }
 
-// The same size, unsigned: for tests on the bits of a floating type.
+// The unsigned integer of the same size, for tests on the bits of a floating type, and the number
+// of mantissa bits.
 template <class T>
 struct float_bits;
 template <>

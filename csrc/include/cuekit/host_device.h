@@ -1,5 +1,5 @@
-// Marks what a header shares between CPU and GPU: per-pixel maths, compiled for both by nvcc and
-// plain C++ everywhere else.
+// CUEKIT_HD marks functions that CPU and GPU share. nvcc compiles them for both; for other
+// compilers the mark is empty.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,11 +1,11 @@
 // One label per pixel from cues that may overlap.
 //
-//   cues (B, K, N) bool, classes (K) -> out (B, N)
-//   Among foreground channels 1..K-1 that are on at a pixel:
+//   cues (B, K, N) bool, class_ids (K) -> out (B, N)
+//   out(n) = class_ids(k) of the channel k that is on at n; `unknown` where no channel is on
+//   Foreground (channels 1..K-1): where two or more are on,
 //     smallest   the one with the fewest pixels in its image, ties to the lower index
-//     ignore     IGNORE where two or more are on
-//   Background (channel 0) where foreground is on too: foreground, background or IGNORE.
-//   Nothing on: unknown. Otherwise classes[channel].
+//     ignore     the label `ignore`
+//   Background (channel 0) and foreground both on: foreground, background, or the label `ignore`.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,6 @@
 #include "cuekit/context.h"
 
 namespace cuekit {
-
-constexpr int ignore_label = 255;
 
 enum class ForegroundOverlap : int { smallest, ignore };
 enum class BackgroundOverlap : int { foreground, background, ignore };
@@ -25,7 +23,7 @@ struct LabelsParams {
   std::int64_t pixels;    // N
   ForegroundOverlap overlap;
   BackgroundOverlap background_overlap;
-  std::int64_t unknown;
+  std::int64_t unknown, ignore;  // labels
 };
 
 }  // namespace cuekit

@@ -2,11 +2,12 @@
 // extracting cues from classifiers).
 //
 //   maps (B, C, N), present (B, C), background (B, N) -> out (B, C + 1, N) bool
-//   out_0     = background map < background_threshold, or the bool background given, or nothing
+//   out_0     = background map < background_threshold; or a background cue (bool) as it is; or
+//               off everywhere where no background is given
 //   out_{c+1} = M_c > foreground_threshold * max over pixels of M_c, where c is present and the
 //               maximum is > 0
 //
-// Compared in float64. Maps of absent classes are never read.
+// Comparisons are in float64. Maps of absent classes are never read.
 #pragma once
 
 #include <cstdint>
@@ -27,18 +28,18 @@ struct RawCuesParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// Fills channels 1..C. Returns false where a present class's map holds a non-finite value; a GPU
-// does not check.
+// Writes channels 1..C. Returns false if a present class's map has a non-finite value; a GPU does
+// not check.
 template <class T>
 bool raw_foreground(const T* maps,                // (B, C, N)
                     const std::uint8_t* present,  // (B, C), nonzero = present
                     bool* out,                    // (B, C + 1, N)
                     const RawCuesParams& p, Context& context);
 
-// Fills channel 0. T is floating, a background map; or flag, the background cue itself. Returns
-// false where the map holds a non-finite value; a GPU does not check.
+// Writes channel 0. T is a floating type for a background map, or flag for a background cue.
+// Returns false if the map has a non-finite value; a GPU does not check.
 template <class T>
-bool raw_background(const T* background,  // (B, N), or null: no background
+bool raw_background(const T* background,  // (B, N), or null for no background
                     bool* out,            // (B, C + 1, N)
                     const RawCuesParams& p, Context& context);
 

@@ -1,13 +1,14 @@
-// Where a pixel of one grid lies in another: the one convention for every change of resolution.
+// Resizing: the convention that every op uses, and the op that resizes cues.
 //
-// Half-pixel centres (align_corners=False), no antialiasing, edges clamped:
+// The convention is half-pixel centres (align_corners=False), no antialiasing, edges clamped. For
+// pixel i of `out` pixels that are read from `in` pixels:
 //   nearest:   source = floor((i + 1/2) * in / out), in integers
 //   bilinear:  position = max((i + 1/2) * in / out - 1/2, 0); between floor(position) and the next
 //
-// And resize_cues, cues (B, h, w) bool -> (B, H, W) bool, B = batch * classes. A cell of the target
-// covers in/out source pixels in each direction. Measured in units of 1/out source pixels a cell is
-// `in` long and a source pixel `out` long, so that all areas are integers and no test rounds:
-//   nearest:  the pixel under the cell's centre
+// The op: cues (M, h, w) bool -> out (M, H, W) bool. A pixel of the output is a cell that covers
+// in/out source pixels in each direction. The unit of length is 1/out source pixels: a cell is `in`
+// long and a source pixel is `out` long, so all areas are integers and nothing is rounded.
+//   nearest:  the source pixel at the cell's centre is on
 //   any:      some part of the cell is on
 //   half:     2 * (area that is on) >= area of the cell
 #pragma once
@@ -22,7 +23,7 @@ namespace cuekit {
 enum class ResizeRule : int { nearest, any, half };
 
 struct ResizeParams {
-  std::int64_t maps;
+  std::int64_t maps;  // M: images times channels
   std::int64_t in_height, in_width;
   std::int64_t out_height, out_width;
   ResizeRule rule;
@@ -32,11 +33,13 @@ CUEKIT_HD inline std::int64_t nearest_source(std::int64_t i, std::int64_t in, st
   return (2 * i + 1) * in / (2 * out);
 }
 
-// The source pixels under one cell of the target, [begin, end), in units of 1/out source pixels.
+// One cell of the output, in one direction.
 struct Cell {
-  std::int64_t begin, end, low, high, out;
+  std::int64_t begin, end;  // the source pixels that it covers, [begin, end)
+  std::int64_t low, high;   // its ends, in units of 1/out source pixels
+  std::int64_t out;
 
-  // How much of source pixel i lies in the cell.
+  // The length of source pixel i that lies in the cell.
   CUEKIT_HD std::int64_t length_of(std::int64_t i) const {
     const std::int64_t left = i * out, right = left + out;
     return (right < high ? right : high) - (left > low ? left : low);
@@ -63,9 +66,9 @@ CUEKIT_HD inline BilinearTap bilinear_tap(std::int64_t i, std::int64_t in, std::
   return {low, low < in - 1 ? low + 1 : low, position - static_cast<double>(low)};
 }
 
-// Not a * (1 - weight) + b * weight: this form leaves equal values as they are.
+// Not a * (1 - weight) + b * weight: this form gives exactly a where a = b.
 CUEKIT_HD inline double interpolate(double a, double b, double weight) {
-  // Where b does not count it may be too far away for a difference.
+  // With weight 0 the result must not depend on b: b - a may overflow.
   return weight == 0.0 ? a : a + weight * (b - a);
 }
 
@@ -73,8 +76,8 @@ CUEKIT_HD inline double interpolate(double a, double b, double weight) {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-void resize(const std::uint8_t* cues,  // (B, h, w), nonzero = on
-            bool* out,                 // (B, H, W)
+void resize(const std::uint8_t* cues,  // (M, h, w), nonzero = on
+            bool* out,                 // (M, H, W)
             const ResizeParams& p, Context& context);
 
 }  // namespace cuekit::CUEKIT_BACKEND

@@ -1,4 +1,4 @@
-// Snapping cues to masks that may overlap, such as a promptable segmenter gives.
+// Snapping cues to masks that may overlap, such as those of a promptable segmenter.
 //
 //   cues (B, K, h, w), masks (B, R, H, W) bool -> out (B, K, H, W) bool
 //
@@ -10,12 +10,13 @@
 //          with m(k, r) the mean of cues_k over M_r
 //   sepl:  |M_r and P_k| > 0.5 |M_r|  or  |M_r and P_k| >= 0.85 |P_k|,  never where P_k is empty
 //          (Chen et al., arXiv 2305.05803)
-// out(k, n) is on where an accepted mask covers n; a pixel under no mask keeps its input. Channels
-// know nothing of each other.
+// out(k, n) is on where an accepted mask covers n. A pixel that no mask covers keeps its input.
+// Channels are independent of each other.
 //
-// Counts of bool cues are exact in any order; sums of floating maps run in raster order within a
-// mask. sepl compares integers, 2 a > b and 20 a >= 17 b, which is what float64 quotients compared
-// with 0.5 and 0.85 give as well: below 2^31 pixels no other quotient rounds to these.
+// Counts are integers, exact in any order. Sums of floating maps are float64, in raster order
+// within a mask. sepl compares integers, 2 a > b and 20 a >= 17 b. Comparing float64 quotients with
+// 0.5 and 0.85 gives the same answers: with fewer than 2^31 pixels, no other quotient rounds to
+// these two.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,8 @@ struct SnapMasksParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// T is std::uint8_t (nonzero = on) or floating. Returns false where a cue is not finite.
+// T is std::uint8_t (nonzero = on) or a floating type. Returns false if a cue has a value that
+// is non-finite or at least 2^1023 in magnitude.
 template <class T>
 bool snap_masks(const T* cues,              // (B, K, h, w)
                 const std::uint8_t* masks,  // (B, R, H, W), nonzero = on

@@ -1,4 +1,4 @@
-// Class subtraction: what of a class's map no other present class claims.
+// Class subtraction: how far each present class's map is above those of the other present classes.
 //
 //   maps (B, C, N), present (B, C) -> out (B, C, N); M_c is map c, P the number of present classes
 //   pairwise    out_c = 1 / (P - 1) * sum over present c' != c of max(M_c - M_c', 0)
@@ -7,6 +7,8 @@
 //                       m_cc' = max over pixels of M_c - M_c' (a term is 0 where m_cc' <= 0)
 //               out_c = tanh(3 * D_c / max over pixels of D_c)     (0 where that maximum is 0)
 //   P = 1: out_c = max(M_c, 0). Absent classes: zeros, and their maps are never read.
+// In dcsm, where m_cc' exceeds the range of float64, M_c and M_c' are halved: the quotient is the
+// same.
 //
 // Differences and sums are float64, sums in ascending order of c'.
 //
@@ -30,10 +32,13 @@ struct SubtractParams {
   SubtractMode mode;
 };
 
-// tanh on [0, 3.1] as Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), cut after
-// thirteen terms and written as one quotient. All coefficients are positive, so nothing cancels:
-// the relative error is below 1e-15 (1.3e-16 of it from the cut). Plain arithmetic, so a loop over
-// it vectorises.
+// Half the difference: within the range of float64 for all finite values.
+CUEKIT_HD inline double half_difference(double a, double b) { return 0.5 * a - 0.5 * b; }
+
+// tanh on [0, 3.1] by Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), truncated
+// after thirteen terms and written as one quotient of polynomials. All coefficients are positive,
+// so there is no cancellation: the relative error is below 1e-15, of which 1.3e-16 is truncation.
+// It has no branches, so a loop over it vectorises.
 CUEKIT_HD inline double tanh_to_three(double x) {
   const double s = x * x;
   const double p = (((((s + 4095.0) * s + 2552550.0) * s + 523783260.0) * s + 41247931725.0) * s +
@@ -52,7 +57,7 @@ CUEKIT_HD inline double tanh_to_three(double x) {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// Returns false where a present class's map holds a non-finite value; a GPU does not check.
+// Returns false if a present class's map has a non-finite value; a GPU does not check.
 template <class T>
 bool subtract(const T* maps,                // (B, C, N)
               const std::uint8_t* present,  // (B, C), nonzero = present

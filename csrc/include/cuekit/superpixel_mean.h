@@ -2,9 +2,9 @@
 //
 //   values (B, K, H, W), superpixels (B, H, W) -> out (B, K, H, W)
 //   out(k, n) = sum over n' with s(n') = s(n) of values(k, n') / number of such n'
+//   out(k, n) = values(k, n) where n is in no superpixel (superpixels_view.h)
 //
-// Sums are float64 and run in raster order within a superpixel, so that every implementation can
-// give the same bits.
+// Sums are float64, in raster order within a superpixel, so that every backend gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace cuekit {
 
-// Means of integers and bools are float32, means of floating values have their type.
+// The type of the means: float32 for integers and bools, else the type of the values.
 template <class T>
 using mean_type = std::conditional_t<std::is_integral_v<T> || std::is_same_v<T, flag>, float, T>;
 
@@ -24,16 +24,15 @@ struct SuperpixelMeanParams {
   std::int64_t batch;
   std::int64_t channels;  // K
   std::int64_t height, width;
-  // Superpixel labels are below it. One that is not: std::invalid_argument on the CPU; on a GPU its
-  // pixel is in no superpixel.
-  std::int64_t num_superpixels;
+  std::int64_t num_superpixels;  // superpixel labels are below it
 };
 
 }  // namespace cuekit
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// Returns false where a value is not finite; a GPU does not check.
+// T is any integer or floating type, or flag. Returns false if a value is not finite; a GPU does
+// not check.
 template <class T>
 bool superpixel_mean(const T* values,                     // (B, K, H, W)
                      const SuperpixelsView& superpixels,  // (B, H, W)

@@ -1,12 +1,13 @@
-// Prediction-ceiling suppression (Sun et al., arXiv 1904.01749, on testing with the prediction).
+// Prediction-ceiling suppression: absent classes never have the largest score (Sun et al.,
+// arXiv 1904.01749, on testing with the prediction).
 //
 //   scores (B, K, N), present (B, K - 1) -> out (B, K, N), channel 0 = background
 //   c(n)          = max over k in {0} + present of scores(k, n)
 //   out(k, n)     = scores(k, n)                                          for k in {0} + present
 //   out(k, n)     = min(scores(k, n), c(n) - margin, next value below c(n))         for absent k
 //
-// All in the scores' own type T: the next value below c is what keeps an absent class out of the
-// arg max even where c - margin rounds back to c.
+// Everything is computed in the scores' type T. The next value below c keeps absent classes out of
+// the arg max even where c - margin rounds to c.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +53,7 @@ CUEKIT_HD inline bool less(half a, half b) {
   return to_float(a) < to_float(b);
 }
 
+// The largest value that an absent class may have: min(c - margin, next value below c).
 template <class T>
 CUEKIT_HD inline T ceiling_below(T ceiling, T margin) {
   const T lowered = minus_margin(ceiling, margin);
@@ -63,7 +65,7 @@ CUEKIT_HD inline T ceiling_below(T ceiling, T margin) {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// Returns false where a score is not finite; a GPU does not check.
+// Returns false if a score is not finite; a GPU does not check.
 template <class T>
 bool suppress(const T* scores,              // (B, K, N)
               const std::uint8_t* present,  // (B, K - 1), nonzero = present

@@ -12,18 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import needs
 from PIL import Image
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("tqdm")
+torch = needs("torch")
+needs("tqdm")
 
-import cuekit  # noqa: E402
-from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
-
-VOC = Path(__file__).parents[1] / "examples" / "voc"
-sys.path.insert(0, str(VOC))
-
-import cue_stage  # noqa: E402 - needs torch, and is no package
+import cue_stage  # noqa: E402 - needs torch
 import data  # noqa: E402
 import evaluation  # noqa: E402
 import loop  # noqa: E402
@@ -31,14 +26,10 @@ import panels  # noqa: E402
 import shapes  # noqa: E402
 import train  # noqa: E402
 
+import cuekit  # noqa: E402
+from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads of torch on two busy cores are slower than one, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+EXAMPLE = Path(__file__).parents[1]
 
 
 # ---------------------------------------------------------------------------------- the data folder
@@ -219,15 +210,16 @@ def test_panels_show_every_column(tmp_path):
 
 # ------------------------------------------------------------------------------- the whole chain
 
-SETTINGS = json.loads((VOC / "shapes.json").read_text(encoding="utf-8"))
+SETTINGS = json.loads((EXAMPLE / "shapes.json").read_text(encoding="utf-8"))
 THRESHOLDS = (SETTINGS["cues"]["foreground_threshold"], train.Cues.background_threshold)
 SUPERPIXELS = {key: SETTINGS["cues"][key] for key in ("scale", "min_size")}
 LEARNING = ["--size", "96", "--stride", "8", "--batch", "8", "--learning-rate", "0.001"]
 
 
 def run(stage, root, out, *options):
-    places = ["--root", str(root), "--out", str(out), "--workers", "0", "--train", "train"]
-    train.parse([stage, *places, *map(str, options)]).run()
+    folders = ["--root", str(root), "--out", str(out)]
+    fixed = ["--workers", "0", "--train", "train"]
+    train.parse([stage, *folders, *fixed, *map(str, options)]).run()
 
 
 @pytest.fixture(scope="module")
@@ -238,18 +230,15 @@ def root(tmp_path_factory):
 
 
 def run_all(root, out, *options):
-    run("all", root, out, "--settings-file", VOC / "shapes.json", *options)
+    run("all", root, out, "--settings-file", EXAMPLE / "shapes.json", *options)
 
 
 @pytest.fixture(scope="module")
 def chain(root, tmp_path_factory):
     """Everything from tags to tables."""
     out = tmp_path_factory.mktemp("run")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     began = time.monotonic()
     run_all(root, out, "--segmenters", "merged", "--panels", 3)
-    torch.set_num_threads(threads)
     return out, time.monotonic() - began
 
 
@@ -393,11 +382,11 @@ def test_a_settings_file_is_checked_before_anything_runs(root, tmp_path, text, m
 def test_given_options_come_before_the_settings_file(root, tmp_path):
     path = tmp_path / "settings.json"
     path.write_text('{"classifier": {"network": "small", "seed": 3, "size": 96}}')
-    places = ["--root", str(root), "--out", str(tmp_path), "--settings-file", str(path)]
-    stage = train.parse(["all", *places]).stages()[0]
+    options = ["--root", str(root), "--out", str(tmp_path), "--settings-file", str(path)]
+    stage = train.parse(["all", *options]).stages()[0]
     assert (stage.network, stage.seed, stage.size) == ("small", 3, 96)
     # The default is given here: that is an option like any other.
-    stage = train.parse(["all", *places, "--network", "mobilenet_v2"]).stages()[0]
+    stage = train.parse(["all", *options, "--network", "mobilenet_v2"]).stages()[0]
     assert (stage.network, stage.seed, stage.size) == ("mobilenet_v2", 3, 96)
 
 
@@ -515,7 +504,7 @@ def test_seeds_are_counted_together(root, chain, tmp_path):
     assert by_seed not in one
     assert both[by_seed]["mean IoU, seed 0"] == one[title]["mean IoU"]
     assert both[by_seed]["mean IoU, seed 1"] == other[title]["mean IoU"]
-    # The other network says nothing but background.
+    # The other network predicts background everywhere.
     values = [float(each[title]["mean IoU"][1]) for each in (other, both, one)]
     assert values == sorted(set(values))
     other_seed(epochs=9.0)
@@ -589,14 +578,14 @@ def test_training_in_bfloat16_keeps_what_it_learns_in_float32(root, tmp_path):
 
 
 def command(root, out, *options):
-    arguments = [str(VOC / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
+    arguments = [str(EXAMPLE / "train.py"), "classifier", "--root", str(root), "--out", str(out)]
     return [*arguments, "--train", "train", "--color", *SHORT, "--device", "cpu", *options]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM, which Windows lacks")
 def test_a_signal_leaves_a_checkpoint(root, tmp_path):
     process = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, *command(root, tmp_path, "--epochs", "1000")],

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapes
 from PIL import Image
 
 from cuekit import io
 
-FOLDER = Path(__file__).parents[1] / "examples" / "voc"
-sys.path.insert(0, str(FOLDER))
-
-import shapes  # noqa: E402
+FOLDER = Path(__file__).parents[1]
 
 TRAIN, VAL, SIZE = 12, 4, (72, 96)
 SUFFIXES = {".jpg", ".png", ".txt"}

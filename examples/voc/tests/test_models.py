@@ -1,24 +1,19 @@
 """The networks of examples/voc against the published ones: names, sizes, dilations and outputs."""
 
 import math
-import os
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from common import DATA, needs, needs_data
 from PIL import Image
 
-torch = pytest.importorskip("torch")
+torch = needs("torch")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "voc"))
+import models  # noqa: E402 - needs torch
 
-import models  # noqa: E402 - needs torch, and is no package
-
-DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA / "weights" / "mobilenet_v2_imagenet_fp16.npz"
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"needs real data: no {WEIGHTS}")
+needs_weights = needs_data(WEIGHTS)
 
 NAMES = ("mobilenet_v2", "resnet50", "resnet38")
 STRIDES = (8, 16, 32)
@@ -590,7 +585,7 @@ def test_unknown_networks_are_refused():
 
 @needs_weights
 def test_mobilenet_v2_sees_a_cat():
-    data = pytest.importorskip("skimage.data")
+    data = needs("skimage.data")
     labels = (WEIGHTS.parent / "imagenet_labels.txt").read_text().splitlines()
     network = models.build("mobilenet_v2", 1001, 32, WEIGHTS).eval()
     photo = np.array(Image.fromarray(data.chelsea()).resize((224, 224), Image.Resampling.BILINEAR))

@@ -1,0 +1,87 @@
+"""What all tests share: Hypothesis profiles, figures, data sets, reasons for skipping."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from cuekit import _arrays, _cpu
+
+ROOT = Path(__file__).parent.parent
+
+# ------------------------------------------------------------------------------------ Hypothesis
+
+# CI draws the same examples in every run, so that a failure there is a failure of the change.
+# No deadline: a first call starts threads, and shared machines stall.
+IN_CI = os.environ.get("CI", "").lower() == "true"
+EXAMPLES = int(os.environ.get("CUEKIT_TEST_EXAMPLES", "500" if IN_CI else "50"))
+settings.register_profile("default", deadline=None, max_examples=EXAMPLES)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if IN_CI else "default")
+
+
+def at_most(examples):
+    """Decorate a test whose examples are slow: draw fewer where the profile asks for more."""
+    return settings(max_examples=min(examples, EXAMPLES))
+
+
+# --------------------------------------------------------------------------------------- figures
+
+FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config):
+    config.stash.setdefault(FIGURES, [])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    lines = config.stash[FIGURES]
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+    lines.clear()  # several conftest files have this hook: the first call prints
+
+
+@pytest.fixture(scope="session")
+def figures(request):
+    """Measured numbers: lines that are printed at the end of the run, whether tests pass or not."""
+    return request.config.stash[FIGURES]
+
+
+# --------------------------------------------------------------------------- what may be missing
+
+DATA = Path(os.environ.get("CUEKIT_DATA", ROOT.parent / "shared" / "data"))
+VOC = DATA / "voc-animals"
+
+INSTALL = {
+    "matplotlib": "'cuekit[plot]'",
+    "pydensecrf": "pydensecrf2",
+    "setuptools": "setuptools",
+    "skimage": "'cuekit[superpixels]'",
+    "torch": "'cuekit[torch]'",
+    "tqdm": "'cuekit[voc]'",
+}
+
+
+def needs_data(*paths):
+    """Mark tests that are skipped where `paths` of the data folder are missing."""
+    missing = ", ".join(str(path.relative_to(DATA)) for path in paths if not path.exists())
+    return pytest.mark.skipif(
+        bool(missing), reason=f"needs {missing} in the data folder: set CUEKIT_DATA to its path"
+    )
+
+
+def needs(module):
+    """Import a package that is optional, or skip the test."""
+    package = module.split(".")[0]
+    return pytest.importorskip(module, reason=f"needs {package}: pip install {INSTALL[package]}")
+
+
+# ------------------------------------------------------------------------- not public, tested here
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+instruction_set = _cpu.instruction_set
+set_instruction_set = _cpu.set_instruction_set
+adopt, like = _arrays.adopt, _arrays.like

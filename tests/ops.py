@@ -1,0 +1,261 @@
+"""The table of ops: every public function that takes arrays, with arguments for a batch.
+
+Tests that hold for all ops are parametrized over it, so a new op gets all of them by one entry in
+`table`. What differs between ops is a flag here.
+"""
+
+import importlib.util
+import inspect
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from common import INSTALL
+
+import cuekit
+
+
+@dataclass(frozen=True)
+class Op:
+    """A function, its array arguments for a batch of images, and its other arguments."""
+
+    function: object
+    arguments: dict  # name of the array, as error messages have it, to array
+    options: dict = field(default_factory=dict)
+    # Has a CUDA kernel. Where sums run in another order there, `tolerance` bounds the difference
+    # from the CPU's result, as assert_allclose takes it; without it, the bits are the same.
+    cuda: bool = False
+    tolerance: dict | None = None
+    # Has a gradient with respect to the first array.
+    gradient: bool = False
+    # Runs in cuekit's compiled core, with its threads and instruction sets.
+    compiled: bool = True
+    # The optional package that it calls.
+    package: str | None = None
+
+    def __call__(self, *arrays, **options):
+        """Call the function with other arrays or more options."""
+        keyword_only = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        ]
+        positional, keywords = [], {**self.options, **options}
+        for name, array in zip(self.names, arrays, strict=True):
+            if name in keyword_only:
+                keywords[name] = array
+            else:
+                positional.append(array)
+        return self.function(*positional, **keywords)
+
+    @property
+    def names(self):
+        return tuple(self.arguments)
+
+    @property
+    def arrays(self):
+        return tuple(self.arguments.values())
+
+    @property
+    def parameters(self):
+        return inspect.signature(self.function).parameters
+
+    @property
+    def threads(self):
+        """Whether the function takes `threads`."""
+        return "threads" in self.parameters
+
+    @property
+    def floating(self):
+        """Whether the first array is floating, so that a tensor may require grad."""
+        return self.arrays[0].dtype.kind == "f"
+
+
+def make_inputs(images, size, seed=0):
+    """Arrays of a batch of at most three images, from which ops take what they need."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    rows, columns = np.ogrid[:height, :width]
+    cams = rng.normal(size=(images, 9, *size))
+    cues = rng.random((images, 17, *size)) < 0.05
+    heights = np.arange(9, 9 + images)[:, None, None]
+    blocks = rows // heights * (width // 9 + 1) + columns // 9
+    photos = blocks[..., None] * (50, 70, 110) % 256 + rng.integers(0, 9, (*blocks.shape, 3))
+    present = np.array([np.arange(9) % 2 == 0, np.arange(9) == 4, np.ones(9, dtype=bool)])
+    return SimpleNamespace(
+        cams=cams,
+        present=present[:images],
+        background=np.abs(cams[:, 0]),
+        coarse_features=rng.normal(size=(images, 3, height // 2, width // 3)),
+        cues=cues,
+        coarse_cues=np.ascontiguousarray(cues[..., ::3, ::4]),
+        coarse_cams=np.ascontiguousarray(cams[..., ::3, ::4]),
+        superpixels=rng.integers(0, min(500, height * width // 9), (images, *size)),
+        blocks=blocks,
+        masks=rng.random((images, 6, *size)) < 0.2,
+        photos=photos.clip(0, 255).astype(np.uint8),
+        probabilities=rng.random((images, 9, *size), dtype=np.float32),
+    )
+
+
+def table(inputs):
+    """Every op on the arrays of `make_inputs`."""
+    maps = {"cams": inputs.cams, "present": inputs.present}
+    # tanh of the device's library, twice: a few units in the last place.
+    two_tanh = {"rtol": 8e-15, "atol": 1e-322}
+    # float64 sums in another order, of values up to 5.
+    sums = {"rtol": 1e-15, "atol": 1e-12}
+    # float32 sums in another order, over the iterations.
+    iterations = {"rtol": 0, "atol": 1e-5}
+    crf = {
+        "probabilities": inputs.probabilities,
+        "image": inputs.photos,
+        "present": inputs.present[:, 1:].copy(),
+    }
+    return {
+        "subtract_classes": Op(cuekit.subtract_classes, maps, cuda=True),
+        "subtract_classes, strongest": Op(
+            cuekit.subtract_classes, maps, {"mode": "strongest"}, cuda=True
+        ),
+        "subtract_classes, dcsm": Op(
+            cuekit.subtract_classes, maps, {"mode": "dcsm"}, cuda=True, tolerance=two_tanh
+        ),
+        "background_map": Op(
+            cuekit.background_map,
+            {"features[0]": inputs.cams, "features[1]": inputs.coarse_features},
+            cuda=True,
+        ),
+        "raw_cues": Op(
+            cuekit.raw_cues,
+            {"cams": inputs.cams, "background": inputs.background, "present": inputs.present},
+            cuda=True,
+        ),
+        "raw_cues, bool background": Op(
+            cuekit.raw_cues,
+            {
+                "cams": inputs.cams,
+                "background": inputs.cues[:, 0].copy(),
+                "present": inputs.present,
+            },
+            cuda=True,
+        ),
+        "superpixel_mean": Op(
+            cuekit.superpixel_mean,
+            {"values": inputs.cams, "superpixels": inputs.superpixels},
+            cuda=True,
+            tolerance=sums,
+            gradient=True,
+        ),
+        "superpixel_mean, bool": Op(
+            cuekit.superpixel_mean,
+            {"values": inputs.cues, "superpixels": inputs.superpixels},
+            cuda=True,
+        ),
+        "superpixel_mean, integers": Op(
+            cuekit.superpixel_mean,
+            {"values": inputs.superpixels[:, None], "superpixels": inputs.blocks},
+            cuda=True,
+        ),
+        "snap_cues": Op(
+            cuekit.snap_cues, {"cues": inputs.coarse_cues, "superpixels": inputs.blocks}, cuda=True
+        ),
+        "snap_cues, maps": Op(
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels},
+            cuda=True,
+        ),
+        # The labels 0 become -1: pixels in no superpixel.
+        "superpixel_mean, no superpixel": Op(
+            cuekit.superpixel_mean,
+            {"values": inputs.cams, "superpixels": inputs.blocks - 1},
+            cuda=True,
+            tolerance=sums,
+            gradient=True,
+        ),
+        "snap_cues, no superpixel": Op(
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cues, "superpixels": inputs.blocks - 1},
+            cuda=True,
+        ),
+        "snap_cues, maps and no superpixel": Op(
+            cuekit.snap_cues,
+            {"cues": inputs.coarse_cams, "superpixels": inputs.superpixels - 1},
+            cuda=True,
+        ),
+        "snap_cues, masks": Op(
+            cuekit.snap_cues, {"cues": inputs.cues, "superpixels": inputs.masks}
+        ),
+        "snap_cues, maps and masks": Op(
+            cuekit.snap_cues, {"cues": inputs.coarse_cams, "superpixels": inputs.masks}
+        ),
+        "snap_cues, sepl": Op(
+            cuekit.snap_cues, {"cues": inputs.cams, "superpixels": inputs.masks}, {"accept": "sepl"}
+        ),
+        "fuse_cues": Op(
+            cuekit.fuse_cues,
+            {"cue_sets[0]": inputs.cues, "cue_sets[1]": np.roll(inputs.cues, 1, axis=-3)},
+            cuda=True,
+        ),
+        "resize_cues": Op(
+            cuekit.resize_cues, {"cues": inputs.cues}, {"size": (70, 50), "rule": "half"}, cuda=True
+        ),
+        "cues_to_labels": Op(cuekit.cues_to_labels, {"cues": inputs.cues}, cuda=True),
+        "sepl_labels": Op(
+            cuekit.sepl_labels, {"labels": inputs.blocks, "masks": inputs.masks}, compiled=False
+        ),
+        "suppress_absent": Op(
+            cuekit.suppress_absent,
+            {"scores": inputs.cams, "present": inputs.present[:, 1:].copy()},
+            cuda=True,
+        ),
+        "felzenszwalb": Op(cuekit.felzenszwalb, {"image": inputs.photos}),
+        "slic": Op(cuekit.slic, {"image": inputs.photos}, compiled=False, package="skimage"),
+        "dense_crf": Op(
+            cuekit.dense_crf,
+            {"probabilities": inputs.probabilities, "image": inputs.photos},
+            {"iterations": 2},
+            cuda=True,
+            tolerance=iterations,
+        ),
+        "dense_crf, present": Op(
+            cuekit.dense_crf,
+            crf,
+            {"params": "irn", "unary": "energies", "iterations": 2},
+            cuda=True,
+            tolerance=iterations,
+        ),
+        "labels_to_probabilities": Op(
+            cuekit.labels_to_probabilities,
+            {"labels": inputs.blocks},
+            {"num_classes": int(inputs.blocks.max()) + 2},
+            compiled=False,
+        ),
+    }
+
+
+OPS = table(make_inputs(2, (23, 31)))
+
+
+def marks(op):
+    """Skip what calls a package that is missing."""
+    missing = op.package is not None and importlib.util.find_spec(op.package) is None
+    reason = missing and f"needs {op.package}: pip install {INSTALL[op.package]}"
+    return [pytest.mark.skip(reason=reason)] if missing else []
+
+
+def every(chosen=lambda _: True):
+    """Parametrize a test over the ops that `chosen` is true for."""
+    ops = [pytest.param(op, id=name, marks=marks(op)) for name, op in OPS.items() if chosen(op)]
+    return pytest.mark.parametrize("op", ops)
+
+
+def every_argument(chosen=lambda _: True):
+    """Parametrize a test over the array arguments of the ops that `chosen` is true for."""
+    arguments = [
+        pytest.param(op, index, id=f"{name}-{argument}", marks=marks(op))
+        for name, op in OPS.items()
+        if chosen(op)
+        for index, argument in enumerate(op.names)
+    ]
+    return pytest.mark.parametrize(("op", "index"), arguments)

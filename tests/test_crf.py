@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from threading import Barrier
 
+import emulated
 import numpy as np
 import pytest
 from common import INSTRUCTION_SETS, VOC, at_most, needs, needs_data, set_instruction_set
@@ -39,7 +40,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import CRFParams, crf, reference
+from cuekit import CRFParams, _torch, crf, reference
 from cuekit._checks import RANGE_TOLERANCE
 
 PEER_PRESETS = ("sec", "irn", "clip-es", "toco-seg")
@@ -635,9 +636,9 @@ def test_a_lattice_that_cannot_be_addressed_on_a_device(device):
             cuekit.dense_crf(*arrays, CRFParams(0, 1, 1, 1e-3, 1e-3))
 
 
-def test_validate_on_a_device(device):
+def check_validation(wrap):
     maps = np.full((3, 8, 9), 1 / 3, np.float32)
-    energies, present = np.ones((2, 4, 8, 9), np.float32), [True, False, True]
+    energies, present = np.ones((2, 4, 8, 9), np.float32), np.array([True, False, True])
     energies[1, :, 5, 6] = np.inf
     beyond = np.ones((3, 8, 9))
     beyond[2, 7, 8] = 1e39
@@ -679,23 +680,36 @@ def test_validate_on_a_device(device):
         (energies, {"unary": "energies"}, f"{NOTHING_POSSIBLE}(1, :, 5, 6)"),
         (
             np.where(np.arange(4)[:, None, None] == 2, 1, energies[1]),
-            {"unary": "energies", "present": present},
+            {"unary": "energies", "present": wrap(present)},
             f"{NOTHING_POSSIBLE}(:, 5, 6)",
         ),
     ]
+    for array, options, message in cases:
+        photos = np.broadcast_to(photo, (*array.shape[:-3], *photo.shape))
+        arrays = wrap(array), wrap(photos.copy())
+        with refused(message):
+            cuekit.dense_crf(*arrays, validate=True, **options)
+        cuekit.dense_crf(*arrays, **options)  # not checked without validate=
+    for dtype in FLOATS:
+        for limit in (-RANGE_TOLERANCE, 1 + RANGE_TOLERANCE, 0, 1):
+            cuekit.dense_crf(wrap(changed(limit, dtype)), wrap(photo), validate=True)
+    valid = wrap(with_impossible_classes(maps)[0].astype(np.float32))
+    cuekit.dense_crf(valid, wrap(photo), unary="energies", validate=True)
+
+
+def test_validate_on_a_device(device):
     with device.active():
-        for array, options, message in cases:
-            photos = np.broadcast_to(photo, (*array.shape[:-3], *photo.shape))
-            arrays = device.wrap(array), device.wrap(photos.copy())
-            with refused(message):
-                cuekit.dense_crf(*arrays, validate=True, **options)
-            cuekit.dense_crf(*arrays, **options)  # not checked without validate=
-        for dtype in FLOATS:
-            for limit in (-RANGE_TOLERANCE, 1 + RANGE_TOLERANCE, 0, 1):
-                array = device.wrap(changed(limit, dtype))
-                cuekit.dense_crf(array, device.wrap(photo), validate=True)
-        valid = device.wrap(with_impossible_classes(maps)[0].astype(np.float32))
-        cuekit.dense_crf(valid, device.wrap(photo), unary="energies", validate=True)
+        check_validation(device.wrap)
+
+
+@on_a_device
+def test_validate_of_torch_tensors_on_a_device(monkeypatch):
+    """On the CPU torch can play the device's part."""
+    torch = needs("torch")
+    monkeypatch.setattr(_torch, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+    with emulated.installed():
+        check_validation(torch.from_numpy)
 
 
 def test_a_pixel_without_a_finite_energy_spoils_no_other_on_a_device(device):

@@ -9,6 +9,8 @@
 namespace cuekit::cuda {
 namespace {
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
 // A warp has one image.
 __global__ void list_classes_of_image(
     ClassLists classes, std::int64_t channels,
@@ -61,7 +63,7 @@ __global__ void read_tile(Lattice lattice, ClassLists classes, std::int64_t chan
   const float largest = energies ? 0.0f : log_of(best, epsilon);
   // Nothing is possible at this pixel. The caller has been told not to pass this; equal logits keep
   // NaN, which inf - inf is, out of the pixels around it.
-  const bool none_possible = energies && best == std::numeric_limits<double>::infinity();
+  const bool none_possible = energies && best == infinity;
   float* const row = unary + (tile * tile_pixels + i) * classes.stride;
   for (std::int32_t first = 0; first < count; first += 4) {
     float logits[4];

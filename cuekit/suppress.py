@@ -64,7 +64,8 @@ def suppress_absent(
     messages can raise a class above the ceiling. To keep absent classes out of a CRF, pass
     ``present`` to `dense_crf`: then they take no part in it.
 
-    Computed in the dtype of `scores`. Input that is not C-contiguous is copied once.
+    Results can be negative where `scores` are probabilities and `margin` is large: clip them before
+    `dense_crf`. Computed in the dtype of `scores`. Input that is not C-contiguous is copied once.
 
     References
     ----------

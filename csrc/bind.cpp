@@ -3,19 +3,28 @@
 //
 // The Python side has checked and shaped all arguments. A binding reads sizes from the arrays,
 // fills in the op's Params and calls the kernel for the array's dtype. The GIL is released for the
-// whole call, after the arguments were converted. Nothing is copied here.
+// whole call, after the arguments were converted; CPU kernels take it from time to time to run
+// signal handlers. Nothing is copied here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 #include "cuekit/background.h"
 #include "cuekit/context.h"
@@ -33,6 +42,7 @@
 #ifdef CUEKIT_BACKEND_CUDA
 #include "cuda/check.h"
 #else
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/snap_masks.h"
@@ -44,6 +54,105 @@ namespace {
 
 using namespace cuekit;
 namespace backend = cuekit::CUEKIT_BACKEND;
+
+// ---- the GIL ----
+//
+// CPython ends every thread that takes the GIL once the interpreter finalizes. Before 3.14 it does
+// so by unwinding the thread's stack, which aborts the process if there are C++ functions on it
+// that must not throw. This happens to daemon threads that are in a kernel when the process exits.
+// So from a hook at exit on, threads other than the one that exits sleep for ever instead of taking
+// the GIL.
+
+std::atomic<unsigned long> exiting_thread{0};  // 0: none. As PyThread_get_thread_ident gives it.
+std::atomic<int> threads_taking_gil{0};        // that have found no exiting thread
+std::atomic<unsigned long> main_thread{0};     // where Python runs signal handlers
+
+void take_gil(PyThreadState* state) {
+  ++threads_taking_gil;
+  const unsigned long exiting = exiting_thread;
+  if (exiting != 0 && exiting != PyThread_get_thread_ident()) {
+    --threads_taking_gil;
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  PyEval_RestoreThread(state);
+  --threads_taking_gil;
+}
+
+// The hook at exit. Those that are taking the GIL get it, while the interpreter is still whole.
+void begin_exit() {
+  exiting_thread = PyThread_get_thread_ident();
+  const py::gil_scoped_release released;
+  while (threads_taking_gil != 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+#if !defined(_WIN32)
+// A forked child has but one thread, which is its main thread.
+const int fork_hook = pthread_atfork(nullptr, nullptr, [] {
+  exiting_thread = 0;
+  threads_taking_gil = 0;
+  main_thread = PyThread_get_thread_ident();
+});
+#endif
+
+void watch_threads() {
+  // Subinterpreters end while the process goes on, and run no signal handlers.
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) return;
+  exiting_thread = 0;
+  main_thread =
+      py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  py::module_::import("atexit").attr("register")(py::cpp_function(&begin_exit));
+}
+
+thread_local PyThreadState* released_state = nullptr;  // of this thread, while it has no GIL
+
+// Takes the GIL within a call that has released it.
+class GilTaken {
+ public:
+  GilTaken() { take_gil(released_state); }
+  GilTaken(const GilTaken&) = delete;
+  GilTaken& operator=(const GilTaken&) = delete;
+  ~GilTaken() { released_state = PyEval_SaveThread(); }
+};
+
+// Releases the GIL for a call of a kernel. In the main thread, signal handlers can end the call.
+class GilReleased {
+ public:
+  GilReleased() : outer_(released_state) {
+    released_state = PyEval_SaveThread();
+#ifndef CUEKIT_BACKEND_CUDA
+    if (PyThread_get_thread_ident() == main_thread) call_.emplace(&run_signal_handlers);
+#endif
+  }
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+  ~GilReleased() {
+    PyThreadState* const state = released_state;
+    released_state = outer_;
+    take_gil(state);
+  }
+
+ private:
+  PyThreadState* const outer_;  // of the kernel during which a signal handler made this call
+
+#ifndef CUEKIT_BACKEND_CUDA
+  // Whether one of them raised: then its exception is set.
+  static bool run_signal_handlers() {
+    const GilTaken taken;
+    return PyErr_CheckSignals() != 0;
+  }
+
+  std::optional<cpu::InterruptibleCall> call_;
+#endif
+};
+
+#ifndef CUEKIT_BACKEND_CUDA
+void translate_interrupted(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const cpu::Interrupted&) {  // Python's exception is set
+  }
+}
+#endif
 
 // ---- arrays ----
 
@@ -143,7 +252,7 @@ class Call final : public cuda::Context {
 
   void* allocate(std::int64_t bytes) override {
     if (bytes == 0) return nullptr;
-    const py::gil_scoped_acquire locked;
+    const GilTaken taken;
     blocks_.push_back(device_.attr("allocate")(bytes));
     return address_of(blocks_.back());
   }
@@ -394,8 +503,9 @@ const char* compiler() {
 PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   using py::arg;
   const auto kernel = [&](const char* name, auto function, auto... arguments) {
-    m.def(name, function, arguments..., py::call_guard<py::gil_scoped_release>());
+    m.def(name, function, arguments..., py::call_guard<GilReleased>());
   };
+  watch_threads();
   m.doc() = "Kernels of cuekit for one backend; private, see cuekit's own functions.";
   kernel("subtract", subtract, arg("maps"), arg("present"), arg("out"), arg("mode"),
          arg("context"));
@@ -423,6 +533,7 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   m.attr("version") = CUEKIT_CUDA_VERSION;
   m.attr("architectures") = CUEKIT_CUDA_ARCHITECTURES;
 #else
+  py::register_local_exception_translator(&translate_interrupted);
   kernel("felzenszwalb", felzenszwalb, arg("photos"), arg("weights"), arg("out"), arg("scale"),
          arg("min_size"), arg("context"));
   kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),

@@ -4,13 +4,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "float_state.h"
+#include "interrupt.h"
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -39,6 +43,7 @@ struct Job {
   Task task;
   void* body;
   std::int64_t count;
+  InterruptibleCall* call;
   std::atomic<std::int64_t> next{0};  // the first task that no thread has taken
   std::mutex error_mutex{};
   std::exception_ptr error{};
@@ -46,15 +51,21 @@ struct Job {
   // Runs tasks until none is left. Every thread of the job calls it.
   void drain() {
     const DefaultFloatState state;
+    const WorkForCall working(call);
     for (std::int64_t index; (index = next.fetch_add(1)) < count;) {
       try {
+        if (index > 0) poll();
         task(body, index);
       } catch (...) {
-        const std::lock_guard<std::mutex> lock(error_mutex);
-        if (!error) error = std::current_exception();
-        next.store(count);
+        stop(std::current_exception());
       }
     }
+  }
+
+  void stop(std::exception_ptr reason) {
+    const std::lock_guard<std::mutex> lock(error_mutex);
+    if (!error) error = std::move(reason);
+    next.store(count);
   }
 };
 
@@ -63,8 +74,8 @@ class Pool {
   // Runs the job on the caller's thread and at most `helpers` workers. Returns false, with nothing
   // run, if another caller holds the pool.
   bool try_run(Job& job, int helpers) {
-    const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
-    if (!owner) return false;
+    if (busy_.test_and_set(std::memory_order_acquire)) return false;
+    const Release release{busy_};
     start_workers(helpers);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -74,15 +85,26 @@ class Pool {
     wake_.notify_all();
     job.drain();
     spin_briefly([this] { return working_ == 0; });
-    std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // no task is left for workers that have not joined
-    done_.wait(lock, [this] { return working_ == 0; });
-    job_ = nullptr;
+    if (!wait_for_workers(job))
+      job.stop(std::make_exception_ptr(
+          std::runtime_error("a signal handler forked while a kernel was running")));
     return true;
   }
 
  private:
+  struct Release {
+    std::atomic_flag& flag;
+    ~Release() { flag.clear(std::memory_order_release); }
+  };
+
+  // Returns false in a child that was forked meanwhile, where the workers do not exist.
+  bool wait_for_workers(Job& job);
+
   void start_workers(int count) {
+    // Not a constant: the cores that a process may use can change.
+    if (workers_ < count)
+      count =
+          std::min(count, std::max(8, static_cast<int>(std::thread::hardware_concurrency())) - 1);
     while (workers_ < count) {
       try {
         std::thread([this] { work(); }).detach();
@@ -110,7 +132,9 @@ class Pool {
     }
   }
 
-  std::mutex owner_;  // held by the caller whose job runs; also guards workers_
+  // Set while a job runs; also guards workers_. No mutex, because the caller's own thread tries it
+  // a second time if polling calls a kernel.
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   int workers_ = 0;
   std::mutex mutex_;  // guards all below; spin_briefly reads the two counters without it
   std::condition_variable wake_, done_;
@@ -128,13 +152,30 @@ Pool* pool = new Pool;
 const int fork_hook = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
 #endif
 
+// Polling may run a signal handler, and this may fork.
+bool Pool::wait_for_workers(Job& job) {
+  if (pool != this) return false;
+  std::unique_lock<std::mutex> lock(mutex_);
+  wanted_ = 0;  // no task is left for workers that have not joined
+  while (!done_.wait_for(lock, std::chrono::milliseconds(20), [this] { return working_ == 0; })) {
+    lock.unlock();
+    if (interrupted()) job.stop(std::make_exception_ptr(Interrupted()));
+    if (pool != this) return false;
+    lock.lock();
+  }
+  job_ = nullptr;
+  return true;
+}
+
 }  // namespace
 
 void run_tasks(std::int64_t count, int threads, Task task, void* body) {
-  Job job{task, body, count};
+  Job job{task, body, count, current_call()};
   const int helpers = static_cast<int>(std::min<std::int64_t>(threads, count)) - 1;
   if (helpers < 1 || !pool->try_run(job, helpers)) job.drain();
-  if (job.error) std::rethrow_exception(job.error);
+  if (!job.error) return;
+  if (interrupted()) throw Interrupted();  // before any other error: the caller's own is set
+  std::rethrow_exception(job.error);
 }
 
 }  // namespace cuekit::cpu

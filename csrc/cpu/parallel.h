@@ -6,6 +6,7 @@
 //
 // Each task writes only to its own memory, so the bits of a result do not depend on `threads`. The
 // pool serves one caller at a time: a second, concurrent caller runs its tasks in its own thread.
+// It never has more threads than there are cores, or 8: a larger `threads` means that many.
 // Tasks run in the processor's default floating-point state, whatever the caller's thread has set.
 #pragma once
 
@@ -19,6 +20,7 @@ using Task = void (*)(void* body, std::int64_t index);
 
 // Runs task(body, index) once for each index in [0, count), on at most `threads` threads, one of
 // which is the caller's. The first exception stops the loop and is rethrown in the caller's thread.
+// Polls between tasks (interrupt.h), and while the caller waits for other threads.
 void run_tasks(std::int64_t count, int threads, Task task, void* body);
 
 // The same for body(index).

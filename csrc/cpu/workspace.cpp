@@ -26,20 +26,27 @@ constexpr std::size_t smallest_kept = SIZE_MAX;
 constexpr std::size_t smallest_kept = std::size_t{1} << 12;
 #endif
 
-// On Linux, large blocks are mapped from the system and unmapped again: within the heap, their
-// alignment to huge pages would leave gaps. Not with ASan, which checks the heap only.
+// On Linux, all but small blocks are mapped from the system and unmapped again. Freed within the
+// heap they would leave gaps, as would the alignment of large ones to huge pages, and the process
+// would keep far more than `most_kept`. Not with ASan, which checks the heap only.
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 
+constexpr std::size_t smallest_mapped = std::size_t{1} << 17;  // as in glibc
 constexpr std::size_t huge_page = std::size_t{1} << 21;
+
+void* map(std::size_t size) {
+  void* const mapped =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  return mapped;
+}
 
 // Sizes from huge_page on are rounded (below), and so are multiples of every page size.
 void* allocate(std::size_t size) {
-  if (size < huge_page) return ::operator new(size, cache_line);
+  if (size < smallest_mapped) return ::operator new(size, cache_line);
+  if (size < huge_page) return map(size);
   const std::size_t mapped_size = size + huge_page;
-  void* const mapped =
-      mmap(nullptr, mapped_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
-  char* const begin = static_cast<char*>(mapped);
+  char* const begin = static_cast<char*>(map(mapped_size));
   const std::size_t before =
       (huge_page - reinterpret_cast<std::uintptr_t>(begin) % huge_page) % huge_page;
   char* const memory = begin + before;
@@ -51,7 +58,7 @@ void* allocate(std::size_t size) {
 }
 
 void release(void* memory, std::size_t size) noexcept {
-  if (size < huge_page)
+  if (size < smallest_mapped)
     ::operator delete(memory, cache_line);
   else if (memory != nullptr)
     munmap(memory, size);

@@ -7,6 +7,7 @@
 // too few entries for small pages that are read in no order.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -30,7 +31,8 @@ class Workspace {
   }
   Workspace(Workspace&& other) noexcept { swap(other); }
   Workspace& operator=(Workspace&& other) noexcept {
-    swap(other);
+    Workspace moved(std::move(other));  // frees what this had when it goes out of scope
+    swap(moved);
     return *this;
   }
   ~Workspace() {
@@ -47,6 +49,27 @@ class Workspace {
 
   T* values_ = nullptr;
   std::size_t size_ = 0;  // bytes
+};
+
+// Room for values that are needed for a short time, again and again. It grows to the largest count.
+template <class T>
+class Scratch {
+ public:
+  // Uninitialised: what earlier calls returned is lost.
+  T* room_for(std::int64_t count) {
+    if (count > capacity_) {
+      const std::int64_t larger = std::max(count, capacity_ + capacity_ / 2);
+      capacity_ = 0;
+      values_ = Workspace<T>();  // frees the old room first
+      values_ = Workspace<T>(larger);
+      capacity_ = larger;
+    }
+    return values_.get();
+  }
+
+ private:
+  Workspace<T> values_;
+  std::int64_t capacity_ = 0;
 };
 
 // The same memory for standard containers.

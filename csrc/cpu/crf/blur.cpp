@@ -9,11 +9,15 @@
 
 #include "class_vector.h"
 #include "cpu/float_state.h"
+#include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
 
 namespace cuekit::cpu {
 namespace {
+
+// About the number of a chain list's entries between polls.
+constexpr std::int64_t most_at_once = std::int64_t{1} << 13;
 
 // chain[0 .. count - 1] are whole chains. Chains are short, and where one ends is unpredictable, so
 // no branch depends on it: every vertex is mixed with the entries before and after it in the list,
@@ -118,14 +122,18 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
   });
   for (const WorkspaceVector<Node>& chain : lattice.chains) {
     const std::int64_t length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_padding;
-    const auto begin_of = [&](std::int64_t t) {  // a task begins where a chain begins
-      std::int64_t i = t * length / tasks;
+    const auto chain_from = [&](std::int64_t i) {  // where the next chain begins
       while (chain.data()[i] >= 0) ++i;
       return i;
     };
     in_tasks([&](std::int64_t t) {
-      const std::int64_t first = begin_of(t), last = begin_of(t + 1);
-      kernel_(chain.data() + first, last - first, values, stride, in_l2);
+      PollAfterWork poll_after;
+      const std::int64_t last = chain_from((t + 1) * length / tasks);
+      for (std::int64_t i = chain_from(t * length / tasks), end; i < last; i = end) {
+        end = chain_from(std::min(i + most_at_once, last));
+        kernel_(chain.data() + i, end - i, values, stride, in_l2);
+        poll_after((end - i) * stride);
+      }
     });
   }
   in_tasks([&](std::int64_t t) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 
 namespace cuekit::cpu {
@@ -28,6 +29,7 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
     table.prefetch_slot(neighbour_key(std::min(v + 16, count - 1)));
     next.data()[v] = table.find(neighbour_key(v));
     has_previous.data()[next.data()[v] + 1] = 1;
+    poll_sometimes(v);
   }
   WorkspaceVector<Node> heads(count + 1);  // the first vertex of each chain
   std::int64_t chains = 0, length = 0;
@@ -52,6 +54,7 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
     const Node after = next.data()[vertex];
     head += after < 0 ? 1 : 0;
     vertex = after < 0 ? heads.data()[head] : after;
+    poll_sometimes(i);
     entry = after < 0 ? ~vertex : vertex;
   }
   return chain;
@@ -85,6 +88,7 @@ void blur_along(const WorkspaceVector<Node>& chain, WorkspaceVector<float>& valu
     value(chain.data()[i]) = own + (half_previous + next * half);
     half_previous = own * half;
     own = next;
+    poll_sometimes(i);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "class_vector.h"
 #include "cpu/float_state.h"
+#include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "read_scores.h"
 #include "write_results.h"
@@ -78,7 +79,9 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
     const Workspace<float> scratch(pixels_together * stride_);
     const Workspace<float> planes(first ? classes * plane_size : 0);
     const Workspace<float> results(last ? strip_height * Patch::max_columns * stride_ : 0);
-    for (const Strip& strip : strips_of(bands_.data()[b], p_.width))
+    PollAfterWork poll_after;
+    for (const Strip& strip : strips_of(bands_.data()[b], p_.width)) {
+      poll_after(strip.rows * p_.width * stride_);
       for (std::int64_t x = 0; x < p_.width; x += Patch::max_columns) {
         const Patch patch{
             strip.first_row, strip.rows,          x, std::min(Patch::max_columns, p_.width - x),
@@ -94,6 +97,7 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
                     last ? results.get() : own);
         if (last) write_results(results.get(), stride_, patch, channels_, out_);
       }
+    }
   });
   return finite;
 }

@@ -6,6 +6,7 @@
 #include "kept_lattices.h"
 
 #include <algorithm>
+#include <iterator>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -18,7 +19,17 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::size_t most_kept_lattices = 4;
+constexpr std::size_t most_kept_bytes = std::size_t{128} << 20;  // of all of them
 constexpr std::int64_t most_pixels_kept = std::int64_t{1} << 20;
+
+std::size_t size_in_bytes(const Lattice& lattice) {
+  const auto corners = static_cast<std::size_t>(lattice.corners);
+  std::size_t size =
+      static_cast<std::size_t>(lattice.pixels) * corners * (sizeof(Node) + sizeof(float));
+  size += lattice.originals.capacity() * sizeof(Node);
+  for (const WorkspaceVector<Node>& chain : lattice.chains) size += chain.capacity() * sizeof(Node);
+  return size;
+}
 
 struct Entry {
   std::int64_t height, width;
@@ -56,15 +67,22 @@ std::shared_ptr<const Lattice> find(const Entry& wanted) {
 }
 
 void keep(Entry entry) {
-  std::shared_ptr<const Lattice> dropped;  // destroyed after the lock is released
+  std::vector<Entry> dropped;  // destroyed after the lock is released
+  std::size_t size = size_in_bytes(*entry.lattice);
   const std::lock_guard<std::mutex> lock(cache->mutex);
   std::vector<Entry>& entries = cache->entries;
   for (const Entry& other : entries)
     if (other.same_key(entry)) return;  // another thread was faster
-  if (entries.size() == most_kept_lattices) {
-    dropped = std::move(entries.front().lattice);
-    entries.erase(entries.begin());
+  // Keeps the most recent ones for which there is room, at least this one.
+  auto first_kept = entries.end();
+  while (first_kept != entries.begin() &&
+         static_cast<std::size_t>(entries.end() - first_kept) + 1 < most_kept_lattices) {
+    size += size_in_bytes(*std::prev(first_kept)->lattice);
+    if (size > most_kept_bytes) break;
+    --first_kept;
   }
+  dropped.assign(std::move_iterator(entries.begin()), std::move_iterator(first_kept));
+  entries.erase(entries.begin(), first_kept);
   entries.push_back(std::move(entry));
 }
 

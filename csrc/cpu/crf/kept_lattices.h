@@ -12,8 +12,9 @@
 namespace cuekit::cpu {
 
 // spatial_lattice(), from the cache if it is one of the last 4 different ones. The caller sets the
-// default floating-point state (float_state.h), or later calls would see its own. Images of more
-// than 2^20 pixels are not kept: their lattices take 25 MB and more each, and their sizes vary.
+// default floating-point state (float_state.h), or later calls would see its own. All kept lattices
+// together have at most 128 MB. Images of more than 2^20 pixels are not kept: their lattices take
+// 25 to 60 MB and more each, and their sizes vary.
 std::shared_ptr<const Lattice> kept_spatial_lattice(std::int64_t height, std::int64_t width,
                                                     float sxy, float weight, int threads);
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "chains.h"
+#include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "cuekit/simplex.h"
 #include "embed.h"
@@ -44,8 +45,10 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
 
   Node* nodes = lattice.nodes.get() + band.first_pixel * corners;
   float* weights = lattice.weights.get() + band.first_pixel * corners;
+  PollAfterWork poll_after;
   for (const Strip& strip : strips) {
     const std::int64_t count = strip.rows * width;
+    poll_after(count * corners);
     fill(strip, features.get(), padded);
     embed(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
           barycentric.get());
@@ -93,6 +96,7 @@ VertexTable join_bands(Lattice& lattice, std::vector<BandVertices>& found,
       for (std::int64_t v = 0; v < count; ++v) nodes[v] = static_cast<Node>(v);
     } else {
       for (std::int64_t v = 0; v < count; ++v) {
+        poll_sometimes(v);
         const Node vertex = table.find_or_add(own.table.key(v));
         ones.resize(table.size());
         ones.data()[vertex] += own.ones.data()[v];

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/interrupt.h"
+
 namespace cuekit::cpu::felzenszwalb_detail {
 namespace {
 
@@ -15,9 +17,11 @@ struct RowEdges {
 // Visits the rows of an area and those next to it.
 template <class Visit>
 void for_each_row(const Graph& graph, const Area& area, const Visit& visit) {
+  PollAfterWork poll_after;
   for (std::int64_t y = std::max<std::int64_t>(area.top - 1, 0);
        y < std::min(area.bottom + 1, graph.height); ++y) {
     const std::int64_t row = y * graph.width;
+    poll_after(area.right - area.left);
     visit(RowEdges{row + std::max<std::int64_t>(area.left - 1, 0),
                    row + std::min(area.right, graph.width - 1), row + area.right,
                    area.top <= y && y < area.bottom, y < area.bottom && y < graph.height - 1,

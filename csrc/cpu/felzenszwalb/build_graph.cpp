@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/interrupt.h"
 #include "cuekit/half.h"
 #include "edge_costs.h"
 #include "mutual_neighbours.h"
@@ -27,7 +28,9 @@ void build_graph(const T* photo, const FelzenszwalbParams& p, const Graph& graph
                   graph.buckets + offset);
   };
 
+  PollAfterWork poll_after;
   for (std::int64_t y = 0; y < height; ++y) {
+    poll_after(row_size);
     smoother.next(row);
     const RowCosts &costs = neighbours.row(y), &costs_above = neighbours.row(y - 1);
     measure(Direction::right, y, row, row + 1, width - 1, costs.right);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/half.h"
 
@@ -23,40 +24,39 @@ std::uint64_t bits_of(double cost) { return bit_cast<std::uint64_t>(cost); }
 }  // namespace
 
 Edge* Candidates::reserve(std::int64_t count) {
-  if (static_cast<std::int64_t>(candidates_.size()) < count) candidates_.resize(count);
-  return candidates_.data();
+  selected_ = candidates_.room_for(count);
+  return selected_;
 }
 
 const Edge* Candidates::sort(const Graph& graph, std::int64_t bucket, std::int64_t count) {
-  if (static_cast<std::int64_t>(sorted_.size()) < count) sorted_.resize(count);
+  Edge* const sorted = sorted_.room_for(count);
   if (Buckets::is_unbounded(bucket) || count > max_keys)
-    sort_by_comparison(graph, count);
+    sort_by_comparison(graph, count, sorted);
   else
-    sort_by_key(graph, bucket, count);
-  return sorted_.data();
+    sort_by_key(graph, bucket, count, sorted);
+  return sorted;
 }
 
 // Mostly for the many equal costs of photos with flat colours.
-void Candidates::sort_by_comparison(const Graph& graph, std::int64_t count) {
-  auto end = sorted_.begin();
+void Candidates::sort_by_comparison(const Graph& graph, std::int64_t count, Edge* sorted) const {
+  Edge* end = sorted;
   for (std::int64_t d = 0; d < Direction::count; ++d)
-    end = std::copy_if(candidates_.begin(), candidates_.begin() + count, end,
+    end = std::copy_if(selected_, selected_ + count, end,
                        [=](Edge edge) { return direction_of(edge) == d; });
+  std::int64_t comparisons = 0;
   const auto cheaper = [&](Edge a, Edge b) {
+    poll_sometimes(++comparisons);
     return bits_of(graph.cost(a)) < bits_of(graph.cost(b));
   };
-  if (!std::is_sorted(sorted_.begin(), end, cheaper))
-    std::stable_sort(sorted_.begin(), end, cheaper);
+  if (!std::is_sorted(sorted, end, cheaper)) std::stable_sort(sorted, end, cheaper);
 }
 
 // One pass of a radix sort over the leading bits, then an insertion sort.
-void Candidates::sort_by_key(const Graph& graph, std::int64_t bucket, std::int64_t count) {
-  if (static_cast<std::int64_t>(keys_.size()) < count) {
-    keys_.resize(count);
-    partly_sorted_keys_.resize(count);
-  }
-  std::uint64_t *const unsorted = keys_.data(), *const keys = partly_sorted_keys_.data();
-  const Edge* const candidates = candidates_.data();
+void Candidates::sort_by_key(const Graph& graph, std::int64_t bucket, std::int64_t count,
+                             Edge* sorted) {
+  std::uint64_t* const unsorted = keys_.room_for(count);
+  std::uint64_t* const keys = partly_sorted_keys_.room_for(count);
+  const Edge* const candidates = selected_;
   // The costs are scattered in memory. Prefetching all of them first has more cache misses in
   // flight than loading them one by one.
   for (std::int64_t i = 0; i < count; ++i) prefetch(&graph.cost(candidates[i]), 1);
@@ -93,7 +93,7 @@ void Candidates::sort_by_key(const Graph& graph, std::int64_t bucket, std::int64
     }
   }
   for (std::int64_t i = 0; i < count; ++i)
-    sorted_[i] = candidates[keys[i] & static_cast<std::uint64_t>(max_keys - 1)];
+    sorted[i] = candidates[keys[i] & static_cast<std::uint64_t>(max_keys - 1)];
 }
 
 }  // namespace cuekit::cpu::felzenszwalb_detail

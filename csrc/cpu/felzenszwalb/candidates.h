@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "cpu/workspace.h"
 #include "graph.h"
 
 namespace cuekit::cpu::felzenszwalb_detail {
@@ -20,11 +20,12 @@ class Candidates {
   const Edge* sort(const Graph& graph, std::int64_t bucket, std::int64_t count);
 
  private:
-  void sort_by_comparison(const Graph& graph, std::int64_t count);
-  void sort_by_key(const Graph& graph, std::int64_t bucket, std::int64_t count);
+  void sort_by_comparison(const Graph& graph, std::int64_t count, Edge* sorted) const;
+  void sort_by_key(const Graph& graph, std::int64_t bucket, std::int64_t count, Edge* sorted);
 
-  std::vector<Edge> candidates_, sorted_;
-  std::vector<std::uint64_t> keys_, partly_sorted_keys_;
+  Scratch<Edge> candidates_, sorted_;
+  Edge* selected_ = nullptr;  // the candidates
+  Scratch<std::uint64_t> keys_, partly_sorted_keys_;
 };
 
 }  // namespace cuekit::cpu::felzenszwalb_detail

@@ -22,6 +22,7 @@
 #include "build_graph.h"
 #include "candidates.h"
 #include "cpu/finite.h"
+#include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "cpu/workspace.h"
 #include "forest.h"
@@ -72,6 +73,7 @@ void number_regions(const Forest& forest, std::int64_t pixels,
     std::uint32_t& number = numbers[forest.find_root(pixel)];
     if (number == none) number = next++;
     labels[pixel] = static_cast<std::int32_t>(number);
+    poll_sometimes(pixel);
   }
 }
 
@@ -126,6 +128,7 @@ bool felzenszwalb(const T* photos,            // (B, H, W, C)
   std::atomic<std::int64_t> next{0};
   std::atomic<bool> all_finite{true};
   parallel_for(workers, context.threads, [&](std::int64_t) {
+    if (next >= p.batch) return;
     felzenszwalb_detail::Segmenter segmenter(p);
     for (std::int64_t b; (b = next.fetch_add(1)) < p.batch;) {
       const T* const photo = photos + b * pixels * p.channels;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/half.h"
 
@@ -17,12 +18,16 @@ bool needs_decision(float a_threshold, float b_threshold, float cost) {
   return (a > lowest) & (b > lowest) & ((a & b) >> 31 == 0);
 }
 
+// The largest number of edges between polls.
+constexpr std::uint32_t most_at_once = std::uint32_t{1} << 20;
+
 }  // namespace
 
 void MergeByCost::run(const Area& area, BucketedEdges& edges, Candidates& candidates) {
   const std::int64_t area_pixels = (area.bottom - area.top) * (area.right - area.left);
   merges_ = 0;
   std::uint32_t rejected = 0;  // the rejected edges are edges[0..rejected - 1]
+  PollAfterWork poll_after;
   for (std::int64_t bucket = 0; bucket < Buckets::count; ++bucket) {
     // Keeps the parents near their roots, so that select_candidates finds most pairs of pixels that
     // are in the same region.
@@ -30,12 +35,19 @@ void MergeByCost::run(const Area& area, BucketedEdges& edges, Candidates& candid
       for (std::int64_t y = area.top; y < area.bottom; ++y)
         forest_.halve_paths(y * graph_.width + area.left, y * graph_.width + area.right);
       merges_ = 0;
+      poll_after(area_pixels);
     }
     const std::uint32_t first = edges.begin[bucket], last = edges.begin[bucket + 1];
     edges.begin[bucket] = rejected;
     if (first == last) continue;
     Edge* const selected = candidates.reserve(last - first);
-    std::int64_t count = select_candidates(edges, first, last, bucket, selected, rejected);
+    std::int64_t count = 0;
+    for (std::uint32_t begin = first; begin < last;) {
+      const std::uint32_t end = begin + std::min(last - begin, most_at_once);
+      count += select_candidates(edges, begin, end, bucket, selected + count, rejected);
+      poll_after(end - begin);
+      begin = end;
+    }
     // Larger counts come from the equal costs of flat colours. Hardly any of them are independent.
     if (count <= graph_.pixels / 8)
       count = decide_independent(selected, count, edges.edges, rejected);
@@ -47,13 +59,15 @@ void MergeByCost::run(const Area& area, BucketedEdges& edges, Candidates& candid
       const std::int32_t a = forest_.find_root(first_pixel(edge));
       const std::int32_t b = forest_.find_root(graph_.second_pixel(edge));
       if (a != b) decide(edge, a, b, edges.edges, rejected);
+      poll_sometimes(i);
     }
   }
   edges.begin[Buckets::count] = rejected;
 }
 
-// Copies the edges of a bucket that may merge two regions, or freeze one, to the candidates. Moves
-// others between different regions to the rejected ones. Returns the number of candidates.
+// Copies those of the given edges of a bucket that may merge two regions, or freeze one, to the
+// candidates. Moves others between different regions to the rejected ones. Returns the number of
+// candidates.
 //
 // Looks at parents instead of roots. Below the root thresholds are infinite, so an edge that cannot
 // be judged yet becomes a candidate.
@@ -91,8 +105,7 @@ CUEKIT_INLINE std::int64_t MergeByCost::select_candidates(const BucketedEdges& e
 // the others to the front and returns their number.
 CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std::int64_t count,
                                                            Edge* edges, std::uint32_t& rejected) {
-  if (static_cast<std::int64_t>(roots_.size()) < count) roots_.resize(count);
-  Roots* const roots = roots_.data();
+  Roots* const roots = roots_.room_for(count);
   std::uint8_t* const marks = marks_;
   const Forest forest = forest_;
   std::int64_t between_regions = 0;
@@ -107,6 +120,7 @@ CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std
     between_regions += different;
     marks[a] = static_cast<std::uint8_t>(marks[a] << different | different);
     marks[b] = static_cast<std::uint8_t>(marks[b] << different | different);
+    poll_sometimes(i);
   }
   std::int64_t dependent = 0;
   for (std::int64_t i = 0; i < between_regions; ++i) {
@@ -124,6 +138,7 @@ CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std
       marks[a] = marks[b] = 0;
       decide(edge, a, b, edges, rejected);
     }
+    poll_sometimes(i);
   }
   for (std::int64_t i = 0; i < dependent; ++i) marks[roots[i].a] = marks[roots[i].b] = 0;
   return dependent;

@@ -11,10 +11,10 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "bucketed_edges.h"
 #include "candidates.h"
+#include "cpu/workspace.h"
 #include "forest.h"
 #include "graph.h"
 
@@ -22,7 +22,8 @@ namespace cuekit::cpu::felzenszwalb_detail {
 
 class MergeByCost {
  public:
-  // `marks` (H, W) is workspace. It must be zero, and is zero again after each run.
+  // `marks` (H, W) is workspace. It must be zero, and is zero again after each run that is not
+  // interrupted.
   MergeByCost(double scale, const Graph& graph, const Forest& forest, std::uint8_t* marks)
       : scale_(scale), graph_(graph), forest_(forest), marks_(marks) {}
 
@@ -54,7 +55,7 @@ class MergeByCost {
   const Graph graph_;
   const Forest forest_;
   std::uint8_t* const marks_;  // at a root: 0 for no candidate, 1 for one, more for several
-  std::vector<Roots> roots_;   // of the candidates
+  Scratch<Roots> roots_;       // of the candidates
   std::int64_t merges_ = 0;    // since all paths were halved
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/half.h"
 
@@ -43,7 +44,9 @@ struct Filter {
     }
     const double* const middle = taps[radius];
     for (std::int64_t i = 0; i < count; ++i) out[i] = middle[i] * weights[0];
+    PollAfterWork poll_after;
     for (std::int64_t j = radius; j > 0; --j) {
+      poll_after(count);
       const double *const before = taps[radius - j], *const after = taps[radius + j];
       const double weight = weights[j];
       for (std::int64_t i = 0; i < count; ++i) out[i] += (before[i] + after[i]) * weight;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/workspace.h"
 #include "cuekit/felzenszwalb.h"
 
 namespace cuekit::cpu::felzenszwalb_detail {
@@ -29,7 +30,7 @@ class RowSmoother {
   const std::int64_t ring_rows_;          // the rows that the filter reaches at a time
   std::int64_t row_ = 0;                  // the next one
   std::int64_t converted_ = 0;            // rows converted so far
-  std::vector<double> ring_;              // (ring_rows, W, C): row y is at y % ring_rows
+  WorkspaceVector<double> ring_;          // (ring_rows, W, C): row y is at y % ring_rows
   std::vector<const double*> taps_;       // (2 R + 1), inputs of the filter
   std::vector<double> filtered_columns_;  // (W, C): the row, filtered down the columns
   std::vector<double> padded_;            // (W + 2 R): one channel of it, mirrored at both ends

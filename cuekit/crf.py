@@ -227,8 +227,10 @@ def dense_crf(
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
     lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up
     to 128 MB of it are kept for the next call, and every image of a batch that is worked on at a
-    time has its own. What depends on the size only is kept from call to call for the last few
-    sizes of up to 2**20 pixels. Input that is not C-contiguous is copied once.
+    time has its own. What depends on the size only is kept from call to call for the last four
+    sizes of up to 2**20 pixels, up to another 128 MB. Input that is not C-contiguous is copied
+    once. On the CPU, a call in the main thread runs signal handlers while it computes, so Ctrl-C
+    ends it.
 
     On a CUDA device nothing waits for it, so memory is taken for as many vertices as there could
     be: 76 bytes per class and pixel, the number of classes rounded up to a multiple of 4, and some

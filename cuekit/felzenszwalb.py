@@ -78,9 +78,13 @@ def felzenszwalb(
     smoothed with ``sigma`` above 0 hardly ever have such edges; flat-coloured ones do.
 
     The defaults are not scikit-image's, which give near-pixel segments, but suit cue work; the
-    paper gives none. Workspace is some 70 bytes per pixel and thread, 100 for photos of flat
-    colour; up to 128 MB, those of `dense_crf` included, are kept for the next call. Time grows
-    with `sigma`.
+    paper gives none. Workspace is some 70 bytes per pixel and thread, and up to 110 where most
+    edges cost the same, as in photos of flat colour; for a large `sigma`, also 8 per value of the
+    rows within its reach. Up to 128 MB, those of `dense_crf` included, are kept for the next call.
+    Input that is not C-contiguous, or has its channels elsewhere, is copied once. Time grows with
+    `sigma`.
+
+    Called in the main thread, it runs signal handlers while it computes, so Ctrl-C ends it.
 
     References
     ----------

@@ -74,3 +74,36 @@ def like(result: AnyArray, first: AnyFramework) -> AnyFramework:
     elif _torch.is_tensor(first):
         value = _torch.from_numpy(result)
     return cast("AnyFramework", value)
+
+
+# ------------------------------------------------------------- values; on a device they synchronise
+
+
+def item(array: AnyArray, index: tuple[int, ...]) -> Any:
+    """Return one value."""
+    return array.device.item(array, index) if isinstance(array, DeviceArray) else array[index]
+
+
+def find_outside(
+    array: AnyArray, lowest: Any, largest: Any, *, allow_infinity: bool
+) -> tuple[int, ...] | None:
+    """Return the index of a value that is not in [lowest, largest] (nor +inf), or None."""
+    if isinstance(array, DeviceArray):
+        limits = float(lowest), float(largest)
+        return array.device.find_outside(array, *limits, allow_infinity=allow_infinity)
+    inside = (array >= lowest) & (array <= largest)
+    return first_true(~(inside | (array == np.inf) if allow_infinity else inside))
+
+
+def find_all_infinite(array: AnyArray, present: Any) -> tuple[int, ...] | None:
+    """Return the index (..., y, x) of a pixel with +inf for channel 0 and all present ones."""
+    if isinstance(array, DeviceArray):
+        return array.device.find_all_infinite(array, present)
+    infinite, absent = array == np.inf, ~present[..., None, None]
+    return first_true(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
+
+
+def first_true(found: Array) -> tuple[int, ...] | None:
+    """Return the index of the first true value, or None."""
+    indices = np.argwhere(found)
+    return tuple(map(int, indices[0])) if len(indices) else None

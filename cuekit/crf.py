@@ -12,7 +12,17 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import empty, flat, is_on_cpu, like, zeros
+from cuekit._arrays import (
+    empty,
+    find_all_infinite,
+    find_outside,
+    first_true,
+    flat,
+    is_on_cpu,
+    item,
+    like,
+    zeros,
+)
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -28,7 +38,7 @@ from cuekit._checks import (
     check_threads,
     check_values,
 )
-from cuekit._device import AnyArray, AnyFramework, Array, DeviceArray
+from cuekit._device import AnyArray, AnyFramework, Array
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -306,7 +316,7 @@ def dense_crf(
     if height * width >= 2**28:
         raise ValueError(f"image must have fewer than 268435456 pixels, got {height * width}")
     check_values(validate)
-    if validate and isinstance(scores, DeviceArray):
+    if validate and not is_on_cpu(scores):
         fault = _fault(scores, tags, energies=energies)
         if fault is not None:
             raise ValueError(fault)
@@ -345,12 +355,9 @@ def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
     if energies:
         largest = min(np.finfo(kind).max, np.finfo(np.float32).max)
         lowest = -largest
-    index = _find_outside(scores, lowest, largest, allow_infinity=energies)
+    index = find_outside(scores, lowest, largest, allow_infinity=energies)
     if index is not None:
-        if isinstance(scores, DeviceArray):
-            value = kind(scores.device.item(scores, index))
-        else:
-            value = scores[index]
+        value = kind(item(scores, index))
         got = f"got {value!s} at index {index}"
         is_finite = math.isfinite(value)
         if energies:
@@ -362,7 +369,7 @@ def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
             f"probabilities must lie in [0, 1], {got}: apply softmax first, or pass -log p with "
             'unary="energies"'
         )
-    index = _find_all_infinite(scores, tags) if energies else None
+    index = find_all_infinite(scores, tags) if energies else None
     if index is None:
         return None
     *image, y, x = index
@@ -371,31 +378,6 @@ def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
         "probabilities must hold a finite energy for the background or a present class at every "
         f"pixel, got +inf for all of them at index ({position})"
     )
-
-
-def _find_outside(
-    scores: AnyArray, lowest: float, largest: float, *, allow_infinity: bool
-) -> tuple[int, ...] | None:
-    """Return the index of a value that is not in [lowest, largest] (nor +inf), or None."""
-    if isinstance(scores, DeviceArray):
-        limits = float(lowest), float(largest)
-        return scores.device.find_outside(scores, *limits, allow_infinity=allow_infinity)
-    inside = (scores >= lowest) & (scores <= largest)
-    return _first(~(inside | (scores == np.inf) if allow_infinity else inside))
-
-
-def _find_all_infinite(scores: AnyArray, tags: Any) -> tuple[int, ...] | None:
-    """Return the index (..., y, x) of a pixel at which nothing is possible, or None."""
-    if isinstance(scores, DeviceArray):
-        return scores.device.find_all_infinite(scores, tags)
-    infinite, absent = scores == np.inf, ~tags[..., None, None]
-    return _first(infinite[..., 0, :, :] & (infinite[..., 1:, :, :] | absent).all(-3))
-
-
-def _first(found: Array) -> tuple[int, ...] | None:
-    """Return the index of the first true value, or None."""
-    indices = np.argwhere(found)
-    return tuple(map(int, indices[0])) if len(indices) else None
 
 
 def _check_layouts(scores: AnyArray, photos: AnyArray) -> None:
@@ -471,7 +453,7 @@ def labels_to_probabilities(
     known = np.ones(names.shape, dtype=bool)
     if ignore is not None:
         known = names != check_integer(ignore, "ignore")
-    index = _first(known & ((names < 0) | (names >= classes)))
+    index = first_true(known & ((names < 0) | (names >= classes)))
     if index is not None:
         allowed = f"from 0 to {classes - 1}" + ("" if ignore is None else f" or {ignore}")
         raise ValueError(f"labels must be {allowed}, got {names[index]} at index {index}")

@@ -217,6 +217,20 @@ def test_labels_out_of_range_are_no_superpixels(device, dtype):
         cuekit.snap_cues(values, device.wrap(FINE), num_superpixels=30, validate=True)
 
 
+def test_uint8_superpixels_are_told_apart_by_shape(device):
+    """Their values are checked with validate= only."""
+    labels = (SUPERPIXELS % 2).astype(np.uint8)
+    cues, wrapped = device.wrap(CUES), device.wrap(labels)
+    result = device.unwrap(cuekit.snap_cues(cues, wrapped))
+    assert same_bits(result, cuekit.snap_cues(CUES, labels.astype(int)))
+    with raises(ValueError, "superpixels that hold 0 and 1, or 0 and 255, where the dtype is uint"):
+        cuekit.snap_cues(cues, wrapped, validate=True)
+    stack = device.wrap(np.stack([labels, labels], axis=1))
+    for options in ({}, {"validate": True}):
+        with raises(ValueError, "superpixels that are masks must be on the CPU, got an array on"):
+            cuekit.snap_cues(cues, stack, **options)
+
+
 def test_sparse_labels_are_renumbered(device):
     labels = FINE.astype(np.int64) * 10**9
     result = cuekit.snap_cues(device.wrap(CUES), device.wrap(labels))

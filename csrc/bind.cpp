@@ -507,6 +507,11 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
     m.def(name, function, arguments..., py::call_guard<GilReleased>());
   };
   watch_threads();
+#ifndef CUEKIT_BACKEND_CUDA
+  // pybind11 looks up NumPy's functions once, and releases and takes the GIL for it: here, and not
+  // in a daemon thread's first call, which the exit of the process could end in between.
+  static_cast<void>(py::detail::npy_api::get());
+#endif
   m.doc() = "Kernels of cuekit for one backend; private, see cuekit's own functions.";
   kernel("subtract", subtract, arg("maps"), arg("present"), arg("out"), arg("mode"),
          arg("context"));

@@ -351,4 +351,6 @@ def test_exit_hook_that_is_older_than_cuekit_s():
 
 
 if __name__ == "__main__":
+    # A program that is started in the background by a shell inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.write({program.__name__: program for program in PROGRAMS}[sys.argv[1]]() or "")

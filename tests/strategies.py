@@ -195,6 +195,10 @@ def tags(draw, shape):
     return rng.random(shape) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
 
 
+def _could_be_masks(array):
+    return {*np.unique(array).tolist()} <= {0, 1} or {*np.unique(array).tolist()} <= {0, 255}
+
+
 @st.composite
 def label_maps(draw, shape, dtypes=INTEGERS):
     """Superpixels: one, one per pixel, few large ones, scattered labels with large gaps.
@@ -222,6 +226,8 @@ def label_maps(draw, shape, dtypes=INTEGERS):
         array = rng.choice(np.array([0, 3, largest - 1, largest]), shape)
     if dtype.kind == "i" and draw(st.booleans()):
         array = np.where(rng.random(shape) < draw(st.sampled_from([0.05, 0.7, 1.0])), -1, array)
+    if dtype == np.uint8 and len(shape) > 2 and _could_be_masks(array):
+        dtype = np.dtype(np.uint16)  # snap_cues refuses it in uint8: it could be masks
     return draw(reordered(array.astype(dtype)))
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import cuekit
 
+IN_CI = os.environ.get("CI", "").lower() == "true"
 RNG = np.random.default_rng(0)
 
 
@@ -343,7 +344,7 @@ def test_resources(program):
 @pytest.mark.parametrize("program", ["exit_in_kernel", "exit_in_kernels", "exit_hooks"])
 def test_exit_while_daemon_threads_compute(program):
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: run(__file__, program), range(20)))
+        list(pool.map(lambda _: run(__file__, program), range(20 if IN_CI else 6)))
 
 
 def test_exit_hook_that_is_older_than_cuekit_s():

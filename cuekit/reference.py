@@ -62,7 +62,9 @@ def difference(a: Array, b: Array) -> Array:  # (h, w) each -> (h, w)
 def saturated(values: Array) -> Array:  # (h, w) -> (h, w)
     """Return tanh(3 max(v, 0) / max v), which is 0 everywhere if max v <= 0."""
     largest = values.max(initial=0)
-    result = np.tanh(3 * (np.maximum(values, 0) / largest)) if largest > 0 else 0 * values
+    result = (
+        np.tanh(3 * (np.maximum(values, 0) / largest)) if largest > 0 else np.zeros_like(values)
+    )
     return np.asarray(result)
 
 

@@ -1,14 +1,15 @@
-// random_walk: the affinities of all pairs are computed once; then every step is a stencil of 2 K
-// neighbours over planes, one for each map, with all SIMD lanes along a row.
+// random_walk: the affinities of all pairs are computed once; then every product with the matrix of
+// a step is a stencil of 2 K neighbours over planes, one for each map, with all SIMD lanes along a
+// row.
 //
-// A step takes some 2 K multiplications and additions per cell and map, and reads all affinities.
-// Those of a map of 94 x 125 cells, 1.6 MB, stay in L2. Up to four maps are worked on together, so
-// that an affinity in a register serves all of them.
+// It takes 6 K operations per cell and map, and reads all affinities. Those of a map of 94 x 125
+// cells, 1.8 MB, stay in L2. Up to four maps are worked on together, so that an affinity in a
+// register serves all of them.
 //
 // Planes and affinities are surrounded by zeros as far as the farthest neighbour, so no neighbour
 // needs a test. Pairs that do not exist have an affinity of 0.
 //
-// Bits do not depend on how cells are divided among threads: every step reads one copy of the
+// Bits do not depend on how cells are divided among threads: every product reads one copy of the
 // planes and writes another.
 #include "cuekit/random_walk.h"
 
@@ -32,7 +33,7 @@ namespace {
 constexpr std::int64_t margin = max_radius;
 
 // Maps that walk at the same time: it bounds the memory of their planes.
-constexpr std::int64_t maps_at_a_time = 16;
+constexpr std::int64_t maps_at_a_time = 8;
 
 // Multiplications of a task: some milliseconds.
 constexpr std::int64_t task_work = std::int64_t{1} << 24;
@@ -108,25 +109,42 @@ struct Neighbour {
   std::int64_t backwards;  // Transition::backwards()
 };
 
-// One step for rows [begin, end) of some maps.
+// Arrays of some maps, and how to go from x_k to x_{k+1} (cuekit/random_walk.h).
+template <class C>
+struct Recurrence {
+  const C* source;  // (maps, plane), from the first cell on: x_k
+  C* target;        // (maps, plane), from the first cell on: x_{k+1}, maybe x_{k-1} before
+  C* differences;   // (maps, height, columns): d_k, then d_{k+1}
+  C* sums;          // (maps, height, columns)
+  std::int64_t maps;
+  C gain;    // d_{k+1} = d_k + gain (P - 1) x_k
+  C weight;  // of d_{k+1} in the sums
+
+  // From another cell on: at another place of a plane, and of an array without frame.
+  CUEKIT_INLINE Recurrence moved(std::int64_t framed, std::int64_t plain) const {
+    return {source + framed, target + framed, differences + plain, sums + plain, maps, gain,
+            weight};
+  }
+};
+
+// One step of the recurrence for rows [begin, end).
 template <class C, int lanes>
 struct Step {
   using Vector = Lanes<C, lanes>;
 
-  // `vectors` vectors of cells in `maps` planes.
+  // `vectors` vectors of cells in `maps` planes. All addresses are those of the first cell.
   template <int maps, int vectors>
   static CUEKIT_INLINE void cells(const Grid& grid, const Neighbour* neighbours,  // (count)
                                   int count,
-                                  const C* affinities,  // (count, pitch), from the first cell on
-                                  const C* factors,     // (columns), from the first cell on
-                                  const C* source,      // (maps, plane), from the first cell on
-                                  C* target) {          // (maps, plane), from the first cell on
+                                  const C* affinities,  // (count, pitch)
+                                  const C* factors,     // (columns)
+                                  const Recurrence<C>& at) {
     Vector centre[maps][vectors], ahead[maps][vectors], behind[maps][vectors];
 #pragma GCC unroll 4
     for (int m = 0; m < maps; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        centre[m][v] = Vector::load(source + m * grid.plane + v * lanes);
+        centre[m][v] = Vector::load(at.source + m * grid.plane + v * lanes);
         ahead[m][v] = behind[m][v] = Vector::zero();
       }
     for (int k = 0; k < count; ++k) {
@@ -139,7 +157,7 @@ struct Step {
         const Vector second = Vector::load(backwards + v * lanes);
 #pragma GCC unroll 4
         for (int m = 0; m < maps; ++m) {
-          const C* const here = source + m * grid.plane + v * lanes;
+          const C* const here = at.source + m * grid.plane + v * lanes;
           ahead[m][v] = ahead[m][v] + first * (Vector::load(here + cell) - centre[m][v]);
           behind[m][v] = behind[m][v] + second * (Vector::load(here - cell) - centre[m][v]);
         }
@@ -147,11 +165,17 @@ struct Step {
     }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      const Vector factor = Vector::load(factors + v * lanes);
+      const Vector factor = Vector::load(factors + v * lanes) * at.gain;
 #pragma GCC unroll 4
-      for (int m = 0; m < maps; ++m)
-        (centre[m][v] + (ahead[m][v] + behind[m][v]) * factor)
-            .store(target + m * grid.plane + v * lanes);
+      for (int m = 0; m < maps; ++m) {
+        C* const kept = at.differences + m * grid.height * grid.columns + v * lanes;
+        const Vector difference = Vector::load(kept) + (ahead[m][v] + behind[m][v]) * factor;
+        const Vector next = centre[m][v] + difference;
+        difference.store(kept);
+        next.store(at.target + m * grid.plane + v * lanes);
+        C* const sum = at.sums + m * grid.height * grid.columns + v * lanes;
+        (Vector::load(sum) + difference * at.weight).store(sum);
+      }
     }
   }
 
@@ -159,67 +183,52 @@ struct Step {
   // independent of each other.
   template <int maps>
   static CUEKIT_INLINE void row(const Grid& grid, const Neighbour* neighbours, int count,
-                                const C* affinities, const C* factors, const C* source, C* target) {
+                                const C* affinities, const C* factors, Recurrence<C>& at) {
     constexpr int vectors = maps == 1 ? 4 : maps == 2 ? 2 : 1;
+    const Recurrence<C> first = at;
     std::int64_t x = 0;
     for (; x + vectors * lanes <= grid.columns; x += vectors * lanes)
-      cells<maps, vectors>(grid, neighbours, count, affinities + x, factors + x, source + x,
-                           target + x);
+      cells<maps, vectors>(grid, neighbours, count, affinities + x, factors + x, first.moved(x, x));
     if constexpr (vectors > 1)
       for (; x < grid.columns; x += lanes)
-        cells<maps, 1>(grid, neighbours, count, affinities + x, factors + x, source + x,
-                       target + x);
+        cells<maps, 1>(grid, neighbours, count, affinities + x, factors + x, first.moved(x, x));
+    at = at.moved(maps * grid.plane, maps * grid.height * grid.columns);
+    at.maps -= maps;
   }
 
-  static CUEKIT_INLINE void run(const Transition<C>* transition,
-                                const C* source,  // (maps, plane), from the first cell on
-                                C* target,        // (maps, plane), from the first cell on
-                                std::int64_t maps, std::int64_t begin, std::int64_t end) {
+  static CUEKIT_INLINE void run(const Transition<C>* transition, const Recurrence<C>* recurrence,
+                                std::int64_t begin, std::int64_t end) {
     const Grid& grid = transition->grid;
-    const Offsets& offsets = transition->offsets;
+    const int count = transition->offsets.count;
     Neighbour neighbours[max_offsets];
     for (std::int64_t y = begin; y < end; ++y) {
-      for (int i = 0; i < offsets.count; ++i) {
-        const Offset& offset = offsets.items[i];
+      for (int i = 0; i < count; ++i) {
+        const Offset& offset = transition->offsets.items[i];
         neighbours[i] = {offset.dy * grid.pitch + offset.dx, transition->backwards(y, i)};
       }
       const C* const affinities = transition->affinities + y * grid.row_of_affinities;
       const C* const factors = transition->factors + y * grid.columns;
-      for (std::int64_t m = 0; m < maps;) {
-        const C* const from = source + m * grid.plane + y * grid.pitch;
-        C* const to = target + m * grid.plane + y * grid.pitch;
-        const std::int64_t left = maps - m;
-        if (left >= 4) {
-          row<4>(grid, neighbours, offsets.count, affinities, factors, from, to);
-          m += 4;
-        } else if (left == 3) {
-          row<3>(grid, neighbours, offsets.count, affinities, factors, from, to);
-          m += 3;
-        } else if (left == 2) {
-          row<2>(grid, neighbours, offsets.count, affinities, factors, from, to);
-          m += 2;
-        } else {
-          row<1>(grid, neighbours, offsets.count, affinities, factors, from, to);
-          m += 1;
-        }
-      }
+      Recurrence<C> at = recurrence->moved(y * grid.pitch, y * grid.columns);
+      while (at.maps >= 4) row<4>(grid, neighbours, count, affinities, factors, at);
+      if (at.maps == 3) row<3>(grid, neighbours, count, affinities, factors, at);
+      if (at.maps == 2) row<2>(grid, neighbours, count, affinities, factors, at);
+      if (at.maps == 1) row<1>(grid, neighbours, count, affinities, factors, at);
     }
   }
 };
 
 template <class C>
-void step(const Transition<C>& transition, const C* source, C* target, std::int64_t maps,
-          int threads) {
+void step(const Transition<C>& transition, const Recurrence<C>& recurrence, int threads) {
   constexpr int size = static_cast<int>(sizeof(C));
   const Grid& grid = transition.grid;
-  const std::int64_t work_of_row = 2 * std::max<std::int64_t>(grid.row_of_affinities, 1) * maps;
-  const std::int64_t rows =
-      std::clamp<std::int64_t>(task_work / work_of_row, 1, (grid.height + threads - 1) / threads);
+  const std::int64_t work = 2 * std::max<std::int64_t>(grid.row_of_affinities, 1) * recurrence.maps;
+  const std::int64_t most = (grid.height + threads - 1) / threads;
+  const std::int64_t rows = std::clamp<std::int64_t>(task_work / work, 1, most);
   parallel_for((grid.height + rows - 1) / rows, threads, [&](std::int64_t task) {
     const DenormalsFlushed state;
     const std::int64_t begin = task * rows;
     dispatch_width<Step<C, 16 / size>, Step<C, 32 / size>, Step<C, 64 / size>>(
-        &transition, source, target, maps, begin, std::min(begin + rows, grid.height));
+        &transition, &recurrence, begin, std::min(begin + rows, grid.height));
   });
 }
 
@@ -330,9 +339,12 @@ template <class T, class E, class C>
 bool walk(const T* maps,      // (count, h, w)
           const E* boundary,  // (h, w), or null
           T* out,             // (count, h, w)
-          std::int64_t count, std::int64_t steps, const Transition<C>& transition, int threads) {
+          std::int64_t count, const std::vector<double>& weights, const Transition<C>& transition,
+          int threads) {
   const Grid& grid = transition.grid;
+  const std::int64_t plain = count * grid.height * grid.columns;
   const Zeros<C> planes[] = {transition.planes(count), transition.planes(count)};
+  const Zeros<C> differences(plain), sums(plain);
   C* source = transition.first_cell(planes[0]);
   C* target = transition.first_cell(planes[1]);
   std::atomic<bool> finite{true};
@@ -340,21 +352,24 @@ bool walk(const T* maps,      // (count, h, w)
     const std::int64_t m = task / grid.height, y = task % grid.height;
     const T* const row = maps + task * grid.width;
     C* const scaled = source + m * grid.plane + y * grid.pitch;
+    C* const sum = sums.get() + task * grid.columns;
     if (any_nonfinite(nonfinite_bits(row, grid.width))) finite = false;
     for (std::int64_t x = 0; x < grid.width; ++x) {
       const double share =
           boundary == nullptr ? 1.0 : 1.0 - clipped(load(boundary[y * grid.width + x]));
       scaled[x] = scaled_down(row[x], share);
+      sum[x] = scaled[x];
     }
   });
   if (!finite) return false;
-  for (std::int64_t t = 0; t < steps; ++t) {
-    step<C>(transition, source, target, count, threads);
+  for (std::size_t k = 0; k < weights.size(); ++k) {
+    const C gain = k == 0 ? C{1} : C{2}, weight = static_cast<C>(weights[k]);
+    step<C>(transition, {source, target, differences.get(), sums.get(), count, gain, weight},
+            threads);
     std::swap(source, target);
   }
   parallel_for(count * grid.height, threads, [&](std::int64_t task) {
-    const std::int64_t m = task / grid.height, y = task % grid.height;
-    const C* const row = source + m * grid.plane + y * grid.pitch;
+    const C* const row = sums.get() + task * grid.columns;
     for (std::int64_t x = 0; x < grid.width; ++x) out[task * grid.width + x] = scaled_up<T>(row[x]);
   });
   return true;
@@ -369,6 +384,7 @@ bool random_walk(const T* maps,        // (B, C, h, w)
                  T* out,               // (B, C, h, w)
                  const RandomWalkParams& p, Context& context) {
   const Offsets offsets = all_offsets(p.radius, p.height, p.width);
+  const std::vector<double> weights = walk_weights(p.steps, walk_tolerance<walk_type<T>>);
   const std::int64_t cells = p.height * p.width;
   const std::int64_t passes = (p.channels + maps_at_a_time - 1) / maps_at_a_time;
   std::atomic<bool> valid{true};
@@ -386,7 +402,7 @@ bool random_walk(const T* maps,        // (B, C, h, w)
       const std::int64_t begin = pass * p.channels / passes;
       const std::int64_t end = (pass + 1) * p.channels / passes;
       const std::int64_t first = (b * p.channels + begin) * cells;
-      if (!walk(maps + first, image, out + first, end - begin, p.steps, transition, threads))
+      if (!walk(maps + first, image, out + first, end - begin, weights, transition, threads))
         valid = false;
     }
   });

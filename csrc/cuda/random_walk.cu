@@ -1,7 +1,8 @@
 // Random walk (equation: cuekit/random_walk.h), a batch of images.
 //
 // One launch prepares a boundary, one each the affinities, the factors and the maps; then there is
-// one launch per step, and one writes the result. In a step every thread has one cell of four maps:
+// one launch per product with the matrix of a step, and one writes the result. There every thread
+// has one cell of four maps:
 // for each offset it reads two affinities and two neighbours, 16 bytes each for float. All of it
 // comes from L1 and L2; 68 pairs of loads per cell and four maps bound the time of large batches,
 // and the latency of a launch, some microseconds, that of a single image.
@@ -10,10 +11,11 @@
 // needs a test.
 //
 // Workspace, in values of type C (float, or double for double maps): per image and framed cell, K
-// affinities, 2 more, and 2 per map, the number of maps rounded up to a multiple of 4. A batch is
+// affinities, 2 more, and 4 per map, the number of maps rounded up to a multiple of 4. A batch is
 // divided into parts of at most 4 GB of workspace, at least one image each.
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "arena.h"
 #include "cuekit/half.h"
@@ -138,10 +140,12 @@ __global__ void find_factors(const C* __restrict__ affinities,  // (images, coun
 
 // Every thread has one place of a group of planes. Both copies get zeros in the frame.
 template <class T, class E, class C>
-__global__ void read_maps(const T* __restrict__ maps,      // (images, C, h * w)
-                          const E* __restrict__ boundary,  // (images, h * w), or null
-                          Maps<C>* __restrict__ planes,    // (images, groups, plane)
-                          Maps<C>* __restrict__ others,    // (images, groups, plane)
+__global__ void read_maps(const T* __restrict__ maps,         // (images, C, h * w)
+                          const E* __restrict__ boundary,     // (images, h * w), or null
+                          Maps<C>* __restrict__ planes,       // (images, groups, plane)
+                          Maps<C>* __restrict__ others,       // (images, groups, plane)
+                          Maps<C>* __restrict__ differences,  // (images, groups, h * w)
+                          Maps<C>* __restrict__ sums,         // (images, groups, h * w)
                           std::int64_t images, Grid grid, std::int64_t channels) {
   const std::int64_t i = thread_number();
   if (i >= images * grid.groups * grid.plane) return;
@@ -159,15 +163,22 @@ __global__ void read_maps(const T* __restrict__ maps,      // (images, C, h * w)
   }
   planes[i] = values;
   others[i] = values;
+  if (cell < 0) return;
+  const std::int64_t plain = i / grid.plane * grid.cells() + cell;
+  sums[plain] = values;
+  for (C& value : values.values) value = C{0};
+  differences[plain] = values;
 }
 
-// Every thread has one cell of a group of maps.
+// Every thread has one cell of a group of maps: from x_k to x_{k+1} (cuekit/random_walk.h).
 template <class C>
 __global__ void walk_step(const C* __restrict__ affinities,    // (images, count, plane)
                           const C* __restrict__ factors,       // (images, h * w)
                           const Maps<C>* __restrict__ source,  // (images, groups, plane)
                           Maps<C>* __restrict__ target,        // (images, groups, plane)
-                          std::int64_t images, Grid grid, Offsets offsets) {
+                          Maps<C>* __restrict__ differences,   // (images, groups, h * w)
+                          Maps<C>* __restrict__ sums,          // (images, groups, h * w)
+                          std::int64_t images, Grid grid, Offsets offsets, C gain, C weight) {
   const std::int64_t i = std::int64_t{blockIdx.x} * step_threads + threadIdx.x;
   if (i >= images * grid.groups * grid.cells()) return;
   const std::int64_t cell = i % grid.cells(), map = i / grid.cells(), image = map / grid.groups;
@@ -187,24 +198,30 @@ __global__ void walk_step(const C* __restrict__ affinities,    // (images, count
       behind.values[m] += second * (before.values[m] - centre.values[m]);
     }
   }
-  const C factor = factors[image * grid.cells() + cell];
-  for (int m = 0; m < maps_per_thread; ++m)
-    centre.values[m] += (ahead.values[m] + behind.values[m]) * factor;
+  const C factor = factors[image * grid.cells() + cell] * gain;
+  Maps<C> difference = differences[i];
+  for (int m = 0; m < maps_per_thread; ++m) {
+    difference.values[m] += (ahead.values[m] + behind.values[m]) * factor;
+    centre.values[m] += difference.values[m];
+  }
+  differences[i] = difference;
   target[map * grid.plane + place] = centre;
+  Maps<C> sum = sums[i];
+  for (int m = 0; m < maps_per_thread; ++m) sum.values[m] += difference.values[m] * weight;
+  sums[i] = sum;
 }
 
 // Every thread has one cell of one map.
 template <class T, class C>
-__global__ void write_maps(const Maps<C>* __restrict__ planes,  // (images, groups, plane)
-                           T* __restrict__ out,                 // (images, C, h * w)
+__global__ void write_maps(const Maps<C>* __restrict__ sums,  // (images, groups, h * w)
+                           T* __restrict__ out,               // (images, C, h * w)
                            std::int64_t images, Grid grid, std::int64_t channels) {
   const std::int64_t i = thread_number();
   if (i >= images * channels * grid.cells()) return;
   const std::int64_t cell = i % grid.cells(), map = i / grid.cells();
   const std::int64_t image = map / channels, channel = map % channels;
   const std::int64_t group = image * grid.groups + channel / maps_per_thread;
-  const Maps<C>& values = planes[group * grid.plane + grid.framed(cell)];
-  out[i] = scaled_up<T>(values.values[channel % maps_per_thread]);
+  out[i] = scaled_up<T>(sums[group * grid.cells() + cell].values[channel % maps_per_thread]);
 }
 
 // The arrays for `images` images at a time.
@@ -215,13 +232,17 @@ struct Workspace {
         passable(arena.take<C>(images * grid.plane)),
         factors(arena.take<C>(images * grid.plane)),
         source(arena.take<Maps<C>>(images * grid.groups * grid.plane)),
-        target(arena.take<Maps<C>>(images * grid.groups * grid.plane)) {}
+        target(arena.take<Maps<C>>(images * grid.groups * grid.plane)),
+        differences(arena.take<Maps<C>>(images * grid.groups * grid.plane)),
+        sums(arena.take<Maps<C>>(images * grid.groups * grid.plane)) {}
 
-  C* affinities;    // (images, count, plane)
-  C* passable;      // (images, plane)
-  C* factors;       // (images, h * w)
-  Maps<C>* source;  // (images, groups, plane)
-  Maps<C>* target;  // (images, groups, plane)
+  C* affinities;         // (images, count, plane)
+  C* passable;           // (images, plane)
+  C* factors;            // (images, h * w)
+  Maps<C>* source;       // (images, groups, plane)
+  Maps<C>* target;       // (images, groups, plane)
+  Maps<C>* differences;  // (images, groups, h * w)
+  Maps<C>* sums;         // (images, groups, h * w)
 };
 
 template <class C>
@@ -243,6 +264,7 @@ bool random_walk(const T* maps,        // (B, C, h, w)
   constexpr std::int64_t most_bytes = std::int64_t{1} << 32;
   const Offsets offsets = all_offsets(p.radius, p.height, p.width);
   const Grid grid(p, offsets);
+  const std::vector<double> weights = walk_weights(p.steps, walk_tolerance<C>);
   const std::int64_t cells = p.height * p.width, count = offsets.count;
   const std::int64_t part =
       std::clamp<std::int64_t>(most_bytes / bytes_for<C>(1, grid, count), 1, p.batch);
@@ -266,15 +288,16 @@ bool random_walk(const T* maps,        // (B, C, h, w)
     run(find_factors<C>, images * cells, w.affinities, w.factors, images, grid, offsets);
     const std::int64_t first = begin * p.channels * cells;
     run(read_maps<T, E, C>, images * grid.groups * grid.plane, maps + first, edges, w.source,
-        w.target, images, grid, p.channels);
+        w.target, w.differences, w.sums, images, grid, p.channels);
     Maps<C>*source = w.source, *target = w.target;
     const std::int64_t blocks = ceil_div(images * grid.groups * cells, step_threads);
-    for (std::int64_t t = 0; t < p.steps; ++t) {
+    for (std::size_t k = 0; k < weights.size(); ++k) {
       launch(walk_step<C>, blocks, step_threads, context.stream, w.affinities, w.factors, source,
-             target, images, grid, offsets);
+             target, w.differences, w.sums, images, grid, offsets, k == 0 ? C{1} : C{2},
+             static_cast<C>(weights[k]));
       std::swap(source, target);
     }
-    run(write_maps<T, C>, images * p.channels * cells, source, out + first, images, grid,
+    run(write_maps<T, C>, images * p.channels * cells, w.sums, out + first, images, grid,
         p.channels);
   }
   return true;

@@ -25,6 +25,7 @@ NAMES = (
     "snap_masks",
     "suppress",
     "crf",
+    "random_walk",
     "background",
     "subtract",
     "threads",

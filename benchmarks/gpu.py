@@ -42,6 +42,7 @@ import numpy as np  # noqa: E402 - the package of this clone, not an installed o
 import torch  # noqa: E402
 
 BATCH, CHANNELS, SIZE, GRID = 32, 21, (375, 500), (41, 41)
+CELLS = (94, 125)  # of maps that walk: stride 4
 PIXELS = SIZE[0] * SIZE[1]
 PRESENT = 3  # classes of 20 in every photo
 ROUNDS = 21
@@ -105,7 +106,9 @@ def build() -> bool:
 
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-OPS = "subtract background raw_cues superpixel_mean snap fuse resize labels suppress crf"
+OPS = (
+    "subtract background raw_cues superpixel_mean snap fuse resize labels suppress crf random_walk"
+)
 # Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 
@@ -508,6 +511,53 @@ def crf_cases(_: float) -> Iterator[Row]:
     yield case("dense CRF, 16 grids of 41×41", (16, CHANNELS, *GRID), "sec-train", 1.5)
 
 
+def walk_cases(_: float) -> Iterator[Row]:
+    """Time whole calls, compared with the dense matrix of published code."""
+    import cuekit
+    from cuekit.random_walk import neighbour_offsets
+
+    height, width = CELLS
+    index = torch.arange(height * width, device=DEVICE).reshape(CELLS)
+
+    def dense(maps: torch.Tensor, boundary: torch.Tensor) -> torch.Tensor:
+        matrix = torch.eye(height * width, device=DEVICE)
+        for dy, dx in neighbour_offsets().tolist():
+            left, right = max(0, -dx), min(width, width - dx)
+
+            def cells(source: torch.Tensor, y: int, x: int, dy: int = dy) -> torch.Tensor:
+                return source[y : height - dy + y, left + x : right + x]  # noqa: B023 - used here
+
+            box = [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1)]
+            path = [(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
+            affinities = (1 - torch.stack([cells(boundary, *each) for each in path]).amax(0)) ** 10
+            i, j = cells(index, 0, 0), cells(index, dy, dx)
+            matrix[i, j] = affinities
+            matrix[j, i] = affinities
+        matrix /= matrix.sum(0)
+        for _ in range(8):
+            matrix = matrix @ matrix
+        return ((maps * (1 - boundary)).flatten(1) @ matrix).reshape(maps.shape)
+
+    def case(batch: int, channels: int, times: float | None = None) -> Row:
+        coarse = noise(batch, channels + 1, -(-height // 8), -(-width // 8))
+        smooth = torch.nn.functional.interpolate(coarse, CELLS, mode="bilinear").sigmoid()
+        maps, boundary = smooth[:, 1:].contiguous(), (smooth[:, 0] ** 4).contiguous()
+        expected = on_cpu(cuekit.random_walk, maps, boundary)
+        check(cuekit.random_walk(maps, boundary), expected, 1e-5, "random_walk")
+        count = "one image" if batch == 1 else f"{batch} images"
+        title = f"random walk of {height}×{width}, {channels} maps, {count}"
+        row = Row(title, milliseconds(in_turns(cuekit.random_walk, maps, boundary)))
+        if times is not None:
+            check(dense(maps[0], boundary[0])[None], expected[:1], 1e-4, "dense")
+            theirs = milliseconds([partial(dense, maps[0], boundary[0])], 3)
+            row.peers, row.times = {"dense matrix": theirs}, times
+        return row
+
+    yield case(1, 4, 20)
+    yield case(1, CHANNELS)
+    yield case(BATCH, CHANNELS)
+
+
 def measure(file: Path | None) -> bool:
     """Time all cases and print which limits hold."""
     import cuekit
@@ -523,7 +573,7 @@ def measure(file: Path | None) -> bool:
     say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
     say("|---|---|---|---|---|---|")
     rows = []
-    for cases in (elementwise_cases, superpixel_cases, crf_cases):
+    for cases in (elementwise_cases, superpixel_cases, crf_cases, walk_cases):
         for row in cases(bandwidth):
             rows.append(row)
             say(row.line())

@@ -7,6 +7,7 @@ sizes only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -416,6 +417,108 @@ def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Arr
         compat=params.bilateral_weight,
     )
     return np.array(model.inference(10)).reshape(probabilities.shape)
+
+
+# --- random_walk: maps (C, h, w) and boundary (h, w) float32, radius 5, 256 steps -----------------
+
+
+def walk_pairs(size: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
+    """Return for each offset the first cells (M), the second cells (M), the paths (L, M)."""
+    height, width = size
+    index = np.arange(height * width).reshape(size)
+    pairs = []
+    for dy in range(5):
+        for dx in range(-4 if dy else 1, 5):
+            length = dy * dy + dx * dx
+            if length >= 25:
+                continue
+            first = index[: height - dy, max(0, -dx) : min(width, width - dx)].ravel()
+            columns = range(min(0, dx), max(0, dx) + 1)
+            box = [(y, x) for y in range(dy + 1) for x in columns]
+            steps = [y * width + x for y, x in box if (dy * x - dx * y) ** 2 < length]
+            pairs.append((first, first + dy * width + dx, first + np.array(steps)[:, None]))
+    return pairs
+
+
+@dataclass(frozen=True)
+class WalkPattern:
+    """What depends on the size only."""
+
+    pairs: list[tuple[Array, Array, Array]]
+    order: Array  # of (both directions, diagonal) to CSR
+    indices: Array
+    indptr: Array
+    diagonals: Array  # offsets
+
+
+def walk_pattern(size: tuple[int, int]) -> WalkPattern:
+    """Prepare the sparse matrices of a size."""
+    pairs, cells = walk_pairs(size), size[0] * size[1]
+    first, second = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+    rows = np.concatenate([first, second, np.arange(cells)])
+    columns = np.concatenate([second, first, np.arange(cells)])
+    order = np.lexsort((columns, rows))
+    indptr = np.searchsorted(rows[order], np.arange(cells + 1)).astype(np.int32)
+    steps = [int(pair[1][0] - pair[0][0]) for pair in pairs]
+    offsets = np.array([0, *steps, *(-step for step in steps)])
+    return WalkPattern(pairs, order, columns[order].astype(np.int32), indptr, offsets)
+
+
+def walk_affinities(boundary: Array, pattern: WalkPattern) -> list[Array]:
+    """Return the affinities of all pairs, offset by offset."""
+    passable = ((1 - boundary) ** 10).ravel()
+    return [passable[path].min(0) for _, _, path in pattern.pairs]
+
+
+def walk_scipy_rows(maps: Array, boundary: Array, pattern: WalkPattern) -> Array:
+    """Multiply all maps by one CSR matrix, 256 times."""
+    affinities = np.concatenate(walk_affinities(boundary, pattern))
+    values = np.concatenate([affinities, affinities, np.ones(boundary.size, np.float32)])
+    matrix = sparse.csr_matrix((values[pattern.order], pattern.indices, pattern.indptr))
+    sums = np.add.reduceat(matrix.data, pattern.indptr[:-1])
+    matrix.data /= np.repeat(sums, np.diff(pattern.indptr))
+    walked = np.ascontiguousarray((maps * (1 - boundary)).reshape(len(maps), -1).T)
+    for _ in range(256):
+        walked = matrix @ walked
+    return walked.T.reshape(maps.shape)
+
+
+def walk_scipy_diagonals(maps: Array, boundary: Array, pattern: WalkPattern) -> Array:
+    """Multiply map by map by one matrix of diagonals, whose loops vectorise."""
+    cells, count = boundary.size, len(pattern.pairs)
+    diagonals = np.zeros((2 * count + 1, cells), np.float32)
+    diagonals[0] = 1
+    affinities = walk_affinities(boundary, pattern)
+    for k, ((first, second, _), each) in enumerate(zip(pattern.pairs, affinities, strict=True)):
+        diagonals[1 + k, second] = each
+        diagonals[1 + count + k, first] = each
+    sums = sparse.dia_matrix((diagonals, pattern.diagonals), (cells, cells)) @ np.ones(cells)
+    walked = (maps * (1 - boundary)).reshape(len(maps), -1)
+    matrix = sparse.dia_matrix((diagonals, pattern.diagonals), (cells, cells))
+    factors = (1 / sums).astype(np.float32)
+    result = np.empty_like(walked)
+    for values, out in zip(walked, result, strict=True):
+        each = values
+        for _ in range(256):
+            each = matrix @ each
+            each *= factors
+        out[:] = each
+    return result.reshape(maps.shape)
+
+
+def walk_torch_dense(maps: Tensor, boundary: Tensor) -> Tensor:
+    """Square the dense matrix of all pairs of cells eight times, as published code does."""
+    cells = boundary.numel()
+    flat, matrix = boundary.flatten(), torch.eye(cells)
+    for first, second, path in walk_pairs((boundary.shape[0], boundary.shape[1])):
+        affinities = (1 - flat[torch.from_numpy(path)].amax(0)) ** 10
+        i, j = torch.from_numpy(first), torch.from_numpy(second)
+        matrix[i, j] = affinities
+        matrix[j, i] = affinities
+    matrix /= matrix.sum(0)
+    for _ in range(8):
+        matrix = matrix @ matrix
+    return ((maps * (1 - boundary)).flatten(1) @ matrix).reshape(maps.shape)
 
 
 # --- background_map: features (D, h, w) -----------------------------------------------------------

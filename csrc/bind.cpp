@@ -32,6 +32,7 @@
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
 #include "cuekit/labels.h"
+#include "cuekit/random_walk.h"
 #include "cuekit/raw_cues.h"
 #include "cuekit/resize.h"
 #include "cuekit/snap.h"
@@ -449,6 +450,23 @@ bool crf(const View& scores, const View& photos, const View& present, const View
   });
 }
 
+bool random_walk(const View& maps, const std::optional<View>& boundary,
+                 const std::optional<View>& affinities, const View& out, int radius, double beta,
+                 std::int64_t steps, Call& context) {
+  const RandomWalkParams p{maps.shape[0], maps.shape[1], maps.shape[2],
+                           maps.shape[3], radius,        affinities ? affinities->shape[1] : 0,
+                           beta,          steps};
+  return visit_floating(maps, [&](auto type) {
+    using T = decltype(type);
+    return visit_floating(boundary ? *boundary : affinities.value(), [&](auto other_type) {
+      using E = decltype(other_type);
+      return backend::random_walk(maps.as<T>(), boundary ? boundary->as<E>() : nullptr,
+                                  affinities ? affinities->as<E>() : nullptr, out.as<T>(), p,
+                                  context);
+    });
+  });
+}
+
 #ifndef CUEKIT_BACKEND_CUDA
 
 bool felzenszwalb(const View& photos, const View& weights, const View& out, double scale,
@@ -535,6 +553,8 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
          arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("storage"),
          arg("context"));
+  kernel("random_walk", random_walk, arg("maps"), arg("boundary"), arg("affinities"), arg("out"),
+         arg("radius"), arg("beta"), arg("steps"), arg("context"));
 #ifdef CUEKIT_BACKEND_CUDA
   m.attr("version") = CUEKIT_CUDA_VERSION;
   m.attr("architectures") = CUEKIT_CUDA_ARCHITECTURES;

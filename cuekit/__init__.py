@@ -15,6 +15,8 @@ from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
+from cuekit.photo_boundary import photo_boundary
+from cuekit.random_walk import random_walk
 from cuekit.raw_cues import raw_cues
 from cuekit.resize import resize_cues
 from cuekit.sepl import sepl_labels
@@ -42,6 +44,8 @@ __all__ = [
     "io",
     "labels_to_probabilities",
     "metrics",
+    "photo_boundary",
+    "random_walk",
     "raw_cues",
     "resize_cues",
     "sepl_labels",

@@ -2,8 +2,8 @@
 
 Arrays are C-contiguous and on the backend's device; their layouts stand in
 csrc/include/cuekit/<op>.h. `context` is what `_backend.backend` returns. Kernels that read floating
-values return False if they found one that is not finite, `crf` also for others that its header
-names; CUDA kernels do not check and return True.
+values return False if they found one that is not finite, `crf` and `random_walk` also for others
+that their headers name; CUDA kernels do not check and return True.
 """
 
 from collections.abc import Sequence
@@ -78,6 +78,17 @@ class Kernels(Protocol):
         iterations: int,
         epsilon: float,
         storage: Storage,
+        context: Context,
+    ) -> bool: ...
+    def random_walk(
+        self,
+        maps: AnyArray,
+        boundary: AnyArray | None,
+        affinities: AnyArray | None,
+        out: AnyArray,
+        radius: int,
+        beta: float,
+        steps: int,
         context: Context,
     ) -> bool: ...
 

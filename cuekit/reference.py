@@ -547,6 +547,47 @@ def dense_crf(
     return marginals.reshape(probabilities.shape)
 
 
+# ------------------------------------------------------------------------------------- random_walk
+
+
+def random_walk(
+    maps: Array,  # (C, h, w)
+    boundary: Array | None,  # (h, w)
+    affinities: Array | None,  # (K, h, w)
+    radius: int,
+    beta: float,
+    steps: int,
+) -> Array:  # (C, h, w) float64
+    """Multiply the maps by a power of the dense transition matrix."""
+    channels, height, width = maps.shape
+    edges = np.zeros((height, width)) if boundary is None else np.clip(boundary.astype(float), 0, 1)
+    matrix = np.eye(height * width)
+    for k, (dy, dx) in enumerate(half_disk(radius)):
+        for y in range(height - dy):
+            for x in range(max(0, -dx), min(width, width - dx)):
+                affinity = 1 - max(edges[y + v, x + u] for v, u in path(dy, dx))
+                if affinities is not None:
+                    affinity = np.clip(float(affinities[k, y, x]), 0, 1)
+                i, j = y * width + x, (y + dy) * width + x + dx
+                matrix[i, j] = matrix[j, i] = affinity**beta
+    transition = np.linalg.matrix_power(matrix / matrix.sum(0), steps)
+    walked: Array = (maps * (1 - edges)).reshape(channels, -1) @ transition
+    return walked.reshape(maps.shape)
+
+
+def half_disk(radius: int) -> list[tuple[int, int]]:
+    """Return the offsets (dy, dx) below a radius, one of each two opposite ones."""
+    side = range(-radius, radius + 1)
+    disk = [(dy, dx) for dy in side for dx in side if 0 < dy * dy + dx * dx < radius * radius]
+    return [(dy, dx) for dy, dx in disk if (dy, dx) > (0, 0)]
+
+
+def path(dy: int, dx: int) -> list[tuple[int, int]]:
+    """Return the cells near the straight line from (0, 0) to (dy, dx), ends included."""
+    box = [(y, x) for y in range(dy + 1) for x in range(min(0, dx), max(0, dx) + 1)]
+    return [(y, x) for y, x in box if abs(dy * x - dx * y) / np.hypot(dy, dx) < 1]
+
+
 # ------------------------------------------------------------------------------------------ losses
 
 

@@ -108,6 +108,8 @@ def table(inputs):
     sums = {"rtol": 1e-15, "atol": 1e-12}
     # float32 sums in another order, over the iterations.
     iterations = {"rtol": 0, "atol": 1e-5}
+    # The CPU flushes denormals.
+    walk = {"rtol": 1e-12, "atol": 1e-300}
     crf = {
         "probabilities": inputs.probabilities,
         "image": inputs.photos,
@@ -230,6 +232,23 @@ def table(inputs):
             {"labels": inputs.blocks},
             {"num_classes": int(inputs.blocks.max()) + 2},
             compiled=False,
+        ),
+        "random_walk": Op(
+            cuekit.random_walk,
+            {"maps": inputs.cams, "boundary": inputs.probabilities[:, 0].copy()},
+            {"steps": 3},
+            cuda=True,
+            tolerance=walk,
+        ),
+        "random_walk, affinities": Op(
+            cuekit.random_walk,
+            {"maps": inputs.cams, "affinities": inputs.probabilities[:, :4].copy()},
+            {"radius": 2, "steps": 3},
+            cuda=True,
+            tolerance=walk,
+        ),
+        "photo_boundary": Op(
+            cuekit.photo_boundary, {"image": inputs.photos, "superpixels": inputs.blocks}
         ),
     }
 

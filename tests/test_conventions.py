@@ -321,10 +321,14 @@ def test_any_number_of_threads_is_accepted(op):
 
 @every()
 def test_options_are_keywords(op):
-    """Positional are the arrays, what has no default, and what scikit-image takes so."""
+    """Positional are the arrays, what has no default, and what scikit-image takes so.
+
+    Of two arrays of which one is given, the more common one.
+    """
     positional = {p.name for p in op.parameters.values() if p.kind is not p.KEYWORD_ONLY}
     arrays = {name.split("[")[0] for name in op.names}
-    assert positional - arrays <= {"num_classes", "params", "size", "scale", "sigma", "min_size"}
+    others = {"num_classes", "params", "size", "scale", "sigma", "min_size", "boundary"}
+    assert positional - arrays <= others
     if not any(p.kind is p.VAR_POSITIONAL for p in op.parameters.values()):
         with pytest.raises(TypeError, match="positional argument"):
             op.function(*op.arrays, *[None] * len(positional))

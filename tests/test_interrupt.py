@@ -45,6 +45,11 @@ def segment(photo, **how):
     return lambda: cuekit.felzenszwalb(photo, **how)
 
 
+def spread(channels, height, width, steps, **how):
+    maps, boundary = scores(channels, height, width), scores(height, width) ** 4
+    return lambda: cuekit.random_walk(maps, boundary, steps=steps, **how)
+
+
 # Of each: a call that takes longer than a second on any machine. Flat photos have all edges in one
 # bucket; photos of noise have the most lattice vertices and the most edges to sort.
 LONG = {
@@ -52,6 +57,9 @@ LONG = {
     "crf, two threads": lambda: crf(smooth_photo(500, 700), 100, threads=2),
     "crf of a batch": lambda: crf(np.stack([noise_photo(250, 350)] * 6), 20, threads=2),
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
+    "random walk": lambda: spread(4, 300, 400, 256),
+    "random walk, two threads": lambda: spread(4, 300, 400, 512, threads=2),
+    "random walk of a large map": lambda: spread(1, 3000, 3000, 8, radius=16),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

@@ -324,7 +324,8 @@ def test_options_are_keywords(op):
     """Positional are the arrays, what has no default, and what scikit-image takes so."""
     positional = {p.name for p in op.parameters.values() if p.kind is not p.KEYWORD_ONLY}
     arrays = {name.split("[")[0] for name in op.names}
-    assert positional - arrays <= {"num_classes", "params", "size", "scale", "sigma", "min_size"}
+    known = {"num_classes", "params", "preset", "size", "scale", "sigma", "min_size"}
+    assert positional - arrays <= known
     if not any(p.kind is p.VAR_POSITIONAL for p in op.parameters.values()):
         with pytest.raises(TypeError, match="positional argument"):
             op.function(*op.arrays, *[None] * len(positional))

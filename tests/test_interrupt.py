@@ -45,6 +45,10 @@ def segment(photo, **how):
     return lambda: cuekit.felzenszwalb(photo, **how)
 
 
+def refine(maps, photo, **how):
+    return lambda: cuekit.refine_local(maps, photo, **how)
+
+
 # Of each: a call that takes longer than a second on any machine. Flat photos have all edges in one
 # bucket; photos of noise have the most lattice vertices and the most edges to sort.
 LONG = {
@@ -52,6 +56,10 @@ LONG = {
     "crf, two threads": lambda: crf(smooth_photo(500, 700), 100, threads=2),
     "crf of a batch": lambda: crf(np.stack([noise_photo(250, 350)] * 6), 20, threads=2),
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
+    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=900),
+    "refine_local, weights": lambda: refine(
+        scores(1, 9, 9), noise_photo(2500, 3000), iterations=1, dilations=range(1, 33)
+    ),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

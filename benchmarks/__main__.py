@@ -24,6 +24,7 @@ NAMES = (
     "snap",
     "snap_masks",
     "suppress",
+    "refine_local",
     "crf",
     "random_walk",
     "background",

@@ -107,7 +107,8 @@ def build() -> bool:
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 OPS = (
-    "subtract background raw_cues superpixel_mean snap fuse resize labels suppress crf random_walk"
+    "subtract background raw_cues superpixel_mean snap fuse resize labels suppress "
+    "refine_local crf random_walk"
 )
 # Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
@@ -419,6 +420,61 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
     )
 
 
+def most_memory(call: Callable[[], Any]) -> int:
+    """Return the bytes that a call needs at most, its result included."""
+    if DEVICE == "cpu":
+        return 1
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def refine_local_cases(_: float) -> Iterator[Row]:
+    """Time whole calls with six dilations and ten iterations, compared with torch."""
+    import cuekit
+    from benchmarks.peers_torch import refine_published, refine_slices
+
+    def case(title: str, batch: int, channels: int, preset: str, *, published: bool = True) -> Row:
+        image = torch.from_numpy(np.tile(photos(1), (batch, 1, 1, 1))).to(DEVICE)
+        maps = noise(batch, channels, *SIZE).abs()
+        floating = image.permute(0, 3, 1, 2).float().contiguous()
+
+        def ours() -> torch.Tensor:
+            return cuekit.refine_local(maps, image, preset)
+
+        def theirs(peer: Callable[..., torch.Tensor]) -> torch.Tensor:
+            return peer(maps, floating, preset)
+
+        expected = on_cpu(cuekit.refine_local, maps[:1], image[:1], preset=preset)
+        check(ours(), expected, 1e-6, title)
+        # float32 rounding of exponents, which differs on a GPU: for some pixels in a thousand.
+        peers = [refine_slices, *([refine_published] if published else [])]
+        for peer in peers:
+            off = np.abs(theirs(peer)[:1].cpu().numpy() - expected)
+            if np.quantile(off, 0.999) > 1e-4 * expected.max():
+                raise AssertionError(f"{title}: {peer.__name__} differs by {off.max():.1e}")
+        row = Row(title, milliseconds([ours]))
+        row.peers = {
+            peer.__name__: milliseconds([partial(theirs, peer)], 7 if published else 3)
+            for peer in peers
+        }
+        if published:
+            row.times = 5
+            share = most_memory(ours) / most_memory(partial(theirs, refine_published))
+            row.title += f", {share:.3f} of the published module's memory"
+            if share > 0.1:
+                raise AssertionError(f"{row.title}: more than a tenth")
+        return row
+
+    yield case("PAR, one photo", 1, CHANNELS, "par")
+    yield case("PAR, one photo, 4 maps", 1, 4, "par")
+    yield case("PAMR, one photo", 1, CHANNELS, "pamr")
+    yield case(f"PAR, {BATCH} photos", BATCH, CHANNELS, "par", published=False)
+
+
 def seconds_of_pydensecrf(probabilities: np.ndarray, photo: np.ndarray) -> float | None:
     """Return the best of three times of pydensecrf with SEC's CRF on the CPU, if installed."""
     try:
@@ -573,7 +629,7 @@ def measure(file: Path | None) -> bool:
     say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
     say("|---|---|---|---|---|---|")
     rows = []
-    for cases in (elementwise_cases, superpixel_cases, crf_cases, walk_cases):
+    for cases in (elementwise_cases, superpixel_cases, refine_local_cases, crf_cases, walk_cases):
         for row in cases(bandwidth):
             rows.append(row)
             say(row.line())

@@ -18,6 +18,8 @@ import torch
 from scipy import ndimage, sparse
 from skimage import segmentation
 
+from benchmarks.peers_torch import REFINE as REFINE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

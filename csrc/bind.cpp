@@ -34,6 +34,7 @@
 #include "cuekit/labels.h"
 #include "cuekit/random_walk.h"
 #include "cuekit/raw_cues.h"
+#include "cuekit/refine_local.h"
 #include "cuekit/resize.h"
 #include "cuekit/snap.h"
 #include "cuekit/subtract.h"
@@ -432,6 +433,37 @@ bool suppress(const View& scores, const View& present, const View& out, double m
   });
 }
 
+bool refine_local(const View& maps, const View& photos, const View& out,
+                  const std::string& affinity, const std::vector<std::int32_t>& dilations,
+                  std::int64_t iterations, bool channels_first, Call& context) {
+  const std::size_t axis = channels_first ? 1 : 3;
+  RefineLocalParams p{maps.shape[0],
+                      maps.shape[1],
+                      maps.shape[2],
+                      maps.shape[3],
+                      out.shape[2],
+                      out.shape[3],
+                      photos.shape[axis],
+                      channels_first,
+                      one_of<LocalAffinity>(affinity, std::array{"par", "pamr"}),
+                      iterations,
+                      static_cast<int>(dilations.size()),
+                      {},
+                      {},
+                      {}};
+  if (dilations.empty() || dilations.size() > most_dilations)
+    throw std::invalid_argument("no kernel for this number of dilations");
+  std::copy(dilations.begin(), dilations.end(), p.dilations);
+  set_distance_weights(&p);
+  return visit_floating(maps, [&](auto type) {
+    using T = decltype(type);
+    return visit<std::uint8_t, half, float, double>(photos, [&](auto photo_type) {
+      using P = decltype(photo_type);
+      return backend::refine_local(maps.as<T>(), photos.as<P>(), out.as<T>(), p, context);
+    });
+  });
+}
+
 bool crf(const View& scores, const View& photos, const View& present, const View& out,
          float gaussian_weight, float gaussian_sxy, float bilateral_weight, float bilateral_sxy,
          float bilateral_srgb, bool energies, std::int64_t iterations, float epsilon,
@@ -549,6 +581,8 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("background_overlap"), arg("unknown"), arg("ignore"), arg("context"));
   kernel("suppress", suppress, arg("scores"), arg("present"), arg("out"), arg("margin"),
          arg("context"));
+  kernel("refine_local", refine_local, arg("maps"), arg("photos"), arg("out"), arg("affinity"),
+         arg("dilations"), arg("iterations"), arg("channels_first"), arg("context"));
   kernel("crf", crf, arg("scores"), arg("photos"), arg("present"), arg("out"),
          arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
          arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("storage"),

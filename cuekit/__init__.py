@@ -18,6 +18,7 @@ from cuekit.labels import cues_to_labels
 from cuekit.photo_boundary import photo_boundary
 from cuekit.random_walk import random_walk
 from cuekit.raw_cues import raw_cues
+from cuekit.refine_local import RefineParams, refine_local
 from cuekit.resize import resize_cues
 from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
@@ -29,12 +30,14 @@ from cuekit.suppress import suppress_absent
 if TYPE_CHECKING:
     from cuekit import io, metrics
     from cuekit import losses as losses  # not in __all__: import * must not need torch
+    from cuekit import nn as nn
     from cuekit import reference as reference
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CRFParams",
+    "RefineParams",
     "background_map",
     "build_config",
     "cues_to_labels",
@@ -47,6 +50,7 @@ __all__ = [
     "photo_boundary",
     "random_walk",
     "raw_cues",
+    "refine_local",
     "resize_cues",
     "sepl_labels",
     "slic",
@@ -59,7 +63,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("io", "losses", "metrics", "reference"):
+    if name in ("io", "losses", "metrics", "nn", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

@@ -12,6 +12,7 @@ from typing import Protocol
 from cuekit._device import AnyArray, Array, Context
 from cuekit.crf import Storage
 from cuekit.labels import BackgroundOverlap, Overlap
+from cuekit.refine_local import Affinity
 from cuekit.resize import Rule
 from cuekit.snap import Accept
 from cuekit.subtract import Mode
@@ -62,6 +63,17 @@ class Kernels(Protocol):
     ) -> None: ...
     def suppress(
         self, scores: AnyArray, present: AnyArray, out: AnyArray, margin: float, context: Context
+    ) -> bool: ...
+    def refine_local(
+        self,
+        maps: AnyArray,
+        photos: AnyArray,
+        out: AnyArray,
+        affinity: Affinity,
+        dilations: Sequence[int],
+        iterations: int,
+        channels_first: bool,
+        context: Context,
     ) -> bool: ...
     def crf(
         self,

@@ -7,7 +7,7 @@ documents; sums and comparisons are in float64. The sections are named by the st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from cuekit.crf import CRFParams
     from cuekit.labels import BackgroundOverlap, Overlap
+    from cuekit.refine_local import Affinity
     from cuekit.resize import Rule
     from cuekit.snap import Accept
     from cuekit.subtract import Mode
@@ -382,6 +383,59 @@ def suppress_absent(
     below = np.nextafter(ceiling, scores.dtype.type(-np.inf))
     limit = np.minimum(ceiling - scores.dtype.type(margin), below)
     return np.where(kept[:, None, None], scores, np.minimum(scores, limit))
+
+
+# ------------------------------------------------------------------------------------ refine_local
+
+
+def refine_local(
+    maps: Array,  # (C, h, w)
+    photo: Array,  # (H, W, channels)
+    affinity: Affinity,
+    dilations: Sequence[int],
+    iterations: int,
+) -> Array:  # (C, H, W), in the dtype of maps
+    """Replace every value by a weighted sum over neighbours, again and again."""
+    kind = np.float64 if maps.dtype == np.float64 else np.float32  # as the published modules' a
+    colours, sides = photo.astype(kind), photo.shape[:2]
+    steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    offsets = np.array([np.multiply(d, step) for d in dilations for step in steps])  # (n, 2)
+    rows, columns = (
+        (np.arange(side) + offsets[:, axis, None]).clip(0, side - 1)
+        for axis, side in enumerate(sides)
+    )
+    index = rows[:, :, None], columns[:, None, :]
+    around = colours[index]  # (n, H, W, channels)
+    own = [colours] * len(dilations) if affinity == "pamr" else []
+    deviation = np.std([*around, *own], axis=0, ddof=1, dtype=np.float64).astype(kind)
+    distances = np.abs(around - colours)
+    if affinity == "par":
+        a = -np.square(distances / (deviation + kind(1e-8)) / kind(0.3))
+        r = np.hypot(*offsets.T)
+        b = -np.square(r / (r.std(ddof=1) + 1e-8) / 0.3)
+        weights = softmax(a.mean(-1)) + 0.01 * softmax(b)[:, None, None]  # (n, H, W)
+    else:
+        weights = softmax((-distances / (kind(1e-8) + kind(0.1) * deviation)).mean(-1))
+    values = resize_corners(maps, sides)
+    for _ in range(iterations):
+        values = np.stack([(weights * channel[index]).sum(0) for channel in values])
+    return values.astype(maps.dtype)
+
+
+def resize_corners(maps: Array, size: tuple[int, ...]) -> Array:  # (C, h, w) -> (C, H, W)
+    """Interpolate in float64 with aligned corners."""
+    maps = maps.astype(np.float64)
+    for axis, out in ((-2, size[0]), (-1, size[1])):
+        length = maps.shape[axis]
+        position = np.arange(out) * (length - 1) / max(out - 1, 1)
+        low = np.floor(position).astype(int)
+        weight = position - low
+        if axis == -2:
+            weight = weight[:, None]
+        a = np.take(maps, low, axis)
+        b = np.take(maps, np.minimum(low + 1, length - 1), axis)
+        maps = a + weight * (b - a)
+    return maps
 
 
 # --------------------------------------------------------------------------------------------- crf

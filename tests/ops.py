@@ -211,6 +211,18 @@ def table(inputs):
             {"scores": inputs.cams, "present": inputs.present[:, 1:].copy()},
             cuda=True,
         ),
+        "refine_local": Op(
+            cuekit.refine_local,
+            {"maps": inputs.coarse_cams, "image": inputs.photos},
+            {"iterations": 3},
+            cuda=True,
+        ),
+        "refine_local, pamr": Op(
+            cuekit.refine_local,
+            {"maps": inputs.probabilities, "image": inputs.photos},
+            {"preset": "pamr", "dilations": (1, 9), "iterations": 2},
+            cuda=True,
+        ),
         "felzenszwalb": Op(cuekit.felzenszwalb, {"image": inputs.photos}),
         "slic": Op(cuekit.slic, {"image": inputs.photos}, compiled=False, package="skimage"),
         "dense_crf": Op(

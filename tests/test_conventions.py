@@ -327,8 +327,8 @@ def test_options_are_keywords(op):
     """
     positional = {p.name for p in op.parameters.values() if p.kind is not p.KEYWORD_ONLY}
     arrays = {name.split("[")[0] for name in op.names}
-    others = {"num_classes", "params", "size", "scale", "sigma", "min_size", "boundary"}
-    assert positional - arrays <= others
+    known = {"num_classes", "params", "preset", "size", "scale", "sigma", "min_size", "boundary"}
+    assert positional - arrays <= known
     if not any(p.kind is p.VAR_POSITIONAL for p in op.parameters.values()):
         with pytest.raises(TypeError, match="positional argument"):
             op.function(*op.arrays, *[None] * len(positional))

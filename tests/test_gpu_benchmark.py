@@ -35,7 +35,8 @@ def gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "cases", ["elementwise_cases", "superpixel_cases", "crf_cases", "walk_cases"]
+    "cases",
+    ["elementwise_cases", "superpixel_cases", "refine_local_cases", "crf_cases", "walk_cases"],
 )
 def test_cases(gpu, cases):
     rows = list(getattr(gpu, cases)(1e6))
@@ -75,7 +76,7 @@ def test_figures_are_kept_as_they_come(gpu, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda: 1e6)
-    for cases in ("superpixel_cases", "crf_cases", "walk_cases"):
+    for cases in ("superpixel_cases", "refine_local_cases", "crf_cases", "walk_cases"):
         monkeypatch.setattr(gpu, cases, lambda _: iter(()))
     gpu.measure(tmp_path / "figures.json")
     content = json.loads((tmp_path / "figures.json").read_text())

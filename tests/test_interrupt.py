@@ -50,6 +50,10 @@ def spread(channels, height, width, steps, **how):
     return lambda: cuekit.random_walk(maps, boundary, steps=steps, **how)
 
 
+def refine(maps, photo, **how):
+    return lambda: cuekit.refine_local(maps, photo, **how)
+
+
 # Of each: a call that takes longer than a second on any machine. Flat photos have all edges in one
 # bucket; photos of noise have the most lattice vertices and the most edges to sort.
 LONG = {
@@ -60,6 +64,10 @@ LONG = {
     "random walk": lambda: spread(4, 300, 400, 256),
     "random walk, two threads": lambda: spread(4, 300, 400, 512, threads=2),
     "random walk of a large map": lambda: spread(1, 3000, 3000, 8, radius=16),
+    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=900),
+    "refine_local, weights": lambda: refine(
+        scores(1, 9, 9), noise_photo(2500, 3000), iterations=1, dilations=range(1, 33)
+    ),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

@@ -44,6 +44,9 @@ SIGNATURES = {
     "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "
     "background_overlap='foreground', unknown=None, ignore=255, threads=1)",
     "suppress_absent": "(scores, present, *, margin=0.0001, validate=False, threads=1)",
+    "RefineParams": "(affinity, dilations, iterations)",
+    "refine_local": "(maps, image, preset='par', *, dilations=None, iterations=None, "
+    "channel_axis=-1, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
     "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",
@@ -96,12 +99,13 @@ import numpy as np, cuekit
 from cuekit import *
 cuekit.fuse_cues(np.ones((1, 2, 2), dtype=bool))
 cuekit.build_config()
-try:
-    cuekit.losses
-except ImportError as error:
-    assert str(error) == "cuekit.losses needs torch: pip install 'cuekit[torch]'"
-else:
-    raise AssertionError
+for name in "losses", "nn":
+    try:
+        getattr(cuekit, name)
+    except ImportError as error:
+        assert str(error) == f"cuekit.{name} needs torch: pip install 'cuekit[torch]'"
+    else:
+        raise AssertionError
 """
     python("-c", program)
 
@@ -190,7 +194,7 @@ def test_docstring_is_complete(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
-    if name == "cuekit.losses":
+    if name in ("cuekit.losses", "cuekit.nn"):
         needs("torch")
     module = importlib.import_module(name)
     assert module.__doc__

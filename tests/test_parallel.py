@@ -79,6 +79,7 @@ def test_same_bits_for_every_dtype(seed, dtype, channels, size):
         lambda n: cuekit.background_map(maps, threads=n),
         lambda n: cuekit.superpixel_mean(maps, superpixels, threads=n),
         lambda n: cuekit.suppress_absent(maps, present[1:], threads=n),
+        lambda n: cuekit.refine_local(maps, photo, iterations=2, threads=n),
     ]
     if channels > 1:
         likely = maps.clip(0, 1)

@@ -1,0 +1,398 @@
+// refine_local: the weights of all pixels are computed once, then few maps at a time go through all
+// iterations.
+//
+// An iteration reads 48 weights (with six dilations) and 48 neighbours of every pixel. For one
+// neighbour, the pixels of a row read consecutive weights and consecutive values of another row, so
+// a SIMD vector is some pixels of a row. Weights lie in blocks of 16 pixels, in the order in which
+// they are read. One load of weights serves all maps of a group, whose sums stay in registers. Rows
+// have borders that hold the nearest pixel's value, and pointers to the rows above and below are
+// clamped: no neighbour needs a test.
+//
+// Memory per pixel: 4 bytes of weights per neighbour (8 for float64), and two copies of a group's
+// maps with their borders. Weights are read from memory once per group and iteration, so a group
+// has as many maps as 250 bytes per pixel with six dilations allow.
+#include "cuekit/refine_local.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "finite.h"
+#include "float_state.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "simd.h"
+#include "workspace.h"
+
+namespace cuekit::cpu {
+namespace {
+
+constexpr int block = 16;     // pixels, whose weights lie side by side: the widest vector of floats
+constexpr int most_maps = 5;  // of a group
+constexpr std::int64_t rows_of_task = 8;
+constexpr int most_neighbours = 8 * most_dilations;
+
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
+
+// Some planes of pixels: row y of each, then row y + 1 of each. All rows have a border.
+struct Planes {
+  Planes(const RefineLocalParams& p, std::int64_t plane_count)
+      : height(p.height),
+        width(p.width),
+        count(plane_count),
+        blocks(round_up(p.width, block) / block) {
+    for (int k = 0; k < p.dilation_count; ++k)
+      reach = std::max<std::int64_t>(reach, std::min<std::int64_t>(p.dilations[k], p.width - 1));
+    border = round_up(reach, block);
+    // Rows that are a multiple of 1 KB apart would share few sets of L1.
+    stride = blocks * block + 2 * border;
+    if (stride % 256 == 0) stride += block;
+  }
+
+  std::int64_t size() const { return height * count * stride; }
+  std::int64_t offset(std::int64_t y, std::int64_t plane) const {
+    return (y * count + plane) * stride + border;
+  }
+  std::int64_t clamped_row(std::int64_t y) const {
+    return std::clamp<std::int64_t>(y, 0, height - 1);
+  }
+
+  // Fills what is beside the pixels of a row.
+  template <class Real>
+  void fill_border(Real* row) const {  // at its first pixel
+    std::fill(row - border, row, row[0]);
+    std::fill(row + width, row + stride - border, row[width - 1]);
+  }
+
+  // Where the neighbours of row y's first pixel lie in the first plane. Those of the next pixels
+  // follow, up to the last block's last: reads stay within the row and its border.
+  template <class Real>
+  void find_neighbours(const RefineLocalParams& p, const Real* planes, std::int64_t y,
+                       const Real** neighbours) const {  // (8 * dilations)
+    for (int k = 0; k < p.dilation_count; ++k) {
+      const std::int64_t dy = std::min<std::int64_t>(p.dilations[k], height);
+      const std::int64_t dx = std::min<std::int64_t>(p.dilations[k], width - 1);
+      for (int i = 0; i < 8; ++i)
+        *neighbours++ =
+            planes + offset(clamped_row(y + direction_y(i) * dy), 0) + direction_x(i) * dx;
+    }
+  }
+
+  std::int64_t height, width, count, blocks;
+  std::int64_t reach = 0, border = 0, stride = 0;
+};
+
+// Calls body(first, end) for some rows at a time, on all threads.
+template <class Body>
+void for_rows(std::int64_t height, int threads, Body&& body) {
+  parallel_for((height + rows_of_task - 1) / rows_of_task, threads, [&](std::int64_t task) {
+    // Maps and weights decay to values as small as one likes, and denormals are slow.
+    const DenormalsFlushed state;
+    body(task * rows_of_task, std::min(height, (task + 1) * rows_of_task));
+  });
+}
+
+// ---- weights ----
+
+template <class P, class Real>
+void read_photo(const P* photo,  // (H, W, channels), or (channels, H, W)
+                Real* pixels,    // planes
+                const RefineLocalParams& p, const Planes& planes, int threads) {
+  const std::int64_t step = p.channels_first ? 1 : p.photo_channels;
+  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
+    for (std::int64_t y = first; y < end; ++y) {
+      for (std::int64_t c = 0; c < p.photo_channels; ++c) {
+        const P* source = photo + (p.channels_first ? (c * p.height + y) * p.width
+                                                    : y * p.width * p.photo_channels + c);
+        Real* const row = pixels + planes.offset(y, c);
+        for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(source[x * step]);
+        planes.fill_border(row);
+      }
+    }
+  });
+}
+
+// The weights of one row.
+template <LocalAffinity affinity>
+struct RowWeights {
+  template <class Real>
+  static CUEKIT_INLINE void run(const RefineLocalParams* p, const Planes* planes,
+                                const Real* pixels,             // photo planes
+                                const Real* const* neighbours,  // (neighbours), in plane 0
+                                std::int64_t y,
+                                Real* weights) {  // (blocks, neighbours, block)
+    constexpr bool with_pixel = affinity == LocalAffinity::pamr;
+    const int count = p->neighbours();
+    const double dilations = p->dilation_count, samples = p->samples();
+    for (std::int64_t b = 0; b < planes->blocks; ++b) {
+      Real* const w = weights + b * count * block;
+      for (std::int64_t c = 0; c < p->photo_channels; ++c) {
+        const Real* const pixel = pixels + planes->offset(y, c) + b * block;
+        const std::int64_t shift = c * planes->stride + b * block;
+        double mean[block], squares[block];
+        for (int j = 0; j < block; ++j) mean[j] = with_pixel ? dilations * pixel[j] : 0.0;
+        for (int n = 0; n < count; ++n) {
+          const Real* const row = neighbours[n] + shift;
+          for (int j = 0; j < block; ++j) mean[j] += row[j];
+        }
+        for (int j = 0; j < block; ++j) {
+          mean[j] /= samples;
+          const double difference = pixel[j] - mean[j];
+          squares[j] = with_pixel ? dilations * (difference * difference) : 0.0;
+        }
+        for (int n = 0; n < count; ++n) {
+          const Real* const row = neighbours[n] + shift;
+          for (int j = 0; j < block; ++j) {
+            const double difference = row[j] - mean[j];
+            squares[j] += difference * difference;
+          }
+        }
+        Real deviation[block];
+        for (int j = 0; j < block; ++j)
+          deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
+        for (int n = 0; n < count; ++n) {
+          const Real* const row = neighbours[n] + shift;
+          Real* const sum = w + n * block;
+          for (int j = 0; j < block; ++j) {
+            const Real term = affinity == LocalAffinity::par
+                                  ? par_term(row[j], pixel[j], deviation[j])
+                                  : pamr_term(row[j], pixel[j], deviation[j]);
+            sum[j] = c == 0 ? term : sum[j] + term;
+          }
+        }
+      }
+      Real largest[block];
+      double total[block];
+      const Real channels = static_cast<Real>(p->photo_channels);
+      for (int n = 0; n < count; ++n) {
+        Real* const a = w + n * block;
+        for (int j = 0; j < block; ++j) {
+          a[j] = mean_of_terms(a[j], channels);
+          largest[j] = n == 0 || largest[j] < a[j] ? a[j] : largest[j];
+        }
+      }
+      for (int j = 0; j < block; ++j) total[j] = 0.0;
+      for (int n = 0; n < count; ++n) {
+        Real* const a = w + n * block;
+        for (int j = 0; j < block; ++j) {
+          const double e = softmax_exp(a[j] - largest[j]);
+          total[j] += e;
+          a[j] = static_cast<Real>(e);
+        }
+      }
+      for (int j = 0; j < block; ++j) total[j] = 1.0 / total[j];
+      for (int n = 0; n < count; ++n) {
+        Real* const a = w + n * block;
+        const Real distance = static_cast<Real>(distance_weight(*p, n));
+        for (int j = 0; j < block; ++j) a[j] = static_cast<Real>(a[j] * total[j]) + distance;
+      }
+    }
+  }
+};
+
+template <class P, class Real>
+void find_weights(const P* photo,  // (H, W, channels), or (channels, H, W)
+                  Real* weights,   // (H, blocks, neighbours, block)
+                  const RefineLocalParams& p, int threads) {
+  const Planes planes(p, p.photo_channels);
+  const Workspace<Real> pixels(planes.size());
+  read_photo(photo, pixels.get(), p, planes, threads);
+  const std::int64_t row_size = planes.blocks * p.neighbours() * block;
+  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
+    const Real* neighbours[most_neighbours];
+    for (std::int64_t y = first; y < end; ++y) {
+      planes.find_neighbours(p, pixels.get(), y, neighbours);
+      const auto run = [&](auto kernel) {
+        dispatch<decltype(kernel)>(&p, &planes, static_cast<const Real*>(pixels.get()),
+                                   static_cast<const Real* const*>(neighbours), y,
+                                   weights + y * row_size);
+      };
+      if (p.affinity == LocalAffinity::par)
+        run(RowWeights<LocalAffinity::par>());
+      else
+        run(RowWeights<LocalAffinity::pamr>());
+    }
+  });
+}
+
+// ---- maps ----
+
+// Reads a group of maps at the photo's size.
+template <class T, class Real>
+void read_maps(const T* maps,             // (count, h, w)
+               const CornerTap* columns,  // (W)
+               Real* values,              // planes
+               const RefineLocalParams& p, const Planes& planes, int threads) {
+  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
+    std::vector<double> between(p.in_width);
+    for (std::int64_t y = first; y < end; ++y) {
+      const CornerTap tap = corner_tap(y, p.in_height, p.height);
+      for (std::int64_t k = 0; k < planes.count; ++k) {
+        const T* const low = maps + (k * p.in_height + tap.low) * p.in_width;
+        const T* const high = maps + (k * p.in_height + tap.high) * p.in_width;
+        Real* const row = values + planes.offset(y, k);
+        if (tap.weight == 0.0 && p.in_width == p.width) {
+          for (std::int64_t x = 0; x < p.width; ++x) row[x] = static_cast<Real>(load(low[x]));
+        } else {
+          for (std::int64_t x = 0; x < p.in_width; ++x)
+            between[x] = interpolate(load(low[x]), load(high[x]), tap.weight);
+          for (std::int64_t x = 0; x < p.width; ++x) {
+            const CornerTap& column = columns[x];
+            row[x] = static_cast<Real>(
+                interpolate(between[column.low], between[column.high], column.weight));
+          }
+        }
+        planes.fill_border(row);
+      }
+    }
+  });
+}
+
+// One iteration of one row of a group of maps. A vector has `bytes` bytes.
+template <int bytes, int maps>
+struct RefineRow {
+  template <class Real>
+  static CUEKIT_INLINE void run(const Real* weights,            // (blocks, neighbours, block)
+                                const Real* const* neighbours,  // (neighbours), of the first map
+                                std::int64_t blocks, int count, std::int64_t stride,
+                                Real* target) {  // at the first pixel of the first map
+    using V = Lanes<Real, bytes / static_cast<int>(sizeof(Real))>;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      for (int part = 0; part < block; part += V::size) {
+        const std::int64_t x = b * block + part;
+        const Real* factors = weights + b * count * block + part;
+        V sums[maps];
+        for (int k = 0; k < maps; ++k) sums[k] = V::zero();
+        for (int n = 0; n < count; ++n, factors += block) {
+          const V factor = V::load(factors);
+          const Real* const values = neighbours[n] + x;
+          for (int k = 0; k < maps; ++k) sums[k] = sums[k] + V::load(values + k * stride) * factor;
+        }
+        for (int k = 0; k < maps; ++k) sums[k].store(target + k * stride + x);
+      }
+    }
+  }
+};
+
+template <int maps, class Real>
+void iterate(const Real* weights,  // (H, blocks, neighbours, block)
+             const Real* source,   // planes
+             Real* target,         // planes
+             const RefineLocalParams& p, const Planes& planes, int threads) {
+  const int count = p.neighbours();
+  const std::int64_t row_size = planes.blocks * count * block;
+  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
+    const Real* neighbours[most_neighbours];
+    for (std::int64_t y = first; y < end; ++y) {
+      planes.find_neighbours(p, source, y, neighbours);
+      Real* const row = target + planes.offset(y, 0);
+      dispatch_width<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
+          weights + y * row_size, static_cast<const Real* const*>(neighbours), planes.blocks, count,
+          planes.stride, row);
+      for (int k = 0; k < maps; ++k) planes.fill_border(row + k * planes.stride);
+    }
+  });
+}
+
+// Returns false if a result is not finite.
+template <class T, class Real>
+bool write_maps(const Real* values,  // planes
+                T* out,              // (count, H, W)
+                const RefineLocalParams& p, const Planes& planes, int threads) {
+  std::atomic<bool> all_finite{true};
+  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
+    for (std::int64_t k = 0; k < planes.count; ++k) {
+      for (std::int64_t y = first; y < end; ++y) {
+        const Real* const row = values + planes.offset(y, k);
+        T* const target = out + (k * p.height + y) * p.width;
+        for (std::int64_t x = 0; x < p.width; ++x) target[x] = store<T>(row[x]);
+      }
+      const T* const rows = out + (k * p.height + first) * p.width;
+      if (any_nonfinite(nonfinite_bits(rows, (end - first) * p.width))) all_finite = false;
+    }
+  });
+  return all_finite;
+}
+
+// Refines a group of `count` maps, at most most_maps.
+template <int maps, class T, class Real>
+bool refine_group(const T* in,               // (count, h, w)
+                  const CornerTap* columns,  // (W)
+                  const Real* weights,       // (H, blocks, neighbours, block)
+                  T* out,                    // (count, H, W)
+                  int count, const RefineLocalParams& p, int threads) {
+  if constexpr (maps > 1)
+    if (count < maps) return refine_group<maps - 1>(in, columns, weights, out, count, p, threads);
+  const Planes planes(p, maps);
+  const Workspace<Real> both(2 * planes.size());
+  Real *source = both.get(), *target = source + planes.size();
+  read_maps(in, columns, source, p, planes, threads);
+  for (std::int64_t i = 0; i < p.iterations; ++i) {
+    iterate<maps>(weights, source, target, p, planes, threads);
+    std::swap(source, target);
+  }
+  return write_maps(source, out, p, planes, threads);
+}
+
+template <class T>
+bool all_finite(const T* values, std::int64_t count, int threads) {
+  constexpr std::int64_t part = 1 << 16;
+  std::atomic<bool> finite{true};
+  parallel_for((count + part - 1) / part, threads, [&](std::int64_t i) {
+    const std::int64_t begin = i * part;
+    if (any_nonfinite(nonfinite_bits(values + begin, std::min(part, count - begin))))
+      finite = false;
+  });
+  return finite;
+}
+
+}  // namespace
+
+template <class T, class P>
+bool refine_local(const T* maps,    // (B, C, h, w)
+                  const P* photos,  // (B, H, W, channels), or (B, channels, H, W)
+                  T* out,           // (B, C, H, W)
+                  const RefineLocalParams& p, Context& context) {
+  using Real = refine_type<T>;
+  const std::int64_t in_pixels = p.in_height * p.in_width, pixels = p.height * p.width;
+  if (!all_finite(maps, p.batch * p.channels * in_pixels, context.threads)) return false;
+  if constexpr (!std::is_same_v<P, std::uint8_t>)
+    if (!all_finite(photos, p.batch * p.photo_channels * pixels, context.threads)) return false;
+  std::vector<CornerTap> columns;
+  for (std::int64_t x = 0; x < p.width; ++x) columns.push_back(corner_tap(x, p.in_width, p.width));
+  const std::int64_t groups = (p.channels + most_maps - 1) / most_maps;
+  std::atomic<bool> finite{true};
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
+    const std::int64_t blocks = round_up(p.width, block) / block;
+    const Workspace<Real> weights(p.iterations > 0 ? p.height * blocks * p.neighbours() * block
+                                                   : 0);
+    if (p.iterations > 0)
+      find_weights(photos + b * p.photo_channels * pixels, weights.get(), p, threads);
+    for (std::int64_t group = 0; group < groups; ++group) {
+      // Groups of sizes as equal as possible.
+      const std::int64_t first = p.channels * group / groups;
+      const auto count = static_cast<int>(p.channels * (group + 1) / groups - first);
+      const std::int64_t map = b * p.channels + first;
+      if (!refine_group<most_maps>(maps + map * in_pixels, columns.data(),
+                                   static_cast<const Real*>(weights.get()), out + map * pixels,
+                                   count, p, threads))
+        finite = false;
+    }
+  });
+  return finite;
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                                 \
+  template bool refine_local(const T*, const std::uint8_t*, T*, const RefineLocalParams&,     \
+                             Context&);                                                       \
+  template bool refine_local(const T*, const half*, T*, const RefineLocalParams&, Context&);  \
+  template bool refine_local(const T*, const float*, T*, const RefineLocalParams&, Context&); \
+  template bool refine_local(const T*, const double*, T*, const RefineLocalParams&, Context&);
+CUEKIT_INSTANTIATE(half)
+CUEKIT_INSTANTIATE(float)
+CUEKIT_INSTANTIATE(double)
+#undef CUEKIT_INSTANTIATE
+
+}  // namespace cuekit::cpu

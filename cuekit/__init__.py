@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuekit._backend import build_config
 from cuekit.background import background_map
+from cuekit.bilateral_filter import bilateral_filter
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
@@ -27,6 +28,7 @@ from cuekit.suppress import suppress_absent
 if TYPE_CHECKING:
     from cuekit import io, metrics
     from cuekit import losses as losses  # not in __all__: import * must not need torch
+    from cuekit import nn as nn
     from cuekit import reference as reference
 
 __version__ = "0.1.0"
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CRFParams",
     "background_map",
+    "bilateral_filter",
     "build_config",
     "cues_to_labels",
     "dense_crf",
@@ -55,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("io", "losses", "metrics", "reference"):
+    if name in ("io", "losses", "metrics", "nn", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

@@ -41,6 +41,11 @@ def crf(photo, iterations, threads=1, classes=3):
     return lambda: cuekit.dense_crf(probabilities, photo, iterations=iterations, threads=threads)
 
 
+def bilateral(photo, channels):
+    values = scores(channels, *photo.shape[:-1])
+    return lambda: cuekit.bilateral_filter(values, photo, sxy=50, srgb=15)
+
+
 def segment(photo, **how):
     return lambda: cuekit.felzenszwalb(photo, **how)
 
@@ -52,6 +57,8 @@ LONG = {
     "crf, two threads": lambda: crf(smooth_photo(500, 700), 100, threads=2),
     "crf of a batch": lambda: crf(np.stack([noise_photo(250, 350)] * 6), 20, threads=2),
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
+    "bilateral filter of noise": lambda: bilateral(noise_photo(1000, 1200), 2),
+    "bilateral filter of many maps": lambda: bilateral(smooth_photo(500, 700), 900),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

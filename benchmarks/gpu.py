@@ -105,7 +105,10 @@ def build() -> bool:
 
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-OPS = "subtract background raw_cues superpixel_mean bilateral_filter snap fuse resize labels suppress crf"
+OPS = (
+    "subtract background raw_cues superpixel_mean bilateral_filter snap fuse resize labels "
+    "suppress crf"
+)
 # Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
 

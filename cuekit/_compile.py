@@ -1,9 +1,9 @@
 """What torch.compile calls: ops that training uses, registered with torch as custom ops.
 
-Tracing a function of this package would end at the compiled core, so each of these functions, while
-it is traced, calls a custom op of the same name in its stead. The op has a rule for shape and dtype,
-and a gradient where the function has one. When it runs, it calls the function itself, which checks
-the arguments and raises as always.
+Tracing a function of this package would end at the compiled core. So each of these functions calls
+a custom op of its own name while it is traced. The op has a rule for shape and dtype, and a
+gradient where the function has one. When it runs, it calls the function itself, which checks the
+arguments and raises as always.
 
 The ops are registered when the first of them is traced: importing this package does not import
 torch.
@@ -134,6 +134,7 @@ def _register_once() -> None:
     import torch
 
     import cuekit
+    from cuekit._checks import check_threads
     from cuekit.bilateral_filter import differentiable_filter
     from cuekit.crf import CRFParams
     from cuekit.suppress import gradient_of_suppression
@@ -203,7 +204,7 @@ def _register_once() -> None:
                 normalize,
                 adjoint=True,
                 validate=validate,
-                threads=threads,
+                threads=check_threads(threads),
             )
         return cuekit.bilateral_filter(
             values,

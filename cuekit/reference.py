@@ -596,12 +596,10 @@ def seed_loss(
     balanced: bool = False,
 ) -> float:
     """Return the mean of -log p over the cues, or that of the background plus that of the rest."""
-    if balanced:
-        p = floored(probabilities)
-        parts = p[:1][cues[:1] != 0], p[1:][cues[1:] != 0]
-    else:
-        parts = (floored(probabilities)[cues != 0],)
-    return float(sum(-np.log(marked).sum() / max(marked.size, 1) for marked in parts))
+    p = floored(probabilities)
+    parts = [slice(1), slice(1, None)] if balanced else [slice(None)]
+    marked = [p[part][cues[part] != 0] for part in parts]
+    return float(sum(-np.log(each).sum() / max(each.size, 1) for each in marked))
 
 
 def constrain_to_boundary_loss(

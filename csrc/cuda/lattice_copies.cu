@@ -148,6 +148,7 @@ __device__ void normalise_filter(const Lattice& lattice,
                                  const float* filtered,  // (entries, ones_stride)
                                  std::int64_t tile, int i, int corner, int corners, float alpha,
                                  double scale, Normalisation normalisation) {
+  if (corners == 0) return;  // the filter is left out
   float sum = 0.0f;
   for (int k = corner; k < corner + corners && normalisation != Normalisation::none; ++k) {
     const std::int64_t entry = lattice.entry(tile, k) + i;

@@ -64,10 +64,6 @@ def run(*, quick: bool = False) -> list[Result]:
         np.testing.assert_allclose(result, theirs, rtol=0, atol=1e-5 * float(theirs.max()))
     probabilities = torch.from_numpy(maps)
     weights = torch.from_numpy(inputs.random_maps(*maps.shape))
-    # Of twice the size: the loss is computed on maps of half the size.
-    rows, columns = (np.arange(2 * side) // 2 for side in SIZE)
-    large = torch.from_numpy(np.ascontiguousarray(maps[..., rows[:, None], columns]))
-    images = np.ascontiguousarray(photos[:, rows[:, None], columns])
 
     def forward(threads: int) -> np.ndarray:
         return cuekit.bilateral_filter(maps, photos, sxy=SXY, srgb=SRGB, threads=threads)
@@ -79,9 +75,9 @@ def run(*, quick: bool = False) -> list[Result]:
         return gradient.numpy()
 
     def loss() -> np.ndarray:
-        values = large.detach().requires_grad_()
+        values = probabilities.detach().requires_grad_()
         value = losses.dense_energy_loss(
-            values, images, sxy=2 * SXY, srgb=SRGB, weight=1e-7, threads=THREADS
+            values, photos, sxy=SXY, srgb=SRGB, scale=1, weight=1e-7, threads=THREADS
         )
         (gradient,) = torch.autograd.grad(value, values)
         return gradient.numpy()

@@ -685,9 +685,9 @@ def dense_energy_loss(
         return similar * torch.where(unknown, 1, gate)
 
     pull = _constant(small, gated, "dense_energy_loss", "filter")
-    # The value of `small`, and twice its gradient.
-    twice = 2 * small - small.detach()
-    return -weight / count * (twice * pull).sum()
+    energy = (small * pull).sum()
+    # The value of the energy, and twice its gradient.
+    return -weight / count * (2 * energy - energy.detach())
 
 
 def _check_photos(

@@ -12,17 +12,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <type_traits>
-#include <vector>
 
 #include "cpu/crf/blur.h"
 #include "cpu/crf/class_vector.h"
 #include "cpu/crf/lattice.h"
 #include "cpu/crf/patch.h"
-#include "cpu/crf/write_results.h"
+#include "cpu/crf/transpose.h"
+#include "cpu/finite.h"
 #include "cpu/float_state.h"
 #include "cpu/interrupt.h"
 #include "cpu/parallel.h"
@@ -101,6 +99,22 @@ struct Slice {
   }
 };
 
+// Returns a word whose highest bit is set if any value is not finite or too large. Integer work,
+// which vectorises: a magnitude from the limit on carries into the sign bit.
+template <class T>
+typename float_bits<T>::type out_of_range_bits(const T* values,  // (count)
+                                               std::int64_t count) {
+  using Bits = typename float_bits<T>::type;
+  constexpr auto sign = static_cast<Bits>(Bits{1} << (8 * sizeof(T) - 1));
+  // All finite values of float16 are small enough: from infinity on.
+  const auto limit = bit_cast<Bits>(store<T>(largest_filtered_value));
+  const auto room = static_cast<Bits>(sign - limit);
+  Bits seen = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    seen |= static_cast<Bits>((bit_cast<Bits>(values[i]) & (sign - 1)) + room);
+  return seen;
+}
+
 // From the maps of a patch to the rows of its pixels. Returns false for values that are not finite
 // or too large.
 template <class T, class C>
@@ -108,18 +122,24 @@ bool read_patch(const T* values,  // (channels, N)
                 const Patch& patch, std::int64_t channels,
                 C* rows,  // (pixels of the patch, stride)
                 std::int64_t stride) {
-  const std::int64_t column_step = patch.rows * stride;
-  bool valid = true;
-  for (std::int64_t r = 0; r < patch.rows; ++r, rows += stride)
-    for (std::int64_t k = 0; k < channels; ++k) {
-      const T* const row = values + patch.offset(k, r);
-      for (std::int64_t x = 0; x < patch.columns; ++x) {
-        const C value = static_cast<C>(load(row[x]));
-        valid &= std::abs(value) < static_cast<C>(largest_filtered_value);  // false for NaN
-        rows[x * column_step + k] = value;
-      }
-    }
-  return valid;
+  typename float_bits<T>::type seen = 0;
+  for (std::int64_t r = 0; r < patch.rows; ++r) {
+    for (std::int64_t k = 0; k < channels; ++k)
+      seen |= out_of_range_bits(values + patch.offset(k, r), patch.columns);
+    transpose(values + patch.offset(0, r), patch.pixels_of_image, channels, patch.columns,
+              rows + r * stride, patch.rows * stride);
+  }
+  return !any_nonfinite(seen);
+}
+
+// From the rows of a patch's pixels to its maps.
+template <class C>
+void write_patch(const C* rows,  // (pixels of the patch, stride)
+                 std::int64_t stride, const Patch& patch, std::int64_t channels,
+                 C* out) {  // (channels, N)
+  for (std::int64_t r = 0; r < patch.rows; ++r)
+    transpose(rows + r * stride, patch.rows * stride, patch.columns, channels,
+              out + patch.offset(0, r), patch.pixels_of_image);
 }
 
 // One image, up to most_channels of its channels.
@@ -177,13 +197,11 @@ class ChannelFilter {
   void slice(Out* out) const {
     using Fours = Slice<typename Group::template FourOf<C>, Group::fours>;
     using Wides = Slice<typename Group::template WideOf<C>, Group::wides>;
-    std::vector<std::int64_t> channels(static_cast<std::size_t>(channels_));
-    std::iota(channels.begin(), channels.end(), 0);
     for_bands([&](const Band& band, C* rows) {
       for_patches(band, [&](const Patch& patch) {
         const PatchOfLattice<C> simplices = simplices_of(patch, !adjoint_);
         dispatch_width<Fours, Wides, Wides>(&simplices, rows);
-        write_results(static_cast<const C*>(rows), stride_, patch, channels, out);
+        write_patch(static_cast<const C*>(rows), stride_, patch, channels_, out);
       });
     });
   }

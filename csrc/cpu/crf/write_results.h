@@ -1,4 +1,4 @@
-// From the rows of a patch's pixels, such as their marginals Q, to the output maps.
+// From the marginals Q of a patch to the output maps.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace cuekit::cpu {
 
-template <class V, class Q>
-void write_results(const V* q,  // (pixels of the patch, stride)
+template <class Q>
+void write_results(const float* q,  // (pixels of the patch, stride)
                    std::int64_t stride, const Patch& patch,
                    const std::vector<std::int64_t>& channels,  // (classes): the channel of each
                    Q* out) {                                   // (K, N)

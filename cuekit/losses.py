@@ -1,9 +1,11 @@
 """Losses for training a segmentation network from cues and tags; they need torch.
 
-All take probabilities, a network's output after softmax. As in SEC's code they are floored first:
-1e-4 is added, then each pixel's probabilities are divided by their sum. Logarithms and gradients
-are then finite, and a class whose probability is almost 0 gets a large gradient, where clamping
-would give 0.
+All take probabilities, a network's output after softmax. Where a loss takes their logarithm, they
+are floored first, as in SEC's code: 1e-4 is added, then each pixel's probabilities are divided by
+their sum. Logarithms and gradients are then finite, and a class whose probability is almost 0 gets
+a large gradient, where clamping would give 0.
+
+torch.compile traces all of them without graph breaks. Values are then not checked, as on a GPU.
 """
 
 from __future__ import annotations

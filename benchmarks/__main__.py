@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAMES = (
     "felzenszwalb",
     "superpixel_mean",
+    "bilateral_filter",
     "snap",
     "snap_masks",
     "suppress",

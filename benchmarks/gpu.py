@@ -107,8 +107,8 @@ def build() -> bool:
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 OPS = (
-    "subtract background raw_cues superpixel_mean snap fuse resize labels suppress "
-    "refine_local crf random_walk"
+    "subtract background raw_cues superpixel_mean bilateral_filter snap fuse resize labels "
+    "suppress refine_local crf random_walk"
 )
 # Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
@@ -567,6 +567,44 @@ def crf_cases(_: float) -> Iterator[Row]:
     yield case("dense CRF, 16 grids of 41×41", (16, CHANNELS, *GRID), "sec-train", 1.5)
 
 
+def filter_cases(_: float) -> Iterator[Row]:
+    """Time the bilateral filter and the dense energy loss: every call builds its lattices."""
+    import cuekit
+    from cuekit import losses
+
+    def inputs(batch: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, columns = (np.arange(n) * m // n for n, m in zip(size, SIZE, strict=True))
+        images = np.tile(photos(4), (-(-batch // 4), 1, 1, 1))[:batch]
+        images = np.ascontiguousarray(images[:, rows[:, None], columns])
+        logits = noise(batch, CHANNELS, *(-(-side // 16) for side in size))
+        full = torch.nn.functional.interpolate(3 * logits, size, mode="bilinear")
+        return full.softmax(1).contiguous(), torch.from_numpy(images).to(DEVICE)
+
+    def call(maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return cuekit.bilateral_filter(maps, image, sxy=50, srgb=15)
+
+    half = tuple(min(160, side) for side in SIZE)
+    for batch, size in ((4, half), (1, SIZE), (BATCH, SIZE)):
+        maps, image = inputs(batch, (size[0], size[1]))
+        expected = on_cpu(cuekit.bilateral_filter, maps, image, sxy=50, srgb=15)
+        # Float32 sums in another order, relative to the largest.
+        check(call(maps, image) / expected.max(), expected / expected.max(), 1e-5, "filter")
+        title = f"bilateral filter, {batch}×{CHANNELS}×{size[0]}×{size[1]}"
+        yield Row(title, milliseconds(in_turns(call, maps, image)))
+
+    maps, image = inputs(4, (2 * half[0], 2 * half[1]))
+
+    def step(maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        leaf = maps.detach().requires_grad_()
+        return torch.autograd.grad(losses.dense_energy_loss(leaf, image, weight=1), leaf)[0]
+
+    expected = step(maps[:2].cpu(), image[:2].cpu()).numpy()
+    largest = np.abs(expected).max()
+    check(step(maps[:2], image[:2]) / largest, expected / largest, 1e-5, "dense_energy_loss")
+    title = f"dense energy loss and its gradient, 4×{CHANNELS}×{2 * half[0]}×{2 * half[1]}"
+    yield Row(title, milliseconds(in_turns(step, maps, image)))
+
+
 def walk_cases(_: float) -> Iterator[Row]:
     """Time whole calls, compared with the dense matrix of published code."""
     import cuekit
@@ -614,6 +652,16 @@ def walk_cases(_: float) -> Iterator[Row]:
     yield case(BATCH, CHANNELS)
 
 
+CASES = (
+    elementwise_cases,
+    superpixel_cases,
+    filter_cases,
+    refine_local_cases,
+    crf_cases,
+    walk_cases,
+)
+
+
 def measure(file: Path | None) -> bool:
     """Time all cases and print which limits hold."""
     import cuekit
@@ -629,7 +677,7 @@ def measure(file: Path | None) -> bool:
     say("| case | ms | bandwidth, share of the copy's | peers' times | limit | holds |")
     say("|---|---|---|---|---|---|")
     rows = []
-    for cases in (elementwise_cases, superpixel_cases, refine_local_cases, crf_cases, walk_cases):
+    for cases in CASES:
         for row in cases(bandwidth):
             rows.append(row)
             say(row.line())

@@ -421,6 +421,54 @@ def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Arr
     return np.array(model.inference(10)).reshape(probabilities.shape)
 
 
+# --- bilateral_filter: values (K, H, W), photo (H, W, 3) -----------------------------------------
+
+
+def _pydensecrf_filter(labels: int, photo: Array, sxy: float, srgb: float, weight: float) -> Any:
+    """Make a CRF with one bilateral kernel, not normalised, and its marginals."""
+    from pydensecrf import densecrf
+
+    height, width = photo.shape[:2]
+    model = densecrf.DenseCRF2D(width, height, labels)
+    model.setUnaryEnergy(np.zeros((labels, height * width), np.float32))
+    model.addPairwiseBilateral(
+        sxy=sxy,
+        srgb=srgb,
+        rgbim=photo,
+        compat=weight,
+        normalization=densecrf.NO_NORMALIZATION,
+    )
+    return model, model.startInference()
+
+
+def filter_pydensecrf(values: Array, photo: Array, sxy: float, srgb: float) -> None:
+    """Filter the maps one by one on one lattice, as the module `bilateralfilter` does.
+
+    pydensecrf returns the softmax over labels, which is 1 for one label: the filtered values
+    themselves are lost. See the next function.
+    """
+    model, (marginals, *temporary) = _pydensecrf_filter(1, photo, sxy, srgb, 1)
+    for channel in values:
+        np.asarray(marginals)[0] = channel.ravel()
+        model.stepInference(marginals, *temporary)
+
+
+def checked_filter_pydensecrf(values: Array, photo: Array, sxy: float, srgb: float) -> Array:
+    """Filter all maps at a time, and return the results: logarithms of marginals.
+
+    They are relative to those of one more label, whose values are 0. The weight keeps them small,
+    so that the softmax loses nothing.
+    """
+    weight = 4 / (photo.size / 3 * float(values.max()))
+    model, (marginals, *temporary) = _pydensecrf_filter(len(values) + 1, photo, sxy, srgb, weight)
+    np.asarray(marginals)[:-1] = values.reshape(len(values), -1)
+    np.asarray(marginals)[-1] = 0
+    model.stepInference(marginals, *temporary)
+    logarithms = np.log(np.array(marginals, np.float64))
+    filtered: Array = ((logarithms[:-1] - logarithms[-1]) / weight).reshape(values.shape)
+    return filtered
+
+
 # --- random_walk: maps (C, h, w) and boundary (h, w) float32, radius 5, 256 steps -----------------
 
 

@@ -27,6 +27,7 @@
 #endif
 
 #include "cuekit/background.h"
+#include "cuekit/bilateral_filter.h"
 #include "cuekit/context.h"
 #include "cuekit/crf.h"
 #include "cuekit/fuse.h"
@@ -381,6 +382,18 @@ bool superpixel_mean(const View& values, const View& superpixels, std::int64_t n
   });
 }
 
+bool bilateral_filter(const View& values, const View& photos, const View& out, float sxy,
+                      float srgb, bool normalize, bool adjoint, Call& context) {
+  const BilateralFilterParams p{
+      values.shape[0], values.shape[1], values.shape[2], values.shape[3], sxy, srgb,
+      normalize,       adjoint};
+  return visit_floating(values, [&](auto type) {
+    using T = decltype(type);
+    return backend::bilateral_filter(values.as<T>(), photos.as<std::uint8_t>(),
+                                     out.as<filtered_type<T>>(), p, context);
+  });
+}
+
 bool snap(const View& cues, const View& superpixels, std::int64_t num_superpixels, const View& out,
           double threshold, Call& context) {
   const SnapParams p{cues.shape[0], cues.shape[1], cues.shape[2], cues.shape[3],
@@ -573,6 +586,8 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("context"));
   kernel("superpixel_mean", superpixel_mean, arg("values"), arg("superpixels"),
          arg("num_superpixels"), arg("out"), arg("context"));
+  kernel("bilateral_filter", bilateral_filter, arg("values"), arg("photos"), arg("out"), arg("sxy"),
+         arg("srgb"), arg("normalize"), arg("adjoint"), arg("context"));
   kernel("snap", snap, arg("cues"), arg("superpixels"), arg("num_superpixels"), arg("out"),
          arg("threshold"), arg("context"));
   kernel("fuse", fuse, arg("sets"), arg("out"), arg("context"));

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuekit._backend import build_config
 from cuekit.background import background_map
+from cuekit.bilateral_filter import bilateral_filter
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
@@ -39,6 +40,7 @@ __all__ = [
     "CRFParams",
     "RefineParams",
     "background_map",
+    "bilateral_filter",
     "build_config",
     "cues_to_labels",
     "dense_crf",

@@ -23,6 +23,12 @@ MAX_SIGMA = 100_000
 NO_SUPERPIXEL = -1
 # Superpixel labels are below it on the CPU, whatever their number.
 SUPERPIXEL_LIMIT = 2**31
+# Beyond these, weights and reciprocals of widths would leave float32, in which a lattice is built.
+LARGEST = 1e30
+# What differs by one pixel or gray level is 8 standard deviations apart then, and the lattice
+# reaches no farther than 6 (simplex, blur, simplex): narrower kernels have the same result, up to
+# the lattice's own error.
+NARROWEST = 0.125
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
@@ -67,6 +73,26 @@ def check_sigma(value: Any) -> float:
     if sigma > MAX_SIGMA:
         raise ValueError(f"sigma must be at most {MAX_SIGMA}, got {sigma}")
     return sigma
+
+
+def check_width(value: Any, name: str) -> float:
+    """Return the width of a filter on the lattice as it is computed."""
+    width = check_number(value, name, minimum=0)
+    if width == 0:
+        raise ValueError(f"{name} must be greater than 0, got {width}")
+    return lattice_width(width)
+
+
+def lattice_width(value: float) -> float:
+    """Return the width that a lattice has instead of one too narrow or too wide for it."""
+    return min(max(value, NARROWEST), LARGEST)
+
+
+def check_switch(value: Any, name: str) -> bool:
+    """Return an argument that is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
@@ -164,6 +190,27 @@ def check_photos(image: Any, channel_axis: int | None) -> Array:
     photos = np.moveaxis(photos, axis, -1)
     if photos.shape[-1] == 0:
         raise ValueError(f"image must have at least one channel, got {np.shape(image)}")
+    return photos
+
+
+def check_photos_beside(image: Any, maps: AnyArray, name: str) -> Any:
+    """Adopt photos (..., H, W, 3) of uint8 on the device of `maps`, which is (..., K, H, W).
+
+    Channel-last maps and channel-first photos, which are common, are refused by name.
+    """
+    layout = "(..., H, W, 3)"
+    photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=(maps, name))
+    if photos.shape[-1] != 3 and photos.shape[-3] == 3:
+        raise ValueError(
+            f"image must have shape (..., H, W, 3), got {photos.shape}: the channels come first; "
+            "move them to the end"
+        )
+    if photos.shape[:-1] == maps.shape[:-1] and photos.shape[-3:-1] != maps.shape[-2:]:
+        what = "classes" if name == "probabilities" else "channels"
+        raise ValueError(
+            f"{name} must have shape (..., K, H, W), got {maps.shape}: the {what} come "
+            "last; move them before height and width"
+        )
     return photos
 
 
@@ -373,8 +420,7 @@ def check_values(validate: bool, *arrays: tuple[str, AnyArray], present: Any = N
 
     With `present`, only the present classes' maps are checked. On the CPU the kernels check always.
     """
-    if not isinstance(validate, bool | np.bool_):
-        raise TypeError(f"validate must be True or False, got {validate!r}")
+    check_switch(validate, "validate")
     for name, array in arrays:
         if validate and isinstance(array, DeviceArray) and array.dtype.kind == "f":
             index = array.device.find_nonfinite(array, present)

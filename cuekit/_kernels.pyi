@@ -2,8 +2,8 @@
 
 Arrays are C-contiguous and on the backend's device; their layouts stand in
 csrc/include/cuekit/<op>.h. `context` is what `_backend.backend` returns. Kernels that read floating
-values return False if they found one that is not finite, `crf` and `random_walk` also for others
-that their headers name; CUDA kernels do not check and return True.
+values return False if they found one that is not finite, `bilateral_filter`, `crf` and
+`random_walk` also for others that their headers name; CUDA kernels do not check and return True.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,17 @@ class Kernels(Protocol):
         superpixels: AnyArray,
         num_superpixels: int,
         out: AnyArray,
+        context: Context,
+    ) -> bool: ...
+    def bilateral_filter(
+        self,
+        values: AnyArray,
+        photos: AnyArray,
+        out: AnyArray,
+        sxy: float,
+        srgb: float,
+        normalize: bool,
+        adjoint: bool,
         context: Context,
     ) -> bool: ...
     def snap(

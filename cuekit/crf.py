@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from cuekit import _compile
 from cuekit._arrays import (
     empty,
     find_all_infinite,
@@ -27,29 +28,24 @@ from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
+    LARGEST,
     RANGE_TOLERANCE,
     check_any_array,
     check_array,
     check_choice,
     check_integer,
     check_number,
+    check_photos_beside,
     check_present,
     check_shape,
     check_threads,
     check_values,
+    lattice_width,
 )
 from cuekit._device import AnyArray, AnyFramework, Array
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
-
-# Beyond these, weights and reciprocals of widths would leave float32, in which the kernel works.
-LARGEST = 1e30
-# What differs by one pixel or gray level is 8 standard deviations apart then, and the lattice
-# reaches no farther than 6 (simplex, blur, simplex): narrower kernels have the same result, up to
-# the lattice's own error.
-NARROWEST = 0.125
-
 
 # More classes than any data set has: a larger number is a mistake, and would take for ever.
 MOST_CLASSES = 2**16
@@ -119,6 +115,8 @@ bilateral_srgb=13.0)
         )
 
 
+PARAMS = tuple(field.name for field in dataclasses.fields(CRFParams))
+
 _SEC = CRFParams(3, 3, 10, 80, 13)
 PRESETS: Mapping[str, CRFParams] = MappingProxyType(
     {
@@ -134,10 +132,6 @@ PRESETS: Mapping[str, CRFParams] = MappingProxyType(
     }
 )
 """Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
-
-
-def _width(value: float) -> float:
-    return min(max(value, NARROWEST), LARGEST)
 
 
 def dense_crf(
@@ -281,11 +275,25 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1],
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
-    threads = check_threads(threads)
     if isinstance(params, str):
         params = PRESETS[check_choice(params, "params", tuple(PRESETS))]
     elif not isinstance(params, CRFParams):
         raise TypeError(f"params must be a preset's name or CRFParams, got {params!r}")
+    if _compile.takes(probabilities):
+        traced: AnyFramework = _compile.dense_crf(
+            probabilities,
+            image,
+            [getattr(params, name) for name in PARAMS],
+            present,
+            iterations,
+            epsilon,
+            unary,
+            storage,
+            validate,
+            threads,
+        )
+        return traced
+    threads = check_threads(threads)
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
@@ -294,9 +302,7 @@ def dense_crf(
             "probabilities must have a background channel and at least one class, got shape "
             f"{scores.shape}: for a single map p, stack [1 - p, p]"
         )
-    layout, beside = "(..., H, W, 3)", (scores, "probabilities")
-    photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=beside)
-    _check_layouts(scores, photos)
+    photos = check_photos_beside(image, scores, "probabilities")
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
     tags = check_present(
         present,
@@ -332,10 +338,10 @@ def dense_crf(
             flat(tags, shape[0], channels - 1),
             out.reshape(shape),
             params.gaussian_weight,
-            _width(params.gaussian_sxy),
+            lattice_width(params.gaussian_sxy),
             params.bilateral_weight,
-            _width(params.bilateral_sxy),
-            _width(params.bilateral_srgb),
+            lattice_width(params.bilateral_sxy),
+            lattice_width(params.bilateral_srgb),
             energies,
             iterations,
             epsilon,
@@ -378,20 +384,6 @@ def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
         "probabilities must hold a finite energy for the background or a present class at every "
         f"pixel, got +inf for all of them at index ({position})"
     )
-
-
-def _check_layouts(scores: AnyArray, photos: AnyArray) -> None:
-    """Refuse channel-last scores and channel-first photos, which are common, by name."""
-    if photos.shape[-1] != 3 and photos.shape[-3] == 3:
-        raise ValueError(
-            f"image must have shape (..., H, W, 3), got {photos.shape}: the channels come first; "
-            "move them to the end"
-        )
-    if photos.shape[:-1] == scores.shape[:-1] and photos.shape[-3:-1] != scores.shape[-2:]:
-        raise ValueError(
-            f"probabilities must have shape (..., K, H, W), got {scores.shape}: the classes come "
-            "last; move them before height and width"
-        )
 
 
 def labels_to_probabilities(

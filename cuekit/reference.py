@@ -438,7 +438,7 @@ def resize_corners(maps: Array, size: tuple[int, ...]) -> Array:  # (C, h, w) ->
     return maps
 
 
-# --------------------------------------------------------------------------------------------- crf
+# -------------------------------------------------------------------------------- bilateral_filter
 
 
 def exact_filter(features: Array) -> Filter:  # features (N, d)
@@ -453,11 +453,16 @@ def exact_filter(features: Array) -> Filter:  # features (N, d)
     return apply
 
 
-def lattice_filter(features: Array) -> Filter:  # features (N, d) float32
+def lattice_filter(
+    features: Array,  # (N, d) float32
+    *,
+    adjoint: bool = False,
+) -> Filter:
     """Make the approximation of `exact_filter` on a permutohedral lattice of V vertices.
 
     A point's position in the lattice is computed in float32, in the same order as in the kernels,
-    so that every point is in the same simplex as there. The rest is in float64.
+    so that every point is in the same simplex as there. The rest is in float64. The adjoint blurs
+    along the axes in the opposite order.
     """
     d = features.shape[1]
     keys, barycentric = enclosing_simplices(elevated(features))
@@ -468,7 +473,7 @@ def lattice_filter(features: Array) -> Filter:  # features (N, d) float32
     def apply(values: Array) -> Array:
         lattice = np.zeros((len(vertices) + 1, len(values)))  # (V + 1, K); row V is always 0
         np.add.at(lattice, rows, barycentric[..., None] * values.T.astype(np.float64))
-        for before, after in neighbours:
+        for before, after in neighbours[:: -1 if adjoint else 1]:
             lattice[:-1] = lattice[:-1] + (lattice[before] + lattice[after]) / 2
         sliced: Array = (barycentric[..., None] * lattice[rows]).sum(0).T / (1 + 2.0**-d)
         return sliced
@@ -543,19 +548,47 @@ def lattice_neighbours(vertices: Array) -> list[list[list[int]]]:  # vertices (V
     return neighbours
 
 
+def bilateral_features(
+    image: Array,  # (H, W, 3)
+    sxy: float,
+    srgb: float,
+) -> Array:  # (N, 5) float32
+    """Return positions and colours of all pixels, each divided by its width."""
+    rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
+    positions = np.stack([columns, rows], 1) / np.float32(sxy)  # (N, 2)
+    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(srgb)  # (N, 3)
+    return np.concatenate([positions, colours], 1)
+
+
+def bilateral_filter(
+    values: Array,  # (K, H, W)
+    image: Array,  # (H, W, 3)
+    sxy: float,
+    srgb: float,
+    normalize: bool,
+    make_filter: MakeFilter = lattice_filter,
+) -> Array:  # (K, H, W) float64
+    """Sum over similar pixels; with `exact_filter` this is the filter without approximation."""
+    kernel = make_filter(bilateral_features(image, sxy, srgb))
+    filtered = kernel(values.reshape(len(values), -1).astype(np.float64))
+    if normalize:
+        filtered = filtered / kernel(np.ones((1, image[..., 0].size)))
+    return filtered.reshape(values.shape)
+
+
+# --------------------------------------------------------------------------------------------- crf
+
+
 def crf_messages(
     image: Array,  # (H, W, 3)
     params: CRFParams,
     make_filter: MakeFilter,
 ) -> Filter:
     """Make a function of marginals (K, N): the weighted sum of both normalised kernels."""
-    rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
-    positions = np.stack([columns, rows], 1)  # (N, 2)
-    colours = image.reshape(-1, 3).astype(np.float32)  # (N, 3)
-    wide = positions / np.float32(params.bilateral_sxy)
-    bilateral_features = np.concatenate([wide, colours / np.float32(params.bilateral_srgb)], 1)
-    gaussian = normalized(make_filter(positions / np.float32(params.gaussian_sxy)), len(positions))
-    bilateral = normalized(make_filter(bilateral_features), len(positions))
+    wide = bilateral_features(image, params.bilateral_sxy, params.bilateral_srgb)
+    near = bilateral_features(image, params.gaussian_sxy, 1)[:, :2]
+    gaussian = normalized(make_filter(near), len(near))
+    bilateral = normalized(make_filter(wide), len(wide))
 
     def apply(marginals: Array) -> Array:
         smooth, similar = gaussian(marginals), bilateral(marginals)
@@ -655,10 +688,13 @@ def floored(probabilities: Array) -> Array:  # (K, H, W) -> (K, H, W) float64
 def seed_loss(
     probabilities: Array,  # (K, H, W)
     cues: Array,  # (K, H, W)
+    balanced: bool = False,
 ) -> float:
-    """Return the mean of -log p over the cues."""
-    marked = floored(probabilities)[cues != 0]
-    return float(-np.log(marked).sum() / max(marked.size, 1))
+    """Return the mean of -log p over the cues, or that of the background plus that of the rest."""
+    p = floored(probabilities)
+    parts = [slice(1), slice(1, None)] if balanced else [slice(None)]
+    marked = [p[part][cues[part] != 0] for part in parts]
+    return float(sum(-np.log(each).sum() / max(each.size, 1) for each in marked))
 
 
 def constrain_to_boundary_loss(
@@ -691,3 +727,36 @@ def expansion_loss(
     if absent:
         loss -= np.mean([np.log(1 - m.max()) for m in absent])
     return float(loss)
+
+
+def sampled(array: Array, size: tuple[int, int]) -> Array:  # (H, W, ...) -> (*size, ...)
+    """Resize by the nearest neighbour as torch's `interpolate` does: rounded down, in float32."""
+    height, width = (
+        (np.arange(new) * np.float32(old / new)).astype(int)
+        for old, new in zip(array.shape[:2], size, strict=True)
+    )
+    result: Array = array[height[:, None], width]
+    return result
+
+
+def dense_energy_loss(
+    probabilities: Array,  # (K, H, W)
+    photo: Array,  # (h, w, 3)
+    roi: Array,  # (H, W) bool
+    unknown: Array | None,  # (H, W) bool: which pixels have no label; None: no gate
+    params: tuple[float, float, float, float],  # sxy, srgb, scale, weight
+    make_filter: MakeFilter = lattice_filter,
+) -> tuple[float, Array]:  # the loss, and its gradient with respect to p on the smaller grid
+    """Return the energy between pixels that are alike, times the gate of one of them."""
+    sxy, srgb, scale, weight = params
+    size = max(1, int(roi.shape[0] * scale)), max(1, int(roi.shape[1] * scale))
+    inside = sampled(roi, size)
+    p = resize_bilinear(probabilities.astype(np.float64), size)
+    similar = bilateral_filter(
+        p * inside, sampled(photo, size), sxy * scale, srgb, False, make_filter
+    )
+    gate = np.ones(size)
+    if unknown is not None:
+        gate = np.where(sampled(unknown, size), 1, np.maximum(inside - p.max(0), 0))
+    pull = weight * inside * gate * similar
+    return -float((p * pull).sum()), -2 * pull

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cuekit import _compile
 from cuekit._arrays import empty, flat, like
 from cuekit._autograd import differentiable
 from cuekit._backend import backend
@@ -78,6 +79,11 @@ def superpixel_mean(
     >>> cuekit.superpixel_mean(np.array([[[1.0, 3.0, 5.0]]]), np.array([[0, 0, 1]]))
     array([[[2., 2., 5.]]])
     """
+    if _compile.takes(values):
+        traced: AnyFramework = _compile.superpixel_mean(
+            values, superpixels, num_superpixels, validate, threads
+        )
+        return traced
     threads = check_threads(threads)
 
     def mean(array: Any) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from cuekit import _compile
 from cuekit._arrays import empty, flat, like
+from cuekit._autograd import differentiable
 from cuekit._backend import backend
 from cuekit._checks import (
     FLOATS,
@@ -19,6 +21,7 @@ from cuekit._checks import (
     check_values,
 )
 from cuekit._device import AnyFramework
+from cuekit._torch import needs_gradient
 
 
 def suppress_absent(
@@ -67,6 +70,10 @@ def suppress_absent(
     Results can be negative where `scores` are probabilities and `margin` is large: clip them before
     `dense_crf`. Computed in the dtype of `scores`. Input that is not C-contiguous is copied once.
 
+    Autograd knows the gradient with respect to `scores`. Where a class is capped, the gradient of
+    its result goes to the class that sets the ceiling, the first one where several do; everywhere
+    else a result's gradient is its score's.
+
     References
     ----------
     .. [1] T. Sun et al., arXiv:1904.01749, on testing with the prediction.
@@ -79,7 +86,54 @@ def suppress_absent(
     >>> cuekit.suppress_absent(scores, [True, False], margin=0.1).ravel()
     array([0.2, 0.3, 0.2])
     """
+    if _compile.takes(scores):
+        traced: AnyFramework = _compile.suppress_absent(scores, present, margin, validate, threads)
+        return traced
     threads = check_threads(threads)
+    recorded = needs_gradient(scores)
+    saved: list[Any] = []
+
+    def suppressed(array: Any) -> Any:
+        result, tags = _suppressed(array, present, margin, validate=validate, threads=threads)
+        if recorded:
+            saved.extend(_capped(array, tags, result))
+        return result
+
+    def gradient(of_result: Any) -> Any:
+        return _gradient(of_result, *saved)
+
+    result: AnyFramework = differentiable(scores, suppressed, gradient)
+    return result
+
+
+def gradient_of_suppression(gradient: Any, scores: Any, present: Any, result: Any) -> Any:
+    """Return the gradient with respect to the scores, all of them tensors; present may be None."""
+    return _gradient(gradient, *_capped(scores, present, result))
+
+
+def _capped(scores: Any, present: Any, result: Any) -> tuple[Any, Any]:
+    """Return where the result is capped, and the class that sets the ceiling, (..., 1, H, W)."""
+    import torch
+
+    kept = torch.ones(scores.shape[:-2], dtype=torch.bool, device=scores.device)
+    if present is not None:
+        kept[..., 1:] = present != 0
+    ceilings = scores.masked_fill(~kept[..., None, None], -math.inf)
+    return result < scores, ceilings.argmax(-3, keepdim=True)
+
+
+def _gradient(gradient: Any, capped: Any, highest: Any) -> Any:
+    import torch
+
+    moved = torch.where(capped, gradient, 0)
+    own = torch.where(capped, 0, gradient)
+    return own.scatter_add(-3, highest, moved.sum(-3, keepdim=True))
+
+
+def _suppressed(
+    scores: AnyFramework, present: Any, margin: float, *, validate: bool, threads: int
+) -> tuple[AnyFramework, Any]:
+    """Return the result, and for autograd the tags in the framework of the scores."""
     maps = check_any_array(scores, "scores", FLOATS, ndim=3, layout="(..., K, H, W)")
     *batch, channels, height, width = maps.shape
     if channels == 0:
@@ -102,4 +156,4 @@ def suppress_absent(
         context,
     )
     check_finite(finite, ("scores", maps))
-    return like(out, scores)
+    return like(out, scores), like(tags, scores)

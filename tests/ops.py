@@ -106,6 +106,8 @@ def table(inputs):
     two_tanh = {"rtol": 8e-15, "atol": 1e-322}
     # float64 sums in another order, of values up to 5.
     sums = {"rtol": 1e-15, "atol": 1e-12}
+    # float32 sums in another order, of some hundred values up to 5.
+    filters = {"rtol": 0, "atol": 1e-4}
     # float32 sums in another order, over the iterations.
     iterations = {"rtol": 0, "atol": 1e-5}
     # The CPU flushes denormals.
@@ -147,6 +149,22 @@ def table(inputs):
             {"values": inputs.cams, "superpixels": inputs.superpixels},
             cuda=True,
             tolerance=sums,
+            gradient=True,
+        ),
+        "bilateral_filter": Op(
+            cuekit.bilateral_filter,
+            {"values": inputs.cams.astype(np.float32), "image": inputs.photos},
+            {"sxy": 8, "srgb": 20},
+            cuda=True,
+            tolerance=filters,
+            gradient=True,
+        ),
+        "bilateral_filter, normalized": Op(
+            cuekit.bilateral_filter,
+            {"values": inputs.probabilities, "image": inputs.photos},
+            {"sxy": 30, "srgb": 13, "normalize": True},
+            cuda=True,
+            tolerance=filters,
             gradient=True,
         ),
         "superpixel_mean, bool": Op(
@@ -210,6 +228,7 @@ def table(inputs):
             cuekit.suppress_absent,
             {"scores": inputs.cams, "present": inputs.present[:, 1:].copy()},
             cuda=True,
+            gradient=True,
         ),
         "refine_local": Op(
             cuekit.refine_local,

@@ -41,7 +41,7 @@ from strategies import (
 
 import cuekit
 from cuekit import CRFParams, _torch, crf, reference
-from cuekit._checks import RANGE_TOLERANCE
+from cuekit._checks import NARROWEST, RANGE_TOLERANCE
 
 PEER_PRESETS = ("sec", "irn", "clip-es", "toco-seg")
 
@@ -123,7 +123,7 @@ def assert_iteration(before, after, energies, messages, setting):
 def oracle_messages(photo, setting):
     """The oracle's messages on a lattice; widths below the narrowest count as the narrowest."""
     widths = ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb")
-    computed = {name: max(getattr(setting, name), crf.NARROWEST) for name in widths}
+    computed = {name: max(getattr(setting, name), NARROWEST) for name in widths}
     return reference.crf_messages(photo, replace(setting, **computed), reference.lattice_filter)
 
 
@@ -632,7 +632,7 @@ def test_a_lattice_that_cannot_be_addressed_on_a_device(device):
     maps, photo = np.ones((2, 1500, 1500), np.float32), np.zeros((1500, 1500, 3), np.uint8)
     with device.active():
         arrays = device.wrap(maps), device.wrap(photo)
-        with pytest.raises(ValueError, match=r"^image is too large for CRF widths"):
+        with pytest.raises(ValueError, match=r"^image is too large for widths"):
             cuekit.dense_crf(*arrays, CRFParams(0, 1, 1, 1e-3, 1e-3))
 
 
@@ -1230,7 +1230,7 @@ def test_wrong_arrays():
 def test_a_lattice_that_cannot_be_addressed():
     """The keys of its vertices would not fit in 64 bits."""
     maps, photo = np.ones((2, 1500, 1500), np.float32), np.zeros((1500, 1500, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"^image is too large for CRF widths"):
+    with pytest.raises(ValueError, match=r"^image is too large for widths"):
         cuekit.dense_crf(maps, photo, CRFParams(0, 1, 1, 1e-3, 1e-3))
 
 

@@ -41,6 +41,11 @@ def crf(photo, iterations, threads=1, classes=3):
     return lambda: cuekit.dense_crf(probabilities, photo, iterations=iterations, threads=threads)
 
 
+def bilateral(photo, channels):
+    values = scores(channels, *photo.shape[:-1])
+    return lambda: cuekit.bilateral_filter(values, photo, sxy=50, srgb=15)
+
+
 def segment(photo, **how):
     return lambda: cuekit.felzenszwalb(photo, **how)
 
@@ -68,6 +73,7 @@ LONG = {
     "refine_local, weights": lambda: refine(
         scores(1, 9, 9), noise_photo(2500, 3000), iterations=1, dilations=range(1, 33)
     ),
+    "bilateral filter of noise": lambda: bilateral(noise_photo(600, 800), 2),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

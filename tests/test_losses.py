@@ -1,6 +1,7 @@
 """Losses against the oracle, their gradients, and the inputs on which SEC's code fails."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -75,15 +76,34 @@ def raises(error, message):
 # -------------------------------------------------------------------------------------- seed_loss
 
 
-@given(st.data(), batches, channel_counts, grids, front_ends)
+@given(st.data(), batches, channel_counts, grids, front_ends, st.booleans())
 @at_most(200)
-def test_seed_equals_oracle(data, batch, channels, grid, front_end):
+def test_seed_equals_oracle(data, batch, channels, grid, front_end, balanced):
     p = data.draw(softmaxed((*batch, channels, *grid)))
     cues = data.draw(masks(p.shape))
     if one := data.draw(st.sampled_from([0, 1, 255])):  # else bool
         cues = cues * np.uint8(one)
-    loss = losses.seed_loss(tensor(p), front_end.wrap(cues))
-    assert_loss(loss, batch_mean(reference.seed_loss, batch, p, cues), p.dtype)
+    loss = losses.seed_loss(tensor(p), front_end.wrap(cues), balanced=balanced)
+    expected = batch_mean(partial(reference.seed_loss, balanced=balanced), batch, p, cues)
+    assert_loss(loss, expected, p.dtype)
+
+
+def test_balanced_seeds_of_one_kind():
+    """Without elements of one kind, whose mean would be 0 / 0, the other one is the loss."""
+    p = noise(3, 4, 4)
+    for channel in (0, 2):
+        cues = np.zeros(p.shape, dtype=bool)
+        cues[channel, :2] = True
+        plain, balanced = (losses.seed_loss(p, cues, balanced=b) for b in (False, True))
+        torch.testing.assert_close(plain, balanced, rtol=1e-14, atol=0)
+    many = np.ones(p.shape, dtype=bool)
+    many[1:] = False
+    many[1, 0, 0] = True
+    floor = reference.floored(p.numpy())
+    expected = -np.log(floor[0]).mean() - np.log(floor[1, 0, 0])
+    assert_loss(losses.seed_loss(p, many, balanced=True), expected, "float64")
+    with raises(TypeError, "balanced must be True or False, got 1"):
+        losses.seed_loss(p, many, balanced=1)
 
 
 def test_images_without_cues_count_as_zero():
@@ -111,7 +131,10 @@ def test_cues_of_any_memory():
 def test_gradient_of_seed():
     p = noise(2, 3, 4, 5).requires_grad_()
     cues = np.random.default_rng(1).random(p.shape) < 0.3
-    assert torch.autograd.gradcheck(lambda p: losses.seed_loss(p, cues), p)
+    for balanced in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda p, balanced=balanced: losses.seed_loss(p, cues, balanced=balanced), p
+        )
 
 
 def test_a_lost_class_has_a_gradient():
@@ -276,6 +299,186 @@ def test_no_gradient_through_the_crf(monkeypatch):
     assert torch.equal(gradient, p.grad)
 
 
+# ------------------------------------------------------------------------------ dense_energy_loss
+
+
+@st.composite
+def energies(draw):
+    """Arguments of one kind for all images: with and without a region, labels, and a scale."""
+    batch, channels, grid = draw(batches), draw(channel_counts), draw(small_grids)
+    p = draw(softmaxed((*batch, channels, *grid)))
+    size = grid if draw(st.booleans()) else draw(small_grids)
+    images = draw(reordered(photos(*batch, *size, seed=draw(st.integers(0, 99))) // 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    roi = rng.random((*batch, *grid)) < 0.7 if draw(st.booleans()) else None
+    labels = rng.choice([0, 1, 255], (*batch, *grid)) if draw(st.booleans()) else None
+    scale = draw(st.sampled_from([0.5, 0.5, 1, 0.3, 0.99]))
+    return p, images, roi, labels, scale
+
+
+def energy_oracle(p, images, roi, labels, params, make_filter=reference.lattice_filter):
+    """The mean of the losses, and of the gradients, over the images; (..., h, w, 3) photos."""
+    batch = p.shape[:-3]
+    pairs = [
+        reference.dense_energy_loss(
+            p[index],
+            np.ascontiguousarray(images[index]),
+            np.ones(p.shape[-2:], bool) if roi is None else roi[index],
+            None if labels is None else labels[index] == 255,
+            params,
+            make_filter,
+        )
+        for index in np.ndindex(batch)
+    ]
+    values, slopes = zip(*pairs, strict=True)
+    return np.mean(values), np.stack(slopes) / len(values)
+
+
+@given(energies(), front_ends)
+@at_most(150)
+def test_energy_equals_oracle(arrays, front_end):
+    p, images, roi, labels, scale = arrays
+    options = {"sxy": 20, "srgb": 15, "scale": scale, "weight": 0.5}
+    loss = losses.dense_energy_loss(
+        tensor(p),
+        front_end.wrap(images),
+        roi=None if roi is None else front_end.wrap(roi),
+        labels=None if labels is None else front_end.wrap(labels),
+        **options,
+    )
+    if p.size == 0:
+        assert_loss(loss, 0, p.dtype)
+        return
+    expected, _ = energy_oracle(p, images, roi, labels, (20, 15, scale, 0.5))
+    # Float32 filters and sums, and weights in float32 in float64, too: all terms are positive.
+    np.testing.assert_allclose(loss.item(), expected, rtol=5e-6, atol=1e-6)
+    assert loss.shape == ()
+    assert str(loss.dtype) == f"torch.{p.dtype}"
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_the_gradient_of_the_energy_is_that_of_the_sources(gate):
+    p, images = noise(2, 4, 9, 11), photos(2, 9, 11) // 4
+    rng = np.random.default_rng(0)
+    roi, labels = rng.random((2, 9, 11)) < 0.8, rng.choice([0, 255], (2, 9, 11))
+    options = {"roi": roi, "labels": labels} if gate else {"roi": None, "labels": None}
+    q = p.clone().requires_grad_()
+    losses.dense_energy_loss(q, images, scale=1, weight=0.5, **options).backward()
+    params = (100, 15, 1, 0.5)
+    _, expected = energy_oracle(p.numpy(), images, options["roi"], options["labels"], params)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(q.grad, expected, rtol=0, atol=1e-6 * scale)
+    # And at half the size: that, through the resizing of p.
+    small = torch.nn.functional.interpolate(
+        q := p.clone().requires_grad_(), (4, 5), mode="bilinear"
+    )
+    _, expected = energy_oracle(
+        p.numpy(), images, options["roi"], options["labels"], (100, 15, 0.5, 0.5)
+    )
+    (through,) = torch.autograd.grad(small, q, torch.from_numpy(expected))
+    losses.dense_energy_loss(q, images, weight=0.5, **options).backward()
+    torch.testing.assert_close(q.grad, through, rtol=0, atol=1e-6 * float(through.abs().max()))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_gradient_is_the_derivative_with_the_exact_filter(monkeypatch, scale, ignored):
+    """That filter is symmetric. The gate must not depend on the probabilities: none, or all 1."""
+
+    def exact(values, image, *, sxy, srgb, threads):  # noqa: ARG001
+        each = [
+            reference.bilateral_filter(v, photo, sxy, srgb, False, reference.exact_filter)
+            for v, photo in zip(values.detach().numpy(), image.numpy(), strict=True)
+        ]
+        return torch.from_numpy(np.stack(each))
+
+    monkeypatch.setattr(losses, "bilateral_filter", exact)
+    images, roi = photos(2, 6, 8) // 4, np.random.default_rng(0).random((2, 6, 8)) < 0.8
+    labels = np.full((2, 6, 8), 255) if ignored else None
+    p = noise(2, 3, 6, 8).requires_grad_()
+
+    def loss(p):
+        return losses.dense_energy_loss(
+            p, images, sxy=4, srgb=30, scale=scale, weight=1, roi=roi, labels=labels
+        )
+
+    assert torch.autograd.gradcheck(loss, p)
+
+
+def test_energy_at_the_size_of_training():
+    """On maps of half of 321, in float32."""
+    p = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 5, 81, 81))).softmax(1).float()
+    images = np.repeat(np.repeat(photos(1, 9, 9), 9, 1), 9, 2)
+    loss = losses.dense_energy_loss(p, images, weight=1, threads=2)
+    expected, _ = energy_oracle(p.numpy(), images, None, None, (100, 15, 0.5, 1))
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-5)
+
+
+def test_energy_of_photos_of_different_sizes():
+    p = noise(2, 3, 7, 6)
+    images = [photos(20, 31) // 4, photos(7, 6, seed=1) // 4]
+    alone = [losses.dense_energy_loss(p[i], image, weight=1) for i, image in enumerate(images)]
+    together = losses.dense_energy_loss(p, images, weight=1)
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-13, atol=0)
+
+
+def test_regions_and_labels_of_any_dtype():
+    p, images = noise(2, 3, 6, 8), photos(2, 6, 8) // 4
+    rng = np.random.default_rng(0)
+    roi, labels = rng.random((2, 6, 8)) < 0.8, rng.choice([0, 3, 77], (2, 6, 8))
+
+    def loss(roi, labels, ignore=77):
+        return losses.dense_energy_loss(p, images, weight=1, roi=roi, labels=labels, ignore=ignore)
+
+    expected = loss(roi, labels)
+    for dtype in ("uint8", "int64", "float16", "float32", "float64"):
+        assert loss(roi.astype(dtype), labels) == expected
+        assert loss(torch.from_numpy(roi.astype(dtype)), labels) == expected
+    for dtype in ("uint8", "int8", "int16", "uint16", "int32", "int64", "uint64"):
+        assert loss(roi, labels.astype(dtype)) == expected
+        assert loss(roi, torch.from_numpy(labels.astype(dtype))) == expected
+    assert loss(roi, labels - 78, -1) == expected
+    none = loss(roi, np.where(labels == 77, 5, labels))
+    assert none != expected
+    for ignore in (200, -1, 2**63, 10**30):
+        assert loss(roi, labels, ignore) == none
+
+
+def test_wrong_arguments_of_the_energy():
+    p, image = noise(2, 3, 6, 8), photos(2, 6, 8)
+    loss = partial(losses.dense_energy_loss, p, image)
+    for name in ("sxy", "srgb"):
+        with raises(ValueError, f"{name} must be greater than 0, got 0.0"):
+            loss(**{name: 0})
+        with raises(TypeError, f"{name} must be a number, got '3'"):
+            loss(**{name: "3"})
+    for scale in (0, -1, 1.5):
+        with raises(ValueError, f"scale must be above 0 and at most 1, got {float(scale)}"):
+            loss(scale=scale)
+    with raises(ValueError, "weight must be at least 0, got -1"):
+        loss(weight=-1)
+    with raises(ValueError, "threads must be at least 1, got 0"):
+        loss(threads=0)
+    with raises(TypeError, "ignore must be an integer, got None"):
+        loss(labels=np.zeros((2, 6, 8), int), ignore=None)
+    for name, wrong in (("roi", np.ones((2, 6, 7))), ("labels", np.ones((6, 8), int))):
+        with raises(ValueError, f"{name} must have shape (2, 6, 8) to match probabilities, got"):
+            loss(**{name: wrong})
+    for value in (0.5, 2, -1, np.nan):
+        with raises(ValueError, f"roi must hold 0 and 1, got {float(value)}"):
+            loss(roi=np.full((2, 6, 8), value, float))
+    with raises(TypeError, "labels must have dtype int8 or uint8 or "):
+        loss(labels=np.ones((2, 6, 8)))
+    with raises(TypeError, "images must have dtype uint8, got float32"):
+        losses.dense_energy_loss(p, torch.ones(2, 6, 8, 3))
+    with raises(ValueError, "images must have shape (2, H, W, 3) to match probabilities, got"):
+        losses.dense_energy_loss(p, image[0])
+    with raises(ValueError, "images must have at least one pixel, got (2, 0, 4, 3)"):
+        losses.dense_energy_loss(p, np.zeros((2, 0, 4, 3), np.uint8))
+    with raises(ValueError, "images must be 2 photos to match probabilities, got 3"):
+        losses.dense_energy_loss(p, [image[0]] * 3)
+
+
 # ------------------------------------------------------------------------------------- all losses
 
 
@@ -298,7 +501,15 @@ def constrain(p):
     )
 
 
-every = pytest.mark.parametrize("loss", [seed, expansion, constrain])
+def energy(p):
+    *batch, _, height, width = p.shape
+    labels = torch.zeros((*batch, height, width), dtype=torch.int64, device=p.device)
+    labels[..., ::2, :] = 255
+    images = np.broadcast_to(photos(height, width) // 4, (*batch, height, width, 3))
+    return losses.dense_energy_loss(p, images, weight=0.1, labels=labels)
+
+
+every = pytest.mark.parametrize("loss", [seed, expansion, constrain, energy])
 
 
 @every
@@ -506,8 +717,9 @@ def test_vmap():
         each = torch.stack([loss(*pair) for pair in zip(p, marks, strict=True)])
         torch.testing.assert_close(torch.func.vmap(loss)(p, marks), each, rtol=1e-12, atol=0)
     images = torch.from_numpy(photos(3, 5, 6))
-    with raises(TypeError, "constrain_to_boundary_loss cannot be mapped by torch.func.vmap"):
-        torch.func.vmap(losses.constrain_to_boundary_loss)(p, images)
+    for loss in (losses.constrain_to_boundary_loss, losses.dense_energy_loss):
+        with raises(TypeError, f"{loss.__name__} cannot be mapped by torch.func.vmap: its "):
+            torch.func.vmap(loss)(p, images)
 
 
 # -------------------------------------------------------------------------------------- devices

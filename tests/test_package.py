@@ -24,7 +24,10 @@ FUNCTIONS = [
     *(f"metrics.{name}" for name in ("confusion_matrix", "iou", "mean_iou", "cue_statistics")),
     *(f"metrics.{name}" for name in ("bootstrap", "pixel_accuracy", "mean_accuracy")),
     *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "read_photo", "write_labels")),
-    *(f"losses.{name}_loss" for name in ("seed", "constrain_to_boundary", "expansion")),
+    *(
+        f"losses.{name}_loss"
+        for name in ("seed", "constrain_to_boundary", "expansion", "dense_energy")
+    ),
 ]
 
 # The contract with callers.
@@ -37,6 +40,7 @@ SIGNATURES = {
     "sepl_labels": "(labels, masks, *, ignore=255)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
+    "bilateral_filter": "(values, image, *, sxy, srgb, normalize=False, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
     "validate=False, threads=1)",
     "fuse_cues": "(*cue_sets, threads=1)",
@@ -99,7 +103,7 @@ import numpy as np, cuekit
 from cuekit import *
 cuekit.fuse_cues(np.ones((1, 2, 2), dtype=bool))
 cuekit.build_config()
-for name in "losses", "nn":
+for name in ("losses", "nn"):
     try:
         getattr(cuekit, name)
     except ImportError as error:

@@ -21,6 +21,7 @@ constexpr int channels_per_block = 8;
 template <class T, int count = channels_per_block>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(count * sizeof(T))));
+  using Value = T;
   static constexpr int size = count;
   Vector values;
 
@@ -77,6 +78,7 @@ struct Lanes {
 
 template <class T, int count = channels_per_block>
 struct Lanes {
+  using Value = T;
   static constexpr int size = count;
   T values[count];
 

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "crf_mean_field.h"
+#include "lattice_tile.h"
 #include "launch.h"
 #include "reduce.h"
 
@@ -24,7 +25,6 @@ struct Shape {
   static constexpr int block_threads =
       tile_pixels * pixel_threads < block_size ? tile_pixels * pixel_threads : block_size;
   static constexpr int pixels_at_once = block_threads / pixel_threads;
-  static constexpr int copies_at_once = block_threads / copy_threads;
 };
 
 __device__ float max_of(float4 v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
@@ -127,30 +127,6 @@ __device__ void add_logits(const MeanField<V>& m, std::int64_t tile, int i, int 
                                   m.layout, left, x);
 }
 
-// Sums the copies of a tile, for classes from `first` on.
-template <class S, class V>
-__device__ void splat(const MeanField<V>& m, std::int64_t tile, int first, int left,
-                      const float* weights,  // (corners, tile_pixels)
-                      const float* q) {      // (tile_pixels, S::classes)
-  const Lattice& lattice = m.lattice;
-  const std::int64_t first_copy = lattice.first_copy(tile);
-  const int member = static_cast<int>(threadIdx.x) % S::copy_threads;
-  if (4 * member >= S::classes || 4 * member >= left) return;
-  const std::uint16_t* const order = lattice.order + first_copy;
-  const auto copies = static_cast<int>(lattice.copies[tile]);
-  for (int c = static_cast<int>(threadIdx.x) / S::copy_threads; c < copies;
-       c += S::copies_at_once) {
-    const std::uint32_t span = lattice.spans[first_copy + c];
-    float4 sum = all_of(0.0f);
-#pragma unroll 4
-    for (std::uint32_t j = span & 0xffff; j < span >> 16; ++j) {
-      const int entry = order[j];
-      sum = add4(sum, weights[entry], load4(q + entry % tile_pixels * S::classes + 4 * member));
-    }
-    store4(m.copies + m.layout.offset(static_cast<Row>(first_copy + c)) + first + 4 * member, sum);
-  }
-}
-
 // Registers are limited so that a multiprocessor runs this many threads, which hide the latency of
 // the gathers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -175,10 +151,12 @@ __global__ void __launch_bounds__(S::block_threads, resident_threads / S::block_
   const auto row = [&](float* rows, int i, int first) {
     return rows + m.layout.offset(row_of_pixel(tile, i)) + first;
   };
+  const auto splat = [&](int first) {
+    splat_tile<S::copy_threads, S::classes>(m.lattice, tile, S::block_threads, used - first,
+                                            weights, q, m.copies + first, m.layout);
+  };
   if (m.slice || m.splat) {
-    for (int l = static_cast<int>(threadIdx.x); l < m.lattice.corners() * tile_pixels;
-         l += S::block_threads)
-      weights[l] = m.lattice.weights[m.lattice.entry(tile, l / tile_pixels) + l % tile_pixels];
+    load_weights(m.lattice, tile, S::block_threads, weights);
     __syncthreads();
   }
 
@@ -218,7 +196,7 @@ __global__ void __launch_bounds__(S::block_threads, resident_threads / S::block_
   if constexpr (!many) {
     if (!m.splat) return;
     __syncthreads();
-    splat<S>(m, tile, 0, used, weights, q);
+    splat(0);
   } else {
     for (int first = 0; first < used; first += S::classes) {
       __syncthreads();
@@ -233,7 +211,7 @@ __global__ void __launch_bounds__(S::block_threads, resident_threads / S::block_
         }
       }
       __syncthreads();
-      if (m.splat) splat<S>(m, tile, first, used - first, weights, q);
+      if (m.splat) splat(first);
     }
   }
 }

@@ -40,6 +40,8 @@ Lattice::Lattice(std::int64_t photos, std::int64_t photo_height, std::int64_t ph
       spatial(p.gaussian_weight > 0 ? spatial_corners : 0),
       rows(arena.take<Row>(entries())),
       weights(arena.take<float>(entries())),
+      norms(p.normalisation == Normalisation::mean ? arena.take<float>(tiles() * tile_pixels)
+                                                   : nullptr),
       copies(arena.take<std::uint32_t>(tiles())),
       spans(arena.take<std::uint32_t>(entries())),
       order(arena.take<std::uint16_t>(entries())),
@@ -92,7 +94,8 @@ void Lattice::build(const std::uint8_t* photos, const FilterParams& p, void* scr
   find_copies(*this, splatted, stream);
   exclusive_sum(copy_count, starts, entries() + 1);
   list_copies(*this, stream);
-  join_and_blur(*this, splatted, blurred, ValueRows{ones_stride, nullptr}, stream);
+  if (p.normalisation != Normalisation::none)
+    join_and_blur(*this, splatted, blurred, ValueRows{ones_stride, nullptr}, stream);
   normalise(*this, splatted, p, stream);
 }
 

@@ -43,6 +43,7 @@ struct alignas(8) Neighbours {
 struct FilterParams {
   float gaussian_weight, gaussian_sxy;
   float bilateral_weight, bilateral_sxy, bilateral_srgb;
+  Normalisation normalisation = Normalisation::symmetric;  // `mean` is for one filter alone
 };
 
 // Blurring along all axes makes values 1 + 2^-d times as large. These are the reciprocals.
@@ -55,8 +56,11 @@ struct Lattice {
   std::int64_t images, tiles_per_image;
   int bilateral, spatial;  // corners: 6 and 3, or 0 for a filter that is left out
 
-  Row* rows;       // (entries): the vertex, or no_row where a tile has fewer pixels
-  float* weights;  // (entries): barycentric weight times normalisation and scale of the filter
+  Row* rows;  // (entries): the vertex, or no_row where a tile has fewer pixels
+  // (entries): barycentric weight times the scale of the filter, and times the normalisation if
+  // that is symmetric
+  float* weights;
+  float* norms;  // (tiles, tile_pixels): for Normalisation::mean what results take, else null
   // The copies of a tile. `spans` and `order` of a tile begin at first_copy(tile).
   std::uint32_t* copies;  // (tiles): how many copies the tile has
   std::uint32_t* spans;   // (entries): where a copy's entries begin in `order`, and end << 16
@@ -142,6 +146,7 @@ template <class V>
 void join_and_blur(const Lattice& lattice,
                    V* copies,   // (entries, stride): splatted values, then filtered ones
                    V* scratch,  // (entries, stride)
-                   const ValueRows& layout, cudaStream_t stream);
+                   const ValueRows& layout, cudaStream_t stream,
+                   AxisOrder order = AxisOrder::ascending);
 
 }  // namespace cuekit::cuda

@@ -40,7 +40,7 @@ void find_copies(const Lattice& lattice,
                  cudaStream_t stream);
 void list_copies(const Lattice& lattice, cudaStream_t stream);
 void normalise(const Lattice& lattice,
-               const float* filtered,  // (entries, ones_stride): the filter of ones
+               const float* filtered,  // (entries, ones_stride): the filter of ones, if needed
                const FilterParams& p, cudaStream_t stream);
 
 }  // namespace cuekit::cuda

@@ -142,33 +142,39 @@ __global__ void sort_arrived(Lattice lattice) {
   }
 }
 
-// The filter of ones divides the filter of anything, half of it before the filter and half after:
-// each weight takes the square root of it.
+// A symmetric normalisation divides by the filter of ones, half of it before the filter and half
+// after: each weight takes the square root of it.
 __device__ void normalise_filter(const Lattice& lattice,
                                  const float* filtered,  // (entries, ones_stride)
                                  std::int64_t tile, int i, int corner, int corners, float alpha,
-                                 double scale) {
+                                 double scale, Normalisation normalisation) {
+  if (corners == 0) return;  // the filter is left out
   float sum = 0.0f;
-  for (int k = corner; k < corner + corners; ++k) {
+  for (int k = corner; k < corner + corners && normalisation != Normalisation::none; ++k) {
     const std::int64_t entry = lattice.entry(tile, k) + i;
     sum += lattice.weights[entry] * filtered[std::int64_t{lattice.rows[entry]} * ones_stride];
   }
-  const double norm = 1.0 / sqrt(static_cast<double>(alpha * sum) + 1e-20);
+  const double of_ones = static_cast<double>(alpha * sum) + 1e-20;
+  double factor = scale;
+  if (normalisation == Normalisation::symmetric) factor *= 1.0 / sqrt(of_ones);
+  if (normalisation == Normalisation::mean)
+    lattice.norms[tile * tile_pixels + i] = static_cast<float>(1.0 / of_ones);
   for (int k = corner; k < corner + corners; ++k)
-    lattice.weights[lattice.entry(tile, k) + i] *= static_cast<float>(norm * scale);
+    lattice.weights[lattice.entry(tile, k) + i] *= static_cast<float>(factor);
 }
 
 // A block has one tile, a thread one pixel.
 __global__ void normalise_tile(Lattice lattice,
                                const float* __restrict__ filtered,  // (entries, ones_stride)
-                               double bilateral_scale, double spatial_scale) {
+                               double bilateral_scale, double spatial_scale,
+                               Normalisation normalisation) {
   const std::int64_t tile = blockIdx.x;
   const int i = static_cast<int>(threadIdx.x);
   if (i >= lattice.pixels_in(tile)) return;
   normalise_filter(lattice, filtered, tile, i, 0, lattice.bilateral, bilateral_alpha,
-                   bilateral_scale);
+                   bilateral_scale, normalisation);
   normalise_filter(lattice, filtered, tile, i, lattice.bilateral, lattice.spatial, spatial_alpha,
-                   spatial_scale);
+                   spatial_scale, normalisation);
 }
 
 }  // namespace
@@ -188,7 +194,8 @@ void normalise(const Lattice& lattice, const float* filtered, const FilterParams
     return std::sqrt(static_cast<double>(weight) * static_cast<double>(alpha));
   };
   launch(normalise_tile, lattice.tiles(), tile_pixels, stream, lattice, filtered,
-         scale(p.bilateral_weight, bilateral_alpha), scale(p.gaussian_weight, spatial_alpha));
+         scale(p.bilateral_weight, bilateral_alpha), scale(p.gaussian_weight, spatial_alpha),
+         p.normalisation);
 }
 
 }  // namespace cuekit::cuda

@@ -71,23 +71,26 @@ __global__ void join(Lattice lattice,
 }
 
 // One step of three: two axes of the bilateral lattice, and one of the spatial lattice. Two axes at
-// a time read the 8 neighbours of a vertex, as far as they exist, and the vertex itself.
+// a time read the 8 neighbours of a vertex, as far as they exist, and the vertex itself. Of the
+// two, the blur along axis 2 * step + first comes first.
 template <int group_size, class V>
 __global__ void blur(Lattice lattice,
                      const V* __restrict__ in,  // (vertices, stride)
                      V* __restrict__ out,       // (vertices, stride)
-                     ValueRows layout, int step) {
+                     ValueRows layout, int step, int first) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * block_size + threadIdx.x;
   const std::int64_t groups = std::int64_t{gridDim.x} * (block_size / group_size);
   const std::int64_t bilateral = lattice.bilateral_vertices(), count = lattice.vertices();
   constexpr Neighbours none{no_row, no_row};
   for (std::int64_t v = thread / group_size; v < count; v += groups) {
-    const Neighbours* const first =
-        lattice.neighbours + (v < bilateral ? 2 * step : step) * lattice.entries();
+    const Neighbours* const of_first =
+        lattice.neighbours + (v < bilateral ? 2 * step + first : step) * lattice.entries();
+    const Neighbours* const of_second =
+        lattice.neighbours + (2 * step + 1 - first) * lattice.entries();
     // All loads are issued before the first result is used.
-    const Neighbours far = v < bilateral ? first[lattice.entries() + v] : none;
-    const Neighbours near[3] = {first[v], far.before == no_row ? none : first[far.before],
-                                far.after == no_row ? none : first[far.after]};
+    const Neighbours far = v < bilateral ? of_second[v] : none;
+    const Neighbours near[3] = {of_first[v], far.before == no_row ? none : of_first[far.before],
+                                far.after == no_row ? none : of_first[far.after]};
     const Row centre[3] = {static_cast<Row>(v), far.before, far.after};
     const std::int32_t used = layout.used_of(lattice.image_of[v]);
     for (int k = static_cast<int>(thread % group_size) * 4; k < used; k += group_size * 4) {
@@ -110,30 +113,37 @@ __global__ void blur(Lattice lattice,
 
 template <int group_size, class V>
 void join_and_blur_in_groups(const Lattice& lattice, V* copies, V* scratch, const ValueRows& layout,
-                             cudaStream_t stream) {
+                             cudaStream_t stream, AxisOrder order) {
   const std::int64_t blocks =
       std::min(ceil_div(lattice.entries() * group_size, block_size), most_blocks);
   launch(join<group_size, V>, blocks, block_size, stream, lattice, copies, scratch, layout);
-  launch(blur<group_size, V>, blocks, block_size, stream, lattice, scratch, copies, layout, 0);
-  launch(blur<group_size, V>, blocks, block_size, stream, lattice, copies, scratch, layout, 1);
-  launch(blur<group_size, V>, blocks, block_size, stream, lattice, scratch, copies, layout, 2);
+  const bool ascending = order == AxisOrder::ascending;
+  const auto blur_step = [&](const V* in, V* out, int step) {
+    launch(blur<group_size, V>, blocks, block_size, stream, lattice, in, out, layout,
+           ascending ? step : 2 - step, ascending ? 0 : 1);
+  };
+  blur_step(scratch, copies, 0);
+  blur_step(copies, scratch, 1);
+  blur_step(scratch, copies, 2);
 }
 
 }  // namespace
 
 template <class V>
 void join_and_blur(const Lattice& lattice, V* copies, V* scratch, const ValueRows& layout,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, AxisOrder order) {
   if (layout.stride <= 4)
-    return join_and_blur_in_groups<1>(lattice, copies, scratch, layout, stream);
+    return join_and_blur_in_groups<1>(lattice, copies, scratch, layout, stream, order);
   if (layout.stride <= 8)
-    return join_and_blur_in_groups<2>(lattice, copies, scratch, layout, stream);
+    return join_and_blur_in_groups<2>(lattice, copies, scratch, layout, stream, order);
   if (layout.stride <= 16)
-    return join_and_blur_in_groups<4>(lattice, copies, scratch, layout, stream);
-  return join_and_blur_in_groups<8>(lattice, copies, scratch, layout, stream);
+    return join_and_blur_in_groups<4>(lattice, copies, scratch, layout, stream, order);
+  return join_and_blur_in_groups<8>(lattice, copies, scratch, layout, stream, order);
 }
 
-template void join_and_blur(const Lattice&, float*, float*, const ValueRows&, cudaStream_t);
-template void join_and_blur(const Lattice&, half*, half*, const ValueRows&, cudaStream_t);
+template void join_and_blur(const Lattice&, float*, float*, const ValueRows&, cudaStream_t,
+                            AxisOrder);
+template void join_and_blur(const Lattice&, half*, half*, const ValueRows&, cudaStream_t,
+                            AxisOrder);
 
 }  // namespace cuekit::cuda

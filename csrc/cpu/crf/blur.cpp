@@ -26,7 +26,8 @@ constexpr std::int64_t most_at_once = std::int64_t{1} << 13;
 template <class V, int parts>
 struct BlurChains {
   using X = ClassVector<V, parts>;
-  static CUEKIT_INLINE void run(const Node* chain, std::int64_t count, float* values,
+  using T = typename V::Value;
+  static CUEKIT_INLINE void run(const Node* chain, std::int64_t count, T* values,
                                 std::int64_t stride, bool in_l2) {
     if (count == 0) return;
     in_l2 ? blur<true>(chain, count, values, stride) : blur<false>(chain, count, values, stride);
@@ -34,17 +35,17 @@ struct BlurChains {
 
  private:
   template <bool in_l2>
-  static CUEKIT_INLINE void blur(const Node* chain, std::int64_t count, float* values,
+  static CUEKIT_INLINE void blur(const Node* chain, std::int64_t count, T* values,
                                  std::int64_t stride) {
     const auto row = [&](Node entry) { return values + (entry ^ (entry >> 31)) * stride; };
-    float* current = row(chain[0]);
+    T* current = row(chain[0]);
     X own = X::load(current), half_previous = X::zero();
     for (std::int64_t i = 0; i < count; ++i) {
       if (!in_l2) prefetch_far(row(chain[i + Lattice::chain_padding]), X::size);
       const Node after = chain[i + 1];
-      const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
+      const T half = T{0.5} * static_cast<T>(1 + (after >> 31));  // 0 where a chain begins
       // The entry after the last one belongs to another task, which may write it now: do not read.
-      float* const following = i + 1 < count ? row(after) : current;
+      T* const following = i + 1 < count ? row(after) : current;
       const X next = X::load(following);
       X mixed;
       for (int j = 0; j < parts; ++j) {
@@ -58,53 +59,39 @@ struct BlurChains {
   }
 };
 
-template <class Group>
-void blur_chains(const Node* chain, std::int64_t count, float* values, std::int64_t stride,
+template <class Group, class T>
+void blur_chains(const Node* chain, std::int64_t count, T* values, std::int64_t stride,
                  bool in_l2) {
-  using Fours = BlurChains<typename Group::Four, Group::fours>;
-  using Wides = BlurChains<typename Group::Wide, Group::wides>;
+  using Fours = BlurChains<typename Group::template FourOf<T>, Group::fours>;
+  using Wides = BlurChains<typename Group::template WideOf<T>, Group::wides>;
   for (std::int64_t k = 0; k < stride; k += Group::size)
     dispatch_width<Fours, Wides, Wides>(chain, count, values + k, stride, in_l2);
 }
 
+template <class T>
+using Kernel = void (*)(const Node* chain,  // (count + Lattice::chain_padding)
+                        std::int64_t count,
+                        T* values,  // (nodes, stride)
+                        std::int64_t stride, bool in_l2);
+
 }  // namespace
 
-Blur::Blur(std::int64_t classes, int threads)
-    : stride_(class_stride(classes)),
-      threads_(threads),
-      kernel_(with_class_group(
-          classes, [](auto group) -> Kernel { return &blur_chains<decltype(group)>; })) {}
-
-// With many vertices, the lattices are blurred one after the other, and all threads share the
-// vertices of the current one. With few vertices, each thread blurs one whole lattice, because
-// sharing means that threads wait for each other after every axis.
-void Blur::operator()(Filter& spatial, Filter& bilateral) const {
-  std::vector<Filter*> filters;
-  std::int64_t most_vertices = 0;
-  for (Filter* filter : {&spatial, &bilateral}) {
-    if (filter->lattice == nullptr) continue;
-    filters.push_back(filter);
-    most_vertices = std::max(most_vertices, filter->lattice->vertices);
-  }
-  const std::int64_t tasks =
-      std::clamp<std::int64_t>(most_vertices >> 15, 1, std::min(threads_, 64));
-  parallel_for(static_cast<std::int64_t>(filters.size()), tasks == 1 ? threads_ : 1,
-               [&](std::int64_t f) {
-                 Filter& filter = *filters.data()[f];
-                 blur(filter, tasks);
-                 std::swap(filter.sliced, filter.splatted);
-               });
+std::int64_t blur_tasks(std::int64_t vertices, int threads) {
+  return std::clamp<std::int64_t>(vertices >> 15, 1, std::min(threads, 64));
 }
 
-void Blur::blur(const Filter& filter, std::int64_t tasks) const {
-  const Lattice& lattice = *filter.lattice;
+template <class T>
+void blur_in_place(const Lattice& lattice, T* values, std::int64_t classes, AxisOrder order,
+                   std::int64_t tasks, int threads) {
+  const Kernel<T> kernel = with_class_group(
+      classes, [](auto group) -> Kernel<T> { return &blur_chains<decltype(group), T>; });
   const Node* const originals = lattice.originals.data();
-  const std::int64_t copies = lattice.copies(), stride = stride_;
-  float* const values = filter.splatted.get();
+  const std::int64_t copies = lattice.copies(), stride = class_stride(classes);
   // Limit: 512 kB of values. A usual L2 then still has room for the other data.
-  const bool in_l2 = lattice.node_count() * stride <= std::int64_t{1} << 17;
+  const bool in_l2 =
+      lattice.node_count() * stride * static_cast<std::int64_t>(sizeof(T)) <= std::int64_t{1} << 19;
   const auto in_tasks = [&](const auto& body) {
-    parallel_for(tasks, threads_, [&](std::int64_t t) {
+    parallel_for(tasks, threads, [&](std::int64_t t) {
       const DenormalsFlushed state;
       body(t);
     });
@@ -117,12 +104,14 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
     for (std::int64_t c = 0; c < copies; ++c) {
       const std::int64_t vertex = originals[c];
       if (vertex < first || vertex >= last) continue;
-      const float* const copy = values + (lattice.vertices + c) * stride;
-      float* const original = values + vertex * stride;
+      const T* const copy = values + (lattice.vertices + c) * stride;
+      T* const original = values + vertex * stride;
       for (std::int64_t k = 0; k < stride; ++k) original[k] += copy[k];
     }
   });
-  for (const WorkspaceVector<Node>& chain : lattice.chains) {
+  for (int step = 0; step < lattice.corners; ++step) {
+    const int axis = order == AxisOrder::ascending ? step : lattice.corners - 1 - step;
+    const WorkspaceVector<Node>& chain = lattice.chains.data()[axis];
     const std::int64_t length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_padding;
     const auto chain_from = [&](std::int64_t i) {  // where the next chain begins
       while (chain.data()[i] >= 0) ++i;
@@ -133,7 +122,7 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
       const std::int64_t last = chain_from((t + 1) * length / tasks);
       for (std::int64_t i = chain_from(t * length / tasks), end; i < last; i = end) {
         end = chain_from(std::min(i + most_at_once, last));
-        kernel_(chain.data() + i, end - i, values, stride, in_l2);
+        kernel(chain.data() + i, end - i, values, stride, in_l2);
         poll_after((end - i) * stride);
       }
     });
@@ -143,5 +132,28 @@ void Blur::blur(const Filter& filter, std::int64_t tasks) const {
       std::copy_n(values + originals[c] * stride, stride, values + (lattice.vertices + c) * stride);
   });
 }
+
+// With many vertices, the lattices are blurred one after the other, and all threads share the
+// vertices of the current one. With few vertices, each thread blurs one whole lattice.
+void blur_filters(Filter& spatial, Filter& bilateral, std::int64_t classes, int threads) {
+  std::vector<Filter*> filters;
+  std::int64_t most_vertices = 0;
+  for (Filter* filter : {&spatial, &bilateral}) {
+    if (filter->lattice == nullptr) continue;
+    filters.push_back(filter);
+    most_vertices = std::max(most_vertices, filter->lattice->vertices);
+  }
+  const std::int64_t tasks = blur_tasks(most_vertices, threads);
+  parallel_for(static_cast<std::int64_t>(filters.size()), tasks == 1 ? threads : 1,
+               [&](std::int64_t f) {
+                 Filter& filter = *filters.data()[f];
+                 blur_in_place(*filter.lattice, filter.splatted.get(), classes,
+                               AxisOrder::ascending, tasks, threads);
+                 std::swap(filter.sliced, filter.splatted);
+               });
+}
+
+template void blur_in_place(const Lattice&, float*, std::int64_t, AxisOrder, std::int64_t, int);
+template void blur_in_place(const Lattice&, double*, std::int64_t, AxisOrder, std::int64_t, int);
 
 }  // namespace cuekit::cpu

@@ -1,6 +1,6 @@
 // How the values of all classes at one pixel or lattice node are stored and held in registers.
 //
-// They are side by side in memory, in a row of `stride` floats: the number of classes rounded up to
+// They are side by side in memory, in a row of `stride` values: the number of classes rounded up to
 // whole vectors. The padding takes part in all arithmetic, as classes of probability 0. A row is
 // worked on in groups of classes that fit in registers: one group for up to 32 classes, groups of
 // 16 for more.
@@ -18,6 +18,7 @@ namespace cuekit::cpu {
 // The values of one group of classes, in `parts` vectors.
 template <class V, int parts>
 struct ClassVector {
+  using Value = typename V::Value;
   static constexpr std::int64_t size = std::int64_t{parts} * V::size;
   V part[parts];
 
@@ -26,24 +27,24 @@ struct ClassVector {
     for (int j = 0; j < parts; ++j) result.part[j] = V::zero();
     return result;
   }
-  static CUEKIT_INLINE ClassVector load(const float* source) {  // (size)
+  static CUEKIT_INLINE ClassVector load(const Value* source) {  // (size)
     ClassVector result;
     for (int j = 0; j < parts; ++j) result.part[j] = V::load(source + j * V::size);
     return result;
   }
-  CUEKIT_INLINE void store(float* target) const {  // (size)
+  CUEKIT_INLINE void store(Value* target) const {  // (size)
     for (int j = 0; j < parts; ++j) part[j].store(target + j * V::size);
   }
   CUEKIT_INLINE void add(const ClassVector& other) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j];
   }
-  CUEKIT_INLINE void add(const ClassVector& other, float factor) {
+  CUEKIT_INLINE void add(const ClassVector& other, Value factor) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j] * factor;
   }
   CUEKIT_INLINE void subtract(V shift) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] - shift;
   }
-  CUEKIT_INLINE void multiply(float factor) {
+  CUEKIT_INLINE void multiply(Value factor) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] * factor;
   }
   CUEKIT_INLINE void raise_to(const ClassVector& other) {  // the larger of both, element-wise
@@ -104,11 +105,15 @@ template <int eights, bool many_>
 struct ClassGroup {
   static constexpr bool many = many_;
   // In vectors of the baseline's 4 floats, and of 8 where the processor has them. (16 would not
-  // be faster.)
+  // be faster.) Vectors of 4 or 8 doubles take two registers each.
   static constexpr int fours = eights == 0 ? 1 : 2 * eights;
   static constexpr int wides = eights == 0 ? 1 : eights;
-  using Four = Lanes<float, 4>;
-  using Wide = std::conditional_t<eights == 0, Four, Lanes<float, 8>>;
+  template <class T>
+  using FourOf = Lanes<T, 4>;
+  template <class T>
+  using WideOf = Lanes<T, eights == 0 ? 4 : 8>;
+  using Four = FourOf<float>;
+  using Wide = WideOf<float>;
   static constexpr std::int64_t size = 4 * fours;
 };
 

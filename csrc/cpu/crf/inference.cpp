@@ -36,7 +36,6 @@ Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::u
       channels_(channels_that_take_part(present, p.channels)),
       stride_(class_stride(static_cast<std::int64_t>(channels_.size()))),
       mean_field_(mean_field_kernel(static_cast<std::int64_t>(channels_.size()))),
-      blur_(static_cast<std::int64_t>(channels_.size()), threads),
       unary_(p.height * p.width * stride_) {
   if (spatial != nullptr && spatial->diagonal) {
     own_ = Workspace<float>(p.height * p.width * stride_);
@@ -45,9 +44,9 @@ Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::u
     spatial_.allocate(spatial, stride_);
   }
   if (p.bilateral_weight > 0 && p.iterations > 0) {
-    bilateral_lattice_ =
-        bilateral_lattice(photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
-                          p.bilateral_weight * static_cast<float>(log2_of_e), threads);
+    bilateral_lattice_ = bilateral_lattice(
+        photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
+        p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads);
     bilateral_.allocate(&bilateral_lattice_, stride_);
     // Both filters share the caches. Values of this one do not fit from 4 MB on, for those to slice
     // and as much again for those to splat into.
@@ -60,7 +59,7 @@ template <class T>
 bool Inference<T>::run() {
   if (!pass_over_pixels(true, p_.iterations == 0)) return false;
   for (std::int64_t i = 1; i <= p_.iterations; ++i) {
-    blur_(spatial_, bilateral_);
+    blur_filters(spatial_, bilateral_, static_cast<std::int64_t>(channels_.size()), threads_);
     pass_over_pixels(false, i == p_.iterations);
   }
   return true;

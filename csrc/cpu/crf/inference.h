@@ -46,7 +46,6 @@ class Inference {
   std::vector<std::int64_t> channels_;  // of each class: background and present classes
   std::int64_t stride_;
   MeanFieldKernel mean_field_;
-  Blur blur_;
   Workspace<float> unary_;  // (N, stride)
   Lattice bilateral_lattice_;
   Filter spatial_, bilateral_;

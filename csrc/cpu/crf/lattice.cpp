@@ -118,15 +118,17 @@ VertexTable join_bands(Lattice& lattice, std::vector<BandVertices>& found,
   return table;
 }
 
-// Replaces the bands' own numbers of vertices by nodes, and multiplies the weights by the
-// normalisation: the filter of ones, `ones` (vertices), divides the filter of anything, half of it
-// before the filter and half after, so each weight takes the square root of it.
+// Replaces the bands' own numbers of vertices by nodes, and multiplies the weights by the square
+// root of the filter's weight and, if it is symmetric, by the normalisation: of the filter of ones,
+// `ones` (vertices), half divides before the filter and half after, so each weight takes the square
+// root of it.
 void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
-               const WorkspaceVector<float>& ones, int threads) {
+               const WorkspaceVector<float>& ones, Normalisation normalisation, int threads) {
   const int corners = lattice.corners;
   // Blurring along all axes makes values 1 + 2^-d times as large.
   const float alpha = 1.0f / (1.0f + std::ldexp(1.0f, 1 - corners));
   const double scale = std::sqrt(static_cast<double>(lattice.weight) * static_cast<double>(alpha));
+  if (normalisation == Normalisation::mean) lattice.norms = Workspace<float>(lattice.pixels);
   parallel_for(static_cast<std::int64_t>(found.size()), threads, [&](std::int64_t b) {
     const Band& band = lattice.bands.data()[b];
     const Node* const node_of = found.data()[b].nodes.data();
@@ -141,15 +143,19 @@ void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
                                 : lattice.originals.data()[nodes[k] - lattice.vertices];
         sum += weights[k] * ones.data()[vertex];
       }
-      const double norm = 1 / std::sqrt(static_cast<double>(alpha * sum) + 1e-20);
-      for (int k = 0; k < corners; ++k) weights[k] *= static_cast<float>(norm * scale);
+      const double of_ones = static_cast<double>(alpha * sum) + 1e-20;
+      double factor = scale;
+      if (normalisation == Normalisation::symmetric) factor *= 1 / std::sqrt(of_ones);
+      if (normalisation == Normalisation::mean)
+        lattice.norms.get()[i] = static_cast<float>(1 / of_ones);
+      for (int k = 0; k < corners; ++k) weights[k] *= static_cast<float>(factor);
     }
   });
 }
 
 template <int d, class Fill>
 Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t width, float weight,
-              const Fill& fill, int threads) {
+              Normalisation normalisation, const Fill& fill, int threads) {
   Lattice lattice;
   lattice.corners = d + 1;
   lattice.pixels = height * width;
@@ -169,8 +175,9 @@ Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t w
     lattice.chains.data()[axis] = find_chains(embedding, table, static_cast<int>(axis));
   });
   lattice.diagonal = is_diagonal(lattice);
-  for (const auto& chain : lattice.chains) blur_along(chain, ones);
-  normalise(lattice, found, ones, threads);
+  if (normalisation != Normalisation::none)
+    for (const auto& chain : lattice.chains) blur_along(chain, ones);
+  normalise(lattice, found, ones, normalisation, threads);
   return lattice;
 }
 
@@ -200,11 +207,12 @@ Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, floa
   const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
     fill_positions(strip, xs, ys, features, padded);
   };
-  return build(embedding, height, width, weight, fill, threads);
+  return build(embedding, height, width, weight, Normalisation::symmetric, fill, threads);
 }
 
 Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
-                          float sxy, float srgb, float weight, int threads) {
+                          float sxy, float srgb, float weight, Normalisation normalisation,
+                          int threads) {
   const WorkspaceVector<float> xs = scaled(width, sxy), ys = scaled(height, sxy);
   const WorkspaceVector<float> levels = scaled(256, srgb);
   const auto last_x = static_cast<double>(xs.back()), last_y = static_cast<double>(ys.back());
@@ -221,7 +229,7 @@ Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::i
       }
     }
   };
-  return build(embedding, height, width, weight, fill, threads);
+  return build(embedding, height, width, weight, normalisation, fill, threads);
 }
 
 }  // namespace cuekit::cpu

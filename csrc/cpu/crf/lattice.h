@@ -24,6 +24,7 @@
 
 #include "bands.h"
 #include "cpu/workspace.h"
+#include "cuekit/simplex.h"
 
 namespace cuekit::cpu {
 
@@ -36,9 +37,11 @@ struct Lattice {
   std::int64_t pixels = 0;
   std::int64_t vertices = 0;
   Workspace<Node> nodes;  // (pixels, corners): the nodes of each pixel
-  // (pixels, corners): barycentric weight times the pixel's normalisation times the square root of
-  // the filter's weight, so that splat and slice need no other factor.
+  // (pixels, corners): barycentric weight times the square root of the filter's weight, and for
+  // Normalisation::symmetric times the pixel's normalisation, so that splat and slice need no other
+  // factor.
   Workspace<float> weights;
+  Workspace<float> norms;  // (pixels): for Normalisation::mean, what the sliced values take
   std::vector<Band> bands;
   WorkspaceVector<Node> originals;  // (copies): the vertex of each copy
   // (corners): along each axis, the vertices that have a neighbour, as chains of successive
@@ -54,12 +57,12 @@ struct Lattice {
   std::int64_t node_count() const { return vertices + copies(); }
 };
 
-// Features (x / sxy, y / sxy). The filter is multiplied by `weight`.
+// Features (x / sxy, y / sxy). The filter is multiplied by `weight`, and normalised symmetrically.
 Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, float weight,
                         int threads);
 // Features (x / sxy, y / sxy, r / srgb, g / srgb, b / srgb).
 Lattice bilateral_lattice(const std::uint8_t* photo,  // (H, W, 3)
                           std::int64_t height, std::int64_t width, float sxy, float srgb,
-                          float weight, int threads);
+                          float weight, Normalisation normalisation, int threads);
 
 }  // namespace cuekit::cpu

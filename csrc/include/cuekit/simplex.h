@@ -29,6 +29,17 @@
 
 namespace cuekit {
 
+// What a filter is divided by.
+enum class Normalisation {
+  none,
+  symmetric,  // half before and half after it: by the square root of the filter of ones
+  mean        // after it, by the filter of ones: then filtered values are weighted means
+};
+
+// In which order values are blurred along the axes. Blurs along different axes do not commute where
+// vertices lack neighbours: the two orders are each other's adjoint.
+enum class AxisOrder { ascending, descending };
+
 using LatticeKey = unsigned long long;  // the 64-bit type of CUDA's atomic operations
 
 // ---- operations on V: these are for V = float, those for vectors are in cpu/lanes.h ----
@@ -119,7 +130,7 @@ struct Embedding {
   static constexpr double limit = 1 << 18;
 
   static std::invalid_argument too_fine() {
-    return std::invalid_argument("image is too large for CRF widths (sxy, srgb) as small as these");
+    return std::invalid_argument("image is too large for widths (sxy, srgb) as small as these");
   }
 };
 

@@ -51,6 +51,10 @@ SIGNATURES = {
     "RefineParams": "(affinity, dilations, iterations)",
     "refine_local": "(maps, image, preset='par', *, dilations=None, iterations=None, "
     "channel_axis=-1, validate=False, threads=1)",
+    "random_walk": "(maps, boundary=None, *, affinities=None, radius=5, beta=None, steps=256, "
+    "validate=False, threads=1)",
+    "photo_boundary": "(image, superpixels=None, *, size=None, contrast=0.2, channel_axis=-1, "
+    "threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
     "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",

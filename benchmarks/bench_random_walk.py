@@ -107,7 +107,9 @@ def dense(*, quick: bool) -> Result:
     maps, boundary = maps_and_boundary(4, SMALL)
     tensors = torch.from_numpy(maps), torch.from_numpy(boundary)
     np.testing.assert_allclose(
-        cuekit.random_walk(maps, boundary), peers.walk_torch_dense(*tensors), atol=TOLERANCE_OF_PEERS
+        cuekit.random_walk(maps, boundary),
+        peers.walk_torch_dense(*tensors),
+        atol=TOLERANCE_OF_PEERS,
     )
     large = maps_and_boundary(4, SIZE)
     scale = (SIZE[0] * SIZE[1] / (SMALL[0] * SMALL[1])) ** 3

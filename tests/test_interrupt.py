@@ -59,7 +59,7 @@ LONG = {
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
     "random walk": lambda: spread(4, 300, 400, 256),
     "random walk, two threads": lambda: spread(4, 300, 400, 512, threads=2),
-    "random walk of a large map": lambda: spread(1, 3000, 3000, 8, radius=16),
+    "random walk of a large map": lambda: spread(1, 600, 700, 60, radius=8),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),
     "felzenszwalb of a flat photo": lambda: segment(np.zeros((3000, 3000, 3), np.uint8)),

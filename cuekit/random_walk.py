@@ -130,12 +130,15 @@ def random_walk(
     columns. To have the same from its network's affinities, bring them to this layout with zeros
     there: ``np.pad(aff.reshape(34, h - 4, w - 8), ((0, 0), (0, 4), (4, 4)))``.
 
-    Computed in float64 if `maps` are, otherwise in float32, where the rounding of 256 steps adds up
-    to some 1e-6 of the largest value. Values below 1e-34 may become 0. Workspace is 2 K + 16 maps'
-    worth of these dtypes per cell at most, plus padding; every image of a batch that is worked on
-    at a time has its own. Up to 128 MB of it are kept for the next call. Input that is not
-    C-contiguous is copied once. On the CPU, a call in the main thread runs signal handlers while it
-    computes, so Ctrl-C ends it.
+    Computed in float64 if `maps` are, otherwise in float32. The power of the transition matrix is
+    expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 136 in
+    float64: what is left out is below their rounding. All of it is some 1e-6 of the largest value in
+    float32. Values below 1e-34 may become 0.
+
+    Workspace is K + 2 values per cell and 4 for each of at most 8 maps at a time, of these dtypes,
+    plus padding; every image of a batch that is worked on at a time has its own. Up to 128 MB of it
+    are kept for the next call. Input that is not C-contiguous is copied once. On the CPU, a call in
+    the main thread runs signal handlers while it computes, so Ctrl-C ends it.
 
     References
     ----------

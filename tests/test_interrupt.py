@@ -68,7 +68,7 @@ LONG = {
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
     "random walk": lambda: spread(4, 300, 400, 256),
     "random walk, two threads": lambda: spread(4, 300, 400, 512, threads=2),
-    "random walk of a large map": lambda: spread(1, 3000, 3000, 8, radius=16),
+    "random walk of a large map": lambda: spread(1, 600, 700, 60, radius=8),
     "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=900),
     "refine_local, weights": lambda: refine(
         scores(1, 9, 9), noise_photo(2500, 3000), iterations=1, dilations=range(1, 33)

@@ -158,9 +158,9 @@ CUEKIT_HD inline double clipped(double value) {
   return value > 0.0 ? (value < 1.0 ? value : 1.0) : 0.0;
 }
 
-// Values are scaled down for the walk, so that sums of a cell's at most 2 max_offsets + 1 values
+// Values are scaled down for the walk, so that sums over a cell's at most 2 max_offsets neighbours
 // are finite.
-constexpr double walk_scale = 1.0 / 1024.0;
+constexpr double walk_scale = 1.0 / 4096.0;
 
 template <class T>
 CUEKIT_HD inline walk_type<T> scaled_down(T value, double share) {

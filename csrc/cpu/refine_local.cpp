@@ -177,16 +177,16 @@ struct RowWeights {
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         for (int j = 0; j < block; ++j) {
-          const double e = softmax_exp(a[j] - largest[j]);
-          total[j] += e;
-          a[j] = static_cast<Real>(e);
+          a[j] = softmax_exp(a[j] - largest[j]);
+          total[j] += a[j];
         }
       }
-      for (int j = 0; j < block; ++j) total[j] = 1.0 / total[j];
+      Real factor[block];
+      for (int j = 0; j < block; ++j) factor[j] = static_cast<Real>(1.0 / total[j]);
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         const Real distance = static_cast<Real>(distance_weight(*p, n));
-        for (int j = 0; j < block; ++j) a[j] = static_cast<Real>(a[j] * total[j]) + distance;
+        for (int j = 0; j < block; ++j) a[j] = a[j] * factor[j] + distance;
       }
     }
   }
@@ -267,6 +267,8 @@ struct RefineRow {
         for (int k = 0; k < maps; ++k) sums[k] = V::zero();
         for (int n = 0; n < count; ++n, factors += block) {
           const V factor = V::load(factors);
+          // The next block's: the hardware prefetcher stops at the end of a page.
+          if (part == 0) prefetch(factors + count * block, block);
           const Real* const values = neighbours[n] + x;
           for (int k = 0; k < maps; ++k) sums[k] = sums[k] + V::load(values + k * stride) * factor;
         }

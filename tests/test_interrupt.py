@@ -56,9 +56,9 @@ LONG = {
     "crf, two threads": lambda: crf(smooth_photo(500, 700), 100, threads=2),
     "crf of a batch": lambda: crf(np.stack([noise_photo(250, 350)] * 6), 20, threads=2),
     "crf of noise": lambda: crf(noise_photo(1000, 1200), 1),
-    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=900),
-    "refine_local, weights": lambda: refine(
-        scores(1, 9, 9), noise_photo(2500, 3000), iterations=1, dilations=range(1, 33)
+    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=400),
+    "refine_local, two threads": lambda: refine(
+        scores(3, 50, 60), noise_photo(500, 600), iterations=600, threads=2
     ),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),

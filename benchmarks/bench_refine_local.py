@@ -63,7 +63,7 @@ def check(title: str, ours: np.ndarray, theirs: np.ndarray) -> None:
     assert off <= 1e-5, f"{title}: differs by {off:.1e} of the range"
 
 
-def compare(ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], name: str) -> Row:
+def compare(ours: Callable[[], np.ndarray], peer: Callable[[], torch.Tensor], name: str) -> Row:
     """Time five calls of ours beside each of a peer that may take half a minute."""
     trial(Contender("cuekit", ours, None))
     turns = []

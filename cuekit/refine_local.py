@@ -216,20 +216,22 @@ def refine_local(
     >>> photo = np.zeros((4, 6, 3), np.uint8)
     >>> photo[:, 3:] = 200
     >>> coarse = np.array([[[0.0, 1.0]]], np.float32)  # 1×2 cells
-    >>> cuekit.refine_local(coarse, photo, "pamr", dilations=[1, 2])[0, 0].round(1)
-    array([0.2, 0.2, 0.2, 0.8, 0.8, 0.8], dtype=float32)
+    >>> cuekit.refine_local(coarse, photo, "pamr", dilations=[1, 2])[0, 0].round(2)
+    array([0.15, 0.15, 0.15, 0.85, 0.85, 0.85], dtype=float32)
     """
     threads = check_threads(threads)
     settings = _settings(preset, dilations, iterations)
     adopted = check_any_array(maps, "maps", FLOATS, ndim=3, layout="(..., C, h, w)")
     *batch, channels, in_height, in_width = adopted.shape
     photos, channels_first = _check_photos(image, channel_axis, adopted)
-    gray = channel_axis is None
-    height, width = photos.shape[-2:] if gray or channels_first else photos.shape[-3:-1]
-    colours = 1 if gray else photos.shape[-3 if channels_first else -1]
-    colour_axis = () if gray else (colours,)
-    shape = (*colour_axis, height, width) if channels_first else (height, width, *colour_axis)
-    check_shape(photos, "image", (*batch, *shape), "maps")
+    sides: tuple[int, ...] = photos.shape[-2 if channel_axis is None else -3 :]
+    check_shape(photos, "image", (*batch, *sides), "maps")
+    if channel_axis is None:
+        (height, width), colours = sides, 1
+    elif channels_first:
+        colours, height, width = sides
+    else:
+        height, width, colours = sides
     if adopted.shape[-3:-1] == (height, width) and min(height, width) > FEWEST_PIXELS:
         raise ValueError(
             f"maps must have shape (..., C, h, w), got {adopted.shape}: the classes come last; "

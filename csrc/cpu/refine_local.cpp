@@ -16,7 +16,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "finite.h"
@@ -177,16 +176,16 @@ struct RowWeights {
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         for (int j = 0; j < block; ++j) {
-          const double e = softmax_exp(a[j] - largest[j]);
-          total[j] += e;
-          a[j] = static_cast<Real>(e);
+          a[j] = softmax_exp(a[j] - largest[j]);
+          total[j] += a[j];
         }
       }
-      for (int j = 0; j < block; ++j) total[j] = 1.0 / total[j];
+      Real factor[block];
+      for (int j = 0; j < block; ++j) factor[j] = static_cast<Real>(1.0 / total[j]);
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         const Real distance = static_cast<Real>(distance_weight(*p, n));
-        for (int j = 0; j < block; ++j) a[j] = static_cast<Real>(a[j] * total[j]) + distance;
+        for (int j = 0; j < block; ++j) a[j] = a[j] * factor[j] + distance;
       }
     }
   }
@@ -195,17 +194,17 @@ struct RowWeights {
 template <class P, class Real>
 void find_weights(const P* photo,  // (H, W, channels), or (channels, H, W)
                   Real* weights,   // (H, blocks, neighbours, block)
+                  Real* pixels,    // planes: scratch
                   const RefineLocalParams& p, int threads) {
   const Planes planes(p, p.photo_channels);
-  const Workspace<Real> pixels(planes.size());
-  read_photo(photo, pixels.get(), p, planes, threads);
+  read_photo(photo, pixels, p, planes, threads);
   const std::int64_t row_size = planes.blocks * p.neighbours() * block;
   for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
     const Real* neighbours[most_neighbours];
     for (std::int64_t y = first; y < end; ++y) {
-      planes.find_neighbours(p, pixels.get(), y, neighbours);
+      planes.find_neighbours(p, pixels, y, neighbours);
       const auto run = [&](auto kernel) {
-        dispatch<decltype(kernel)>(&p, &planes, static_cast<const Real*>(pixels.get()),
+        dispatch<decltype(kernel)>(&p, &planes, static_cast<const Real*>(pixels),
                                    static_cast<const Real* const*>(neighbours), y,
                                    weights + y * row_size);
       };
@@ -267,6 +266,8 @@ struct RefineRow {
         for (int k = 0; k < maps; ++k) sums[k] = V::zero();
         for (int n = 0; n < count; ++n, factors += block) {
           const V factor = V::load(factors);
+          // The next block's: the hardware prefetcher stops at the end of a page.
+          if (part == 0) prefetch(factors + count * block, block);
           const Real* const values = neighbours[n] + x;
           for (int k = 0; k < maps; ++k) sums[k] = sums[k] + V::load(values + k * stride) * factor;
         }
@@ -316,18 +317,19 @@ bool write_maps(const Real* values,  // planes
   return all_finite;
 }
 
-// Refines a group of `count` maps, at most most_maps.
+// Refines a group of `count` maps, at most `maps`.
 template <int maps, class T, class Real>
 bool refine_group(const T* in,               // (count, h, w)
                   const CornerTap* columns,  // (W)
                   const Real* weights,       // (H, blocks, neighbours, block)
+                  Real* values,              // planes, twice: scratch
                   T* out,                    // (count, H, W)
                   int count, const RefineLocalParams& p, int threads) {
   if constexpr (maps > 1)
-    if (count < maps) return refine_group<maps - 1>(in, columns, weights, out, count, p, threads);
+    if (count < maps)
+      return refine_group<maps - 1>(in, columns, weights, values, out, count, p, threads);
   const Planes planes(p, maps);
-  const Workspace<Real> both(2 * planes.size());
-  Real *source = both.get(), *target = source + planes.size();
+  Real *source = values, *target = values + planes.size();
   read_maps(in, columns, source, p, planes, threads);
   for (std::int64_t i = 0; i < p.iterations; ++i) {
     iterate<maps>(weights, source, target, p, planes, threads);
@@ -362,21 +364,25 @@ bool refine_local(const T* maps,    // (B, C, h, w)
     if (!all_finite(photos, p.batch * p.photo_channels * pixels, context.threads)) return false;
   std::vector<CornerTap> columns;
   for (std::int64_t x = 0; x < p.width; ++x) columns.push_back(corner_tap(x, p.in_width, p.width));
+  // Groups of sizes as equal as possible.
   const std::int64_t groups = (p.channels + most_maps - 1) / most_maps;
+  const std::int64_t largest_group = (p.channels + groups - 1) / groups;
   std::atomic<bool> finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const std::int64_t blocks = round_up(p.width, block) / block;
-    const Workspace<Real> weights(p.iterations > 0 ? p.height * blocks * p.neighbours() * block
-                                                   : 0);
+    const Planes maps_planes(p, largest_group), photo_planes(p, p.photo_channels);
+    const std::int64_t weight_count =
+        p.iterations > 0 ? p.height * maps_planes.blocks * p.neighbours() * block : 0;
+    const Workspace<Real> workspace(weight_count +
+                                    std::max(2 * maps_planes.size(), photo_planes.size()));
+    Real *const weights = workspace.get(), *const scratch = weights + weight_count;
     if (p.iterations > 0)
-      find_weights(photos + b * p.photo_channels * pixels, weights.get(), p, threads);
+      find_weights(photos + b * p.photo_channels * pixels, weights, scratch, p, threads);
     for (std::int64_t group = 0; group < groups; ++group) {
-      // Groups of sizes as equal as possible.
       const std::int64_t first = p.channels * group / groups;
       const auto count = static_cast<int>(p.channels * (group + 1) / groups - first);
       const std::int64_t map = b * p.channels + first;
       if (!refine_group<most_maps>(maps + map * in_pixels, columns.data(),
-                                   static_cast<const Real*>(weights.get()), out + map * pixels,
+                                   static_cast<const Real*>(weights), scratch, out + map * pixels,
                                    count, p, threads))
         finite = false;
     }

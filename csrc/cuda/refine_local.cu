@@ -107,14 +107,13 @@ __global__ void find_weights(const Real* __restrict__ planes,  // (B, channels, 
   }
   double total = 0.0;
   for (int n = 0; n < count; ++n) {
-    const double e = softmax_exp(w[n * pixels] - largest);
+    const Real e = softmax_exp(w[n * pixels] - largest);
     total += e;
-    w[n * pixels] = static_cast<Real>(e);
+    w[n * pixels] = e;
   }
-  total = 1.0 / total;
+  const Real factor = static_cast<Real>(1.0 / total);
   for (int n = 0; n < count; ++n)
-    w[n * pixels] =
-        static_cast<Real>(w[n * pixels] * total) + static_cast<Real>(distance_weight(p, n));
+    w[n * pixels] = w[n * pixels] * factor + static_cast<Real>(distance_weight(p, n));
 }
 
 template <class T, class Out>

@@ -403,7 +403,7 @@ def test_equals_pydensecrf(figures, sxy, srgb):
 
 @needs_data(VOC)
 def test_equals_pydensecrf_on_voc(figures):
-    """On real photos at their own size, with ToCo's widths: their sizes vary, and so do lattices."""
+    """On real photos at their own size, with ToCo's widths."""
     files = sorted((VOC / "JPEGImages").glob("*.jpg"))[::200]
     rng, worst = np.random.default_rng(0), 0.0
     for file in files:

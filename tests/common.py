@@ -28,26 +28,35 @@ def at_most(examples):
 
 # --------------------------------------------------------------------------------------- figures
 
-FIGURES = pytest.StashKey[list[str]]()
+
+@pytest.fixture
+def figures(request):
+    """Measured numbers: lines that are printed at the end of the run, whether tests pass or not."""
+    lines = []
+    yield lines
+    # Properties of a test reach the report from other processes, too.
+    request.node.user_properties += [("figure", line) for line in lines]
 
 
-def pytest_configure(config):
-    config.stash.setdefault(FIGURES, [])
+PRINTED = pytest.StashKey[bool]()
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    lines = config.stash[FIGURES]
+    if config.stash.get(PRINTED, False):  # several conftest files have this hook
+        return
+    config.stash[PRINTED] = True
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    lines = [
+        value
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
     if lines:
         terminalreporter.section("figures")
-        for line in lines:
+        for line in sorted(lines):
             terminalreporter.write_line(line)
-    lines.clear()  # several conftest files have this hook: the first call prints
-
-
-@pytest.fixture(scope="session")
-def figures(request):
-    """Measured numbers: lines that are printed at the end of the run, whether tests pass or not."""
-    return request.config.stash[FIGURES]
 
 
 # --------------------------------------------------------------------------- what may be missing

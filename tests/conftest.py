@@ -4,7 +4,6 @@ import pytest
 from common import (  # noqa: F401 - pytest finds hooks and fixtures here
     figures,
     instruction_set,
-    pytest_configure,
     pytest_terminal_summary,
     set_instruction_set,
 )

@@ -63,7 +63,20 @@ inline void poll() {
   if (interrupted()) throw Interrupted();
 }
 
-// In a loop over many short steps, of which `i` is the number: polls in few of them.
+// A loop over many short steps: step(i) for i = begin .. end - 1, and a poll after every 2^16. The
+// inner loop does not poll, so it is as fast as a plain one.
+template <class Step>
+inline void polling_loop(std::int64_t begin, std::int64_t end, Step&& step) {
+  constexpr std::int64_t period = std::int64_t{1} << 16;
+  while (end - begin > period) {
+    const std::int64_t stop = begin + period;
+    for (; begin < stop; ++begin) step(begin);
+    poll();
+  }
+  for (; begin < end; ++begin) step(begin);
+}
+
+// The same where the loop is not ours, such as in a sort: `i` is the number of the step.
 inline void poll_sometimes(std::int64_t i) {
   constexpr std::int64_t period = std::int64_t{1} << 16;
   if (i % period == period - 1) poll();

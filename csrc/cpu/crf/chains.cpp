@@ -25,12 +25,11 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
   const std::int64_t count = table.size();
   WorkspaceVector<Node> next(count);
   WorkspaceVector<std::uint8_t> has_previous(count + 1);  // of vertex v at v + 1; 0 is not used
-  for (std::int64_t v = 0; v < count; ++v) {
+  polling_loop(0, count, [&](std::int64_t v) {
     table.prefetch_slot(neighbour_key(std::min(v + 16, count - 1)));
     next.data()[v] = table.find(neighbour_key(v));
     has_previous.data()[next.data()[v] + 1] = 1;
-    poll_sometimes(v);
-  }
+  });
   WorkspaceVector<Node> heads(count + 1);  // the first vertex of each chain
   std::int64_t chains = 0, length = 0;
   // Chains are listed from the last vertex to the first on even axes, and from the first to the
@@ -49,14 +48,13 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
   heads.data()[chains] = 0;
   Node vertex = heads[0], entry = ~vertex;
   std::int64_t head = 0;
-  for (std::int64_t i = 0; i < length; ++i) {
+  polling_loop(0, length, [&](std::int64_t i) {
     chain.data()[i] = entry;
     const Node after = next.data()[vertex];
     head += after < 0 ? 1 : 0;
     vertex = after < 0 ? heads.data()[head] : after;
-    poll_sometimes(i);
     entry = after < 0 ? ~vertex : vertex;
-  }
+  });
   return chain;
 }
 
@@ -81,15 +79,14 @@ void blur_along(const WorkspaceVector<Node>& chain, WorkspaceVector<float>& valu
   const auto value = [&](Node entry) -> float& { return values.data()[entry ^ (entry >> 31)]; };
   const std::int64_t length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_padding;
   float half_previous = 0, own = value(chain[0]);
-  for (std::int64_t i = 0; i < length; ++i) {
+  polling_loop(0, length, [&](std::int64_t i) {
     const Node after = chain.data()[i + 1];
     const float half = 0.5f * static_cast<float>(1 + (after >> 31));  // 0 where a chain begins
     const float next = value(after);
     value(chain.data()[i]) = own + (half_previous + next * half);
     half_previous = own * half;
     own = next;
-    poll_sometimes(i);
-  }
+  });
 }
 
 }  // namespace cuekit::cpu

@@ -69,12 +69,11 @@ void number_regions(const Forest& forest, std::int64_t pixels,
   constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
   std::fill_n(numbers, pixels, none);
   std::uint32_t next = 0;
-  for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+  polling_loop(0, pixels, [&](std::int64_t pixel) {
     std::uint32_t& number = numbers[forest.find_root(pixel)];
     if (number == none) number = next++;
     labels[pixel] = static_cast<std::int32_t>(number);
-    poll_sometimes(pixel);
-  }
+  });
 }
 
 // Segments one photo after the other in the same memory.

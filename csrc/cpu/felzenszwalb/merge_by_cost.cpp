@@ -53,14 +53,13 @@ void MergeByCost::run(const Area& area, BucketedEdges& edges, Candidates& candid
       count = decide_independent(selected, count, edges.edges, rejected);
     if (count == 0) continue;
     const Edge* const sorted = candidates.sort(graph_, bucket, count);
-    for (std::int64_t i = 0; i < count; ++i) {
+    polling_loop(0, count, [&](std::int64_t i) {
       prefetch_roots(sorted, i, count, forest_.regions);
       const Edge edge = sorted[i];
       const std::int32_t a = forest_.find_root(first_pixel(edge));
       const std::int32_t b = forest_.find_root(graph_.second_pixel(edge));
       if (a != b) decide(edge, a, b, edges.edges, rejected);
-      poll_sometimes(i);
-    }
+    });
   }
   edges.begin[Buckets::count] = rejected;
 }
@@ -109,7 +108,7 @@ CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std
   std::uint8_t* const marks = marks_;
   const Forest forest = forest_;
   std::int64_t between_regions = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
+  polling_loop(0, count, [&](std::int64_t i) {
     prefetch_roots(candidates, i, count, marks);
     const Edge edge = candidates[i];
     const std::int32_t a = forest.find_near_root(first_pixel(edge));
@@ -120,10 +119,9 @@ CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std
     between_regions += different;
     marks[a] = static_cast<std::uint8_t>(marks[a] << different | different);
     marks[b] = static_cast<std::uint8_t>(marks[b] << different | different);
-    poll_sometimes(i);
-  }
+  });
   std::int64_t dependent = 0;
-  for (std::int64_t i = 0; i < between_regions; ++i) {
+  polling_loop(0, between_regions, [&](std::int64_t i) {
     const std::int64_t upcoming = std::min(i + 16, between_regions - 1);
     prefetch(&graph_.cost(candidates[upcoming]), 1);
     prefetch(forest.regions + roots[upcoming].a, 1);
@@ -138,8 +136,7 @@ CUEKIT_INLINE std::int64_t MergeByCost::decide_independent(Edge* candidates, std
       marks[a] = marks[b] = 0;
       decide(edge, a, b, edges, rejected);
     }
-    poll_sometimes(i);
-  }
+  });
   for (std::int64_t i = 0; i < dependent; ++i) marks[roots[i].a] = marks[roots[i].b] = 0;
   return dependent;
 }

@@ -18,14 +18,13 @@ void merge_small(std::int64_t min_size, const Graph& graph, const Forest& forest
     if (first == last) continue;
     Edge* const selected = candidates.reserve(last - first);
     std::int64_t count = 0;
-    for (std::uint32_t i = first; i < last; ++i) {
+    polling_loop(first, last, [&](std::int64_t i) {
       const Edge edge = edges.edges[i];
       const std::int32_t a = forest.find_root(first_pixel(edge));
       const std::int32_t b = forest.find_root(graph.second_pixel(edge));
       selected[count] = edge;
       count += (a != b) & is_small(a, b);
-      poll_sometimes(i);
-    }
+    });
     poll_after(last - first);
     if (count == 0) continue;
     // Step 3 appends the edges that it decides about in other than raster order.
@@ -37,13 +36,12 @@ void merge_small(std::int64_t min_size, const Graph& graph, const Forest& forest
     if (!std::is_sorted(selected, selected + count, is_before))
       std::sort(selected, selected + count, is_before);
     const Edge* const sorted = candidates.sort(graph, bucket, count);
-    for (std::int64_t i = 0; i < count; ++i) {
+    polling_loop(0, count, [&](std::int64_t i) {
       const Edge edge = sorted[i];
       const std::int32_t a = forest.find_root(first_pixel(edge));
       const std::int32_t b = forest.find_root(graph.second_pixel(edge));
       if (a != b && is_small(a, b)) forest.unite(a, b);
-      poll_sometimes(i);
-    }
+    });
   }
 }
 

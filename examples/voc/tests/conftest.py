@@ -11,7 +11,6 @@ sys.path[:0] = [str(EXAMPLE), str(ROOT / "tests")]
 
 from common import (  # noqa: E402, F401 - pytest finds hooks and fixtures here
     figures,
-    pytest_configure,
     pytest_terminal_summary,
 )
 

@@ -678,13 +678,12 @@ def dense_energy_loss(
             srgb=srgb,
             threads=threads,
         )
-        if inside is not None:
-            similar = similar * inside
-        if unknown is None:
-            return similar
-        whole = 1 if inside is None else inside.to(s.dtype)
-        gate = (whole - s.amax(1, keepdim=True)).clamp(min=0)
-        return similar * torch.where(unknown, 1, gate)
+        factor = None if inside is None else inside.to(s.dtype)  # (N, 1, *size)
+        if unknown is not None:
+            whole = 1 if factor is None else factor
+            gate = torch.where(unknown, 1, (whole - s.amax(1, keepdim=True)).clamp(min=0))
+            factor = gate * whole
+        return similar if factor is None else similar.mul_(factor)
 
     pull = _constant(small, gated, "dense_energy_loss", "filter")
     energy = (small * pull).sum()

@@ -217,9 +217,8 @@ def test_how_far_the_lattice_is_from_symmetric(figures):
 def test_normalized_constants_stay(dtype, channels, size, sxy, srgb):
     values = np.arange(1, channels + 1)[:, None, None] * np.ones(size)
     result = filtered(values.astype(dtype), patches(*size, 30), sxy, srgb, normalize=True)
-    np.testing.assert_allclose(
-        result, values, rtol=3e-5
-    )  # the rounding of sums of up to 837 equal values
+    # The rounding of sums of up to 837 equal values.
+    np.testing.assert_allclose(result, values, rtol=3e-5)
 
 
 def test_one_pixel_keeps_a_part_of_itself():
@@ -403,7 +402,7 @@ def test_equals_pydensecrf(figures, sxy, srgb):
 
 @needs_data(VOC)
 def test_equals_pydensecrf_on_voc(figures):
-    """On real photos at their own size, with ToCo's widths: sizes vary, and so do lattices."""
+    """On real photos at their own size, with ToCo's widths."""
     files = sorted((VOC / "JPEGImages").glob("*.jpg"))[::200]
     rng, worst = np.random.default_rng(0), 0.0
     for file in files:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import emulated
@@ -100,6 +101,24 @@ def test_the_constrain_loss_runs_on_the_device_of_the_scores(monkeypatch):
     # Q differs from the CPU's by some 1e-6, the rounding of float32 over ten iterations.
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(loss, p)[0], slope, rtol=1e-3, atol=1e-6)
+
+
+def test_the_energy_loss_runs_on_the_device_of_the_probabilities():
+    torch = needs("torch")
+    from cuekit import losses
+
+    p = torch.from_numpy(CAMS).softmax(1).requires_grad_()
+    images = torch.from_numpy(RNG.integers(0, 256, (2, 23, 31, 3), np.uint8) // 8)
+    labels = torch.from_numpy(FINE % 2 * 255)
+    roi = torch.from_numpy(FINE > 3)
+    results = []
+    for place in (nullcontext, emulated.torch_on_device):
+        with place():
+            loss = losses.dense_energy_loss(p, images, weight=1, roi=roi, labels=labels)
+        results.append((loss, torch.autograd.grad(loss, p)[0]))
+    # Float32 sums in another order.
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_validate_with_torch_tensors():

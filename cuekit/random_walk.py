@@ -132,8 +132,8 @@ def random_walk(
 
     Computed in float64 if `maps` are, otherwise in float32. The power of the transition matrix is
     expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 136 in
-    float64: what is left out is below their rounding. All of it is some 1e-6 of the largest value in
-    float32. Values below 1e-34 may become 0.
+    float64: what is left out is below their rounding. In float32 results are good to some 1e-6 of
+    the largest value. Values below 1e-34 may become 0.
 
     Workspace is K + 2 values per cell and 4 for each of at most 8 maps at a time, of these dtypes,
     plus padding; every image of a batch that is worked on at a time has its own. Up to 128 MB of it

@@ -42,6 +42,11 @@ def neighbour_offsets(radius: int = 5) -> Array:
         Pairs (dy, dx), one of each two opposite offsets: first (0, 1), (0, 2), ...; then dy = 1, 2,
         ..., and dx ascending within each. K is 34 for radius 5. This is PSA's order.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the radius is not such a number.
+
     Examples
     --------
     >>> from cuekit.random_walk import neighbour_offsets

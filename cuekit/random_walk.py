@@ -136,7 +136,7 @@ def random_walk(
     there: ``np.pad(aff.reshape(34, h - 4, w - 8), ((0, 0), (0, 4), (4, 4)))``.
 
     Computed in float64 if `maps` are, otherwise in float32. The power of the transition matrix is
-    expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 136 in
+    expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 134 in
     float64: what is left out is below their rounding. In float32 results are good to some 1e-6 of
     the largest value. Values below 1e-34 may become 0.
 

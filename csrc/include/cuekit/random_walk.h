@@ -31,7 +31,7 @@
 // symmetric. For an eigenvalue cos t it says that cos(t)^steps is the mean of cos(t S).) |S| is
 // hardly ever much larger than sqrt(steps), and no T_k(P) has an eigenvalue above 1. So terms whose
 // probabilities together are below a fraction of the unit roundoff are left out: 92 products with P
-// remain of 256 in float, 136 in double. By differences, with x_k = T_k(P) x_0 and d_k = x_k -
+// remain of 256 in float, 134 in double. By differences, with x_k = T_k(P) x_0 and d_k = x_k -
 // x_{k-1}, this is
 //
 //   d_1 = (P - 1) x_0,   d_{k+1} = d_k + 2 (P - 1) x_k,   x_{k+1} = x_k + d_{k+1}

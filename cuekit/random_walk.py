@@ -42,6 +42,11 @@ def neighbour_offsets(radius: int = 5) -> Array:
         Pairs (dy, dx), one of each two opposite offsets: first (0, 1), (0, 2), ...; then dy = 1, 2,
         ..., and dx ascending within each. K is 34 for radius 5. This is PSA's order.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the radius is not such a number.
+
     Examples
     --------
     >>> from cuekit.random_walk import neighbour_offsets
@@ -131,9 +136,9 @@ def random_walk(
     there: ``np.pad(aff.reshape(34, h - 4, w - 8), ((0, 0), (0, 4), (4, 4)))``.
 
     Computed in float64 if `maps` are, otherwise in float32. The power of the transition matrix is
-    expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 136 in
-    float64: what is left out is below their rounding. All of it is some 1e-6 of the largest value in
-    float32. Values below 1e-34 may become 0.
+    expanded in Chebyshev polynomials, of which 92 suffice for 256 steps in float32, and 134 in
+    float64: what is left out is below their rounding. In float32 results are good to some 1e-6 of
+    the largest value. Values below 1e-34 may become 0.
 
     Workspace is K + 2 values per cell and 4 for each of at most 8 maps at a time, of these dtypes,
     plus padding; every image of a batch that is worked on at a time has its own. Up to 128 MB of it

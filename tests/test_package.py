@@ -59,6 +59,10 @@ SIGNATURES = {
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
     "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",
     "labels_to_probabilities": "(labels, num_classes, *, gt_prob=0.7, ignore=255)",
+    "random_walk": "(maps, boundary=None, *, affinities=None, radius=5, beta=None, steps=256, "
+    "validate=False, threads=1)",
+    "photo_boundary": "(image, superpixels=None, *, size=None, contrast=0.3, channel_axis=-1, "
+    "threads=1)",
     "build_config": "()",
 }
 

@@ -1,17 +1,17 @@
 // Random walk (equation: cuekit/random_walk.h), a batch of images.
 //
 // One launch prepares a boundary, one each the affinities, the factors and the maps; then there is
-// one launch per product with the matrix of a step, and one writes the result. There every thread
-// has one cell of four maps:
-// for each offset it reads two affinities and two neighbours, 16 bytes each for float. All of it
-// comes from L1 and L2; 68 pairs of loads per cell and four maps bound the time of large batches,
-// and the latency of a launch, some microseconds, that of a single image.
+// one launch per product with the matrix of a step, 92 for 256 steps in float; one more writes the
+// result. In a product every thread has one cell of four maps: for each offset it reads two
+// affinities and two neighbours, 16 bytes each for float. All of it comes from L1 and L2. These
+// loads bound the time of large batches; that of a single image is bounded by the latency of the
+// launches, some microseconds each.
 //
 // Planes and affinities have a frame of zeros as wide as the farthest neighbour, so no neighbour
 // needs a test.
 //
-// Workspace, in values of type C (float, or double for double maps): per image and framed cell, K
-// affinities, 2 more, and 4 per map, the number of maps rounded up to a multiple of 4. A batch is
+// Workspace, in values of walk_type (float, or double for double maps): per image and framed cell,
+// K affinities, 2 more, and 4 per map, the number of maps rounded up to a multiple of 4. A batch is
 // divided into parts of at most 4 GB of workspace, at least one image each.
 #include <algorithm>
 #include <utility>

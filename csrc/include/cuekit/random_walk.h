@@ -31,15 +31,15 @@
 // symmetric. For an eigenvalue cos t it says that cos(t)^steps is the mean of cos(t S).) |S| is
 // hardly ever much larger than sqrt(steps), and no T_k(P) has an eigenvalue above 1. So terms whose
 // probabilities together are below a fraction of the unit roundoff are left out: 92 products with P
-// remain of 256 in float, 136 in double. By differences, with x_k = T_k(P) x_0 and d_k = x_k -
+// remain of 256 in float, 134 in double. By differences, with x_k = T_k(P) x_0 and d_k = x_k -
 // x_{k-1}, this is
 //
 //   d_1 = (P - 1) x_0,   d_{k+1} = d_k + 2 (P - 1) x_k,   x_{k+1} = x_k + d_{k+1}
 //   out = x_0 + sum over k > 0 of Pr(|S| >= k) d_k
 //
-// The type C of a walk is double for double maps, else float. Both backends add the terms of a cell
-// in the same order: the neighbours at k = 0, 1, ..., K - 1; apart from them those at minus these
-// offsets; then both sums.
+// A walk is computed in double for double maps, else in float. Both backends add the terms of a
+// cell in the same order: the neighbours at k = 0, 1, ..., K - 1; apart from them those at minus
+// these offsets; then both sums.
 //
 // Public function: cuekit.random_walk.
 #pragma once
@@ -134,9 +134,11 @@ inline std::vector<double> walk_weights(std::int64_t steps, double tolerance) {
   return weights;
 }
 
+// What maps of type T are computed in.
 template <class T>
 using walk_type = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// For walk_weights: an eighth of the unit roundoff.
 template <class C>
 constexpr double walk_tolerance = std::is_same_v<C, double> ? 0x1p-56 : 0x1p-27;
 

@@ -26,8 +26,12 @@ class _LocalRefinement(torch.nn.Module):
 
     def __init__(self, affinity: Affinity, dilations: Sequence[int], num_iter: int) -> None:
         super().__init__()
-        self.params = RefineParams(affinity, dilations, num_iter)
-        self.dilations, self.num_iter = list(self.params.dilations), self.params.iterations
+        self.affinity = affinity
+        self.dilations, self.num_iter = dilations, num_iter
+        self._params()  # raises where they are wrong
+
+    def _params(self) -> RefineParams:
+        return RefineParams(self.affinity, self.dilations, self.num_iter)
 
     @torch.no_grad()
     def _refine(self, images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -35,7 +39,7 @@ class _LocalRefinement(torch.nn.Module):
         wide = maps.float() if maps.dtype == torch.bfloat16 else maps
         photos = images.float() if images.dtype == torch.bfloat16 else images
         refined = refine_local(
-            wide, photos, self.params, channel_axis=-3, threads=torch.get_num_threads()
+            wide, photos, self._params(), channel_axis=-3, threads=torch.get_num_threads()
         )
         return refined.to(maps.dtype)
 

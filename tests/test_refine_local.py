@@ -416,7 +416,11 @@ def test_adapters_take_part_in_modules():
     net.load_state_dict(state)  # a checkpoint of the published modules, strictly
     assert set(net.state_dict()) == {"linear.weight", "linear.bias"}
     assert net["par"].dilations == [1]
-    assert net["par"].num_iter == 1
+    net["par"].num_iter = 0
+    masks = torch.rand(1, 2, 6, 7)
+    assert torch.equal(net["par"](torch.rand(1, 3, 6, 7), masks), masks)
+    with pytest.raises(ValueError, match="iterations must be at least 0, got -1"):
+        PAR([1], -1)
 
 
 def test_adapters_run_on_the_device_of_the_masks():

@@ -8,6 +8,11 @@
 // have borders that hold the nearest pixel's value, and pointers to the rows above and below are
 // clamped: no neighbour needs a test.
 //
+// Without contraction into FMA, a neighbour costs one multiplication and one addition per map and
+// vector: with AVX-512 at 2.6 GHz at least 1.15 ns per pixel, map and iteration. Rows in L1
+// take 1.8 ns, because most loads of neighbours cross a cache line; a photo of 375 x 500 takes 2.4
+// ns, because its weights come from L3 or memory.
+//
 // Memory per pixel: 4 bytes of weights per neighbour (8 for float64), and two copies of a group's
 // maps with their borders. Weights are read from memory once per group and iteration, so a group
 // has as many maps as 250 bytes per pixel with six dilations allow.

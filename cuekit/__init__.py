@@ -15,6 +15,7 @@ from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
+from cuekit.mask_scores import MaskScores, label_masks, mask_scores
 from cuekit.raw_cues import raw_cues
 from cuekit.resize import resize_cues
 from cuekit.sepl import sepl_labels
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CRFParams",
+    "MaskScores",
     "background_map",
     "build_config",
     "cues_to_labels",
@@ -40,7 +42,9 @@ __all__ = [
     "felzenszwalb",
     "fuse_cues",
     "io",
+    "label_masks",
     "labels_to_probabilities",
+    "mask_scores",
     "metrics",
     "raw_cues",
     "resize_cues",

@@ -3,12 +3,10 @@
 // Masks are read once, into spans (mask_spans.h); all else costs what the masks cover. Classes
 // whose maps are 0 everywhere are skipped: their scores are 0.
 //
-// Means and overlaps, for 8 classes at a time (ClassBlock), row by row:
-//   the row of each map is resized, and its values are interleaved;
-//   values are added up in chunks of 16 pixels, so a span costs its whole chunks and the pixels
-//     before and after them. Differences of prefix sums would cost less, but they lose the digits
-//     of small values that follow large ones;
-//   the pixels of the cues are counted by prefix sums, which are integers.
+// Means and overlaps, for 8 classes at a time (ClassBlock), row by row: the rows of the maps are
+// resized and interleaved, and every chunk of 16 pixels is added up; a span then costs its whole
+// chunks and the pixels before and after them. Differences of prefix sums would cost less, but they
+// lose the digits of small values that follow large ones.
 //
 // The largest values, for one class at a time (TopOfClass), mask by mask: the values under the mask
 // are copied side by side, with integer keys that have the same order. The n-th largest key is
@@ -49,9 +47,9 @@ struct Masks {
   std::vector<std::int64_t> first;      // (R + 1): mask r has stretches first[r] .. first[r + 1]
 };
 
-// Writes the areas, too.
+// Writes the areas, too. `by_mask`: fills the members that only the largest values need.
 Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
-                 const MaskScoresParams& p, int threads,
+                 const MaskScoresParams& p, bool by_mask, int threads,
                  std::int64_t* area) {  // (R)
   const std::int64_t pixels = p.height * p.width;
   Masks result;
@@ -66,13 +64,12 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
     }
   });
   std::fill_n(area, p.masks, std::int64_t{0});
+  for (const auto& row : result.rows)
+    for (const Span& span : row) area[span.mask] += span.end - span.begin;
+  if (!by_mask) return result;
   result.first.resize(p.masks + 1);
-  for (const auto& row : result.rows) {
-    for (const Span& span : row) {
-      area[span.mask] += span.end - span.begin;
-      ++result.first[span.mask + 1];
-    }
-  }
+  for (const auto& row : result.rows)
+    for (const Span& span : row) ++result.first[span.mask + 1];
   for (std::int64_t r = 0; r < p.masks; ++r) result.first[r + 1] += result.first[r];
   result.stretches.resize(result.first[p.masks]);
   std::vector<std::int64_t> next(result.first.begin(), result.first.end());
@@ -82,47 +79,32 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   return result;
 }
 
-// Whether any value is not 0.
-template <class T>
-bool any_nonzero(const T* values,  // (count)
-                 std::int64_t count) {
-  using Bits = typename float_bits<T>::type;
-  constexpr std::int64_t part = 1024;
-  for (std::int64_t begin = 0; begin < count; begin += part) {
-    const std::int64_t end = std::min(count, begin + part);
-    Bits seen = 0;
-    for (std::int64_t i = begin; i < end; ++i) seen |= bit_cast<Bits>(values[i]);
-    if (static_cast<Bits>(seen << 1) != 0) return true;  // without the sign: -0 is 0
-  }
-  return false;
-}
+// What a floating map holds.
+struct Summary {
+  bool any;        // not all values are 0
+  bool finite;     // all values can be interpolated
+  double largest;  // the largest value, but at least 0. If some are not finite, it means nothing
+};
 
-// The largest value of a map, but at least 0, and whether all values can be interpolated; else the
-// largest means nothing. In one pass over memory: the parts are in L1 when they are read again.
-struct FiniteLargest {
+// Compares bits as integers, which have the order of the values where these are positive.
+struct Summarize {
   template <class T>
   static CUEKIT_INLINE void run(const T* values,  // (count)
-                                std::int64_t count, bool* finite, double* largest) {
-    // Values are compared as they are, but float16, which has no arithmetic, as float64.
-    using Value = std::conditional_t<std::is_same_v<T, half>, double, T>;
-    constexpr int accumulators = 16;
-    constexpr std::int64_t part = 4096;
-    Value best[accumulators] = {};
-    *finite = true;
-    for (std::int64_t begin = 0; begin < count; begin += part) {
-      const T* const source = values + begin;
-      const std::int64_t length = std::min(part, count - begin);
-      *finite = *finite && can_interpolate(source, length);
-      std::int64_t i = 0;
-      for (; i + accumulators <= length; i += accumulators) {
-        for (int j = 0; j < accumulators; ++j) {
-          const auto value = static_cast<Value>(load(source[i + j]));
-          best[j] = best[j] < value ? value : best[j];
-        }
-      }
-      for (; i < length; ++i) best[0] = std::max(best[0], static_cast<Value>(load(source[i])));
+                                std::int64_t count, Summary* summary) {
+    using Bits = std::make_signed_t<typename float_bits<T>::type>;
+    constexpr Bits magnitude = std::numeric_limits<Bits>::max();
+    Bits largest_magnitude = 0, largest = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto bits = bit_cast<Bits>(values[i]);
+      largest_magnitude = std::max<Bits>(largest_magnitude, bits & magnitude);
+      largest = std::max(largest, bits);
     }
-    *largest = static_cast<double>(*std::max_element(best, best + accumulators));
+    // The bits of infinity, or of 2^1023: differences of float64 values must be finite.
+    constexpr Bits one = 1;
+    constexpr int mantissa = float_bits<T>::mantissa;
+    constexpr Bits infinity = magnitude - ((one << mantissa) - 1);
+    constexpr Bits limit = sizeof(T) == 8 ? infinity - (one << mantissa) : infinity;
+    *summary = {largest_magnitude != 0, largest_magnitude < limit, load(bit_cast<T>(largest))};
   }
 };
 
@@ -131,68 +113,149 @@ template <class T>
 struct ClassMap {
   const T* map;         // (h, w)
   std::int64_t column;  // c: its column in the tables of scores
+  double level;         // floating maps: the cue is on above it
 };
 
-// One row of maps that have the masks' resolution, interleaved, and the bits of their cues.
+// One row of maps that have the masks' resolution, interleaved.
 struct PlainRow {
   template <class T>
   static CUEKIT_INLINE void run(const T* const* rows,  // 8 of (width)
                                 std::int64_t width,
-                                const double* level,   // (8)
-                                T* pixels,             // (width, 8): scratch
-                                double* values,        // (width, 8)
-                                std::uint8_t* bits) {  // (width)
+                                T* pixels) {  // (width, 8)
+    interleave(rows, width, pixels);
+  }
+};
+
+// The same of float16 maps, as float64.
+struct PlainHalfRow {
+  static CUEKIT_INLINE void run(const half* const* rows,  // 8 of (width)
+                                std::int64_t width,
+                                half* pixels,      // (width, 8): scratch
+                                double* values) {  // (width, 8)
     interleave(rows, width, pixels);
     for (std::int64_t i = 0; i < width * channels_per_block; ++i) values[i] = load(pixels[i]);
-    for (std::int64_t x = 0; x < width; ++x) {
-      unsigned on = 0;
-      for (int j = 0; j < channels_per_block; ++j)
-        on |= static_cast<unsigned>(values[x * channels_per_block + j] > level[j]) << j;
-      bits[x] = static_cast<std::uint8_t>(on);
-    }
   }
 };
 
-// Adds up the whole chunks of one row.
-struct SumChunks {
-  static CUEKIT_INLINE void run(const double* values,  // (width, 8)
+// One row of maps that are resized, interleaved.
+struct ResizedRow {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
+                                const T* const* below,  // 8 of (in_width)
+                                double weight, std::int64_t in_width,
+                                const BilinearTap* taps,  // (width)
                                 std::int64_t width,
-                                double* chunks) {  // (width / 16, 8)
-    for (std::int64_t i = 0; i < width / pixels_per_chunk; ++i) {
-      const double* source = values + i * pixels_per_chunk * channels_per_block;
-      auto sum = Lanes<double>::load(source);
-      for (std::int64_t x = 1; x < pixels_per_chunk; ++x)
-        sum = sum + Lanes<double>::load(source + x * channels_per_block);
-      sum.store(chunks + i * channels_per_block);
+                                T* pixels,         // (2, in_width, 8): scratch
+                                double* columns,   // (in_width, 8): scratch
+                                double* values) {  // (width, 8)
+    interpolate_rows(above, below, weight, in_width, pixels, columns);
+    for (std::int64_t x = 0; x < width; ++x) {
+      const double* left = columns + taps[x].low * channels_per_block;
+      const double* right = columns + taps[x].high * channels_per_block;
+      for (int j = 0; j < channels_per_block; ++j)
+        values[x * channels_per_block + j] = interpolate(left[j], right[j], taps[x].weight);
     }
   }
 };
 
-// Adds the values of one row's spans to their masks.
-struct AddSpans {
-  static CUEKIT_INLINE void run(const Span* span, const Span* end,
-                                const double* values,  // (width, 8)
-                                const double* chunks,  // (width / 16, 8)
-                                double* sums) {        // (R, 8)
-    for (; span != end; ++span) {
-      double* sum = sums + span->mask * channels_per_block;
-      auto total = Lanes<double>::load(sum);
-      std::int64_t x = span->begin;
-      const std::int64_t first = (x + pixels_per_chunk - 1) / pixels_per_chunk;
-      const std::int64_t last = span->end / pixels_per_chunk;
-      if (first < last) {
-        for (; x < first * pixels_per_chunk; ++x)
-          total = total + Lanes<double>::load(values + x * channels_per_block);
-        for (std::int64_t i = first; i < last; ++i)
-          total = total + Lanes<double>::load(chunks + i * channels_per_block);
-        x = last * pixels_per_chunk;
+// A tally of pixels: for 8 classes the sum of their values, then for 8 classes the number of those
+// in the cue, all float64.
+constexpr std::int64_t tally_size = 2 * channels_per_block;
+
+// A tally in vector registers; `lanes` is what one of them holds.
+template <int lanes>
+class Tally {
+ public:
+  explicit CUEKIT_INLINE Tally(const double* level) {  // (8): a cue is on above it
+    for (int i = 0; i < parts; ++i) {
+      level_[i] = Part::load(level + i * lanes);
+      sum_[i] = count_[i] = Part::zero();
+    }
+  }
+  CUEKIT_INLINE void load(const double* tally) {  // (2, 8)
+    for (int i = 0; i < parts; ++i) {
+      sum_[i] = Part::load(tally + i * lanes);
+      count_[i] = Part::load(tally + channels_per_block + i * lanes);
+    }
+  }
+  CUEKIT_INLINE void store(double* tally) const {  // (2, 8)
+    for (int i = 0; i < parts; ++i) {
+      sum_[i].store(tally + i * lanes);
+      count_[i].store(tally + channels_per_block + i * lanes);
+    }
+  }
+  template <class S>
+  CUEKIT_INLINE void add_pixels(const S* pixels,  // (count, 8)
+                                std::int64_t count) {
+    const auto one = Part::all(1.0), zero = Part::zero();
+    for (; count > 0; --count, pixels += channels_per_block) {
+      for (int i = 0; i < parts; ++i) {
+        const auto value = Part::widen(pixels + i * lanes);
+        sum_[i] = sum_[i] + value;
+        count_[i] = count_[i] + if_less(level_[i], value, one, zero);
       }
-      for (; x < span->end; ++x)
-        total = total + Lanes<double>::load(values + x * channels_per_block);
-      total.store(sum);
+    }
+  }
+  CUEKIT_INLINE void add_tallies(const double* tallies,  // (count, 2, 8)
+                                 std::int64_t count) {
+    for (; count > 0; --count, tallies += tally_size) {
+      for (int i = 0; i < parts; ++i) {
+        sum_[i] = sum_[i] + Part::load(tallies + i * lanes);
+        count_[i] = count_[i] + Part::load(tallies + channels_per_block + i * lanes);
+      }
+    }
+  }
+
+ private:
+  using Part = Lanes<double, lanes>;
+  static constexpr int parts = channels_per_block / lanes;
+  Part level_[parts], sum_[parts], count_[parts];
+};
+
+// Adds one row to the tallies of the masks, and to that of the image.
+template <int lanes>
+struct AddRow {
+  template <class S>
+  static CUEKIT_INLINE void run(const S* pixels,  // (width, 8): values, interleaved
+                                std::int64_t width,
+                                const double* level,  // (8)
+                                const Span* span, const Span* end,
+                                double* chunks,   // (width / 16, 2, 8): scratch
+                                double* tallies,  // (R, 2, 8)
+                                double* total) {  // (2, 8)
+    constexpr std::int64_t step = pixels_per_chunk * channels_per_block;
+    const std::int64_t whole = width / pixels_per_chunk;
+    for (std::int64_t i = 0; i < whole; ++i) {
+      Tally<lanes> chunk(level);
+      chunk.add_pixels(pixels + i * step, pixels_per_chunk);
+      chunk.store(chunks + i * tally_size);
+    }
+    Tally<lanes> tally(level);
+    tally.load(total);
+    tally.add_tallies(chunks, whole);
+    tally.add_pixels(pixels + whole * step, width - whole * pixels_per_chunk);
+    tally.store(total);
+    for (; span != end; ++span) {
+      tally.load(tallies + span->mask * tally_size);
+      const std::int64_t first = (span->begin + pixels_per_chunk - 1) / pixels_per_chunk;
+      const std::int64_t last = span->end / pixels_per_chunk;
+      const S* const source = pixels + span->begin * std::int64_t{channels_per_block};
+      if (first < last) {
+        tally.add_pixels(source, first * pixels_per_chunk - span->begin);
+        tally.add_tallies(chunks + first * tally_size, last - first);
+        tally.add_pixels(pixels + last * step, span->end - last * pixels_per_chunk);
+      } else {
+        tally.add_pixels(source, span->end - span->begin);
+      }
+      tally.store(tallies + span->mask * tally_size);
     }
   }
 };
+
+template <class S, class... Others>
+void add_row(const S* pixels, Others... others) {
+  dispatch_width<AddRow<2>, AddRow<4>, AddRow<8>>(pixels, others...);
+}
 
 // Means and overlaps of at most 8 classes of one image.
 template <class T>
@@ -200,17 +263,9 @@ class ClassBlock {
  public:
   ClassBlock(const ClassMap<T>* classes,  // (count)
              std::int64_t count, const Masks& masks, const MaskScoresParams& p)
-      : classes_(classes),
-        count_(count),
-        masks_(masks),
-        p_(p),
-        zeros_(p.in_width),
-        bits_(p.width),
-        before_((p.width + 1) * channels_per_block),
-        counts_(p.masks * channels_per_block) {}
+      : classes_(classes), count_(count), masks_(masks), p_(p), zeros_(p.in_width) {}
 
-  // Returns false where a value or a mean is not finite. `top_mean` is written for maps of bytes
-  // only.
+  // Returns false where a mean is not finite. `top_mean` is written for maps of bytes only.
   bool score(const std::int64_t* area,  // (R)
              double* mean,              // (R, C)
              double* top_mean,          // (R, C), or null
@@ -219,26 +274,29 @@ class ClassBlock {
     if constexpr (std::is_integral_v<T>) {
       read_nearest();
     } else {
-      if (!find_levels()) return false;
-      read_bilinear();
+      read_floating();
     }
     double residue = 0.0;  // x - x is 0 unless x is not finite
     for (std::int64_t r = 0; r < p_.masks; ++r) {
       for (std::int64_t j = 0; j < count_; ++j) {
         const std::int64_t target = r * p_.classes + classes_[j].column;
-        const Count both = counts_[r * channels_per_block + j];
-        inside[target] = quotient(both, area[r]);
-        covered[target] = quotient(both, totals_[j]);
+        double both, total;
         if constexpr (std::is_integral_v<T>) {
-          mean[target] = inside[target];
+          both = counts_[r * channels_per_block + j];
+          total = totals_[j];
+          mean[target] = quotient(both, area[r]);
           if (top_mean != nullptr) {
             const std::int64_t n = top_count(area[r], p_.top);
-            top_mean[target] = quotient(std::min<double>(both, static_cast<double>(n)), n);
+            top_mean[target] = quotient(std::min(both, static_cast<double>(n)), n);
           }
         } else {
-          mean[target] = quotient(sums_[r * channels_per_block + j], area[r]);
+          both = tallies_[r * tally_size + channels_per_block + j];
+          total = total_[channels_per_block + j];
+          mean[target] = quotient(tallies_[r * tally_size + j], area[r]);
           residue += mean[target] - mean[target];
         }
+        inside[target] = quotient(both, area[r]);
+        covered[target] = quotient(both, static_cast<std::int64_t>(total));
       }
     }
     return residue == 0.0;
@@ -247,6 +305,9 @@ class ClassBlock {
  private:
   const Span* spans_begin(std::int64_t y) const { return masks_.rows[y].data(); }
   const Span* spans_end(std::int64_t y) const { return spans_begin(y) + masks_.rows[y].size(); }
+  std::int64_t work_of_row(std::int64_t y) const {
+    return p_.in_width + p_.width + (spans_end(y) - spans_begin(y));
+  }
 
   // Row y of each class's map. Missing classes read zeros.
   void point_to_row(std::int64_t y, const T** rows) const {  // (8)
@@ -254,75 +315,67 @@ class ClassBlock {
       rows[j] = j < count_ ? classes_[j].map + y * p_.in_width : zeros_.data();
   }
 
-  // Floating maps: a cue is on above its level. Returns false where a value is not finite.
-  bool find_levels() {
-    bool all_finite = true;
-    for (std::int64_t j = 0; j < count_; ++j) {
-      bool finite;
-      double largest;
-      dispatch<FiniteLargest>(classes_[j].map, p_.in_height * p_.in_width, &finite, &largest);
-      all_finite = all_finite && finite;
-      levels_[j] = std::max(p_.threshold * largest, 0.0);
-    }
-    return all_finite;
-  }
-
-  void count_row(std::int64_t y) {
-    dispatch<AddCounts>(spans_begin(y), spans_end(y), before_.data(), p_.width, counts_.data(),
-                        &totals_[0]);
-  }
-
+  // Maps of bytes are counted, by prefix sums of their bits.
   void read_nearest() {
+    counts_.resize(p_.masks * channels_per_block);
     std::vector<std::int32_t> columns;
     for (std::int64_t x = 0; x < p_.width; ++x)
       columns.push_back(static_cast<std::int32_t>(nearest_source(x, p_.in_width, p_.width)));
-    std::vector<std::uint8_t> cells(p_.in_width);
+    std::vector<std::uint8_t> cells(p_.in_width), bits(p_.width);
+    std::vector<Count> before((p_.width + 1) * channels_per_block);
     std::int64_t current = -1;
-    PollAfterWork poll_sometimes;
+    PollAfterWork poll_after;
     for (std::int64_t y = 0; y < p_.height; ++y) {
       const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
       if (source != current) {
         const T* rows[channels_per_block];
         point_to_row(source, rows);
         dispatch<NearestRow>(&rows[0], p_.in_width, columns.data(), p_.width, cells.data(),
-                             bits_.data());
-        dispatch<PrefixSums>(bits_.data(), p_.width, before_.data());
+                             bits.data());
+        dispatch<PrefixSums>(bits.data(), p_.width, before.data());
         current = source;
       }
-      count_row(y);
-      poll_sometimes(p_.in_width + p_.width + (spans_end(y) - spans_begin(y)));
+      dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),
+                          &totals_[0]);
+      poll_after(work_of_row(y));
     }
   }
 
-  void read_bilinear() {
+  void read_floating() {
     const bool same_size = p_.in_height == p_.height && p_.in_width == p_.width;
+    double level[channels_per_block] = {};
+    for (std::int64_t j = 0; j < count_; ++j) level[j] = classes_[j].level;
     std::vector<BilinearTap> taps;
     for (std::int64_t x = 0; x < p_.width; ++x)
       taps.push_back(bilinear_tap(x, p_.in_width, p_.width));
-    sums_.resize(p_.masks * channels_per_block);
+    tallies_.resize(p_.masks * tally_size);
     std::vector<T> pixels(2 * p_.in_width * channels_per_block);
     std::vector<double> columns(p_.in_width * channels_per_block);
     std::vector<double> values(p_.width * channels_per_block);
-    std::vector<double> chunks(p_.width / pixels_per_chunk * channels_per_block);
-    PollAfterWork poll_sometimes;
+    std::vector<double> chunks(p_.width / pixels_per_chunk * tally_size);
+    const auto add = [&](const auto* row, std::int64_t y) {
+      add_row(row, p_.width, static_cast<const double*>(level), spans_begin(y), spans_end(y),
+              chunks.data(), tallies_.data(), &total_[0]);
+    };
+    PollAfterWork poll_after;
     for (std::int64_t y = 0; y < p_.height; ++y) {
       const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
       const T *above[channels_per_block], *below[channels_per_block];
       point_to_row(row.low, above);
       point_to_row(row.high, below);
-      if (same_size) {
-        dispatch<PlainRow>(&above[0], p_.width, &levels_[0], pixels.data(), values.data(),
-                           bits_.data());
-      } else {
-        dispatch<BilinearRow>(&above[0], &below[0], row.weight, p_.in_width, taps.data(), p_.width,
-                              &levels_[0], pixels.data(), columns.data(), values.data(),
-                              bits_.data());
+      if (!same_size) {
+        dispatch<ResizedRow>(&above[0], &below[0], row.weight, p_.in_width,
+                             static_cast<const BilinearTap*>(taps.data()), p_.width, pixels.data(),
+                             columns.data(), values.data());
+        add(static_cast<const double*>(values.data()), y);
+      } else if constexpr (std::is_same_v<T, half>) {
+        dispatch<PlainHalfRow>(&above[0], p_.width, pixels.data(), values.data());
+        add(static_cast<const double*>(values.data()), y);
+      } else if constexpr (std::is_floating_point_v<T>) {
+        dispatch<PlainRow>(&above[0], p_.width, pixels.data());
+        add(static_cast<const T*>(pixels.data()), y);
       }
-      dispatch<PrefixSums>(bits_.data(), p_.width, before_.data());
-      count_row(y);
-      dispatch<SumChunks>(values.data(), p_.width, chunks.data());
-      dispatch<AddSpans>(spans_begin(y), spans_end(y), values.data(), chunks.data(), sums_.data());
-      poll_sometimes(p_.in_width + p_.width + (spans_end(y) - spans_begin(y)));
+      poll_after(work_of_row(y));
     }
   }
 
@@ -330,13 +383,13 @@ class ClassBlock {
   std::int64_t count_;
   const Masks& masks_;
   const MaskScoresParams& p_;
-  std::vector<T> zeros_;                   // (w)
-  std::vector<std::uint8_t> bits_;         // (W): the cues; bit per class
-  std::vector<Count> before_;              // (W + 1, 8): prefix sums of the bits
-  std::vector<Count> counts_;              // (R, 8): pixels of the cues under each mask
-  std::vector<double> sums_;               // (R, 8): values under each mask
-  Count totals_[channels_per_block] = {};  // pixels of the cues
-  double levels_[channels_per_block] = {};
+  std::vector<T> zeros_;  // (w)
+  // Of maps of bytes: pixels of the cues, under each mask (R, 8) and in all.
+  std::vector<Count> counts_;
+  Count totals_[channels_per_block] = {};
+  // Of floating maps: the tallies of the masks (R, 2, 8) and of the image.
+  std::vector<double> tallies_;
+  double total_[tally_size] = {};
 };
 
 // An integer that has the order of a finite value among others; -0 comes before 0.
@@ -525,13 +578,13 @@ std::vector<double> resize_map(const T* map,  // (h, w)
   std::vector<BilinearTap> taps;
   for (std::int64_t x = 0; x < p.width; ++x) taps.push_back(bilinear_tap(x, p.in_width, p.width));
   std::vector<double> column(p.in_width), out(p.height * p.width);
-  PollAfterWork poll_sometimes;
+  PollAfterWork poll_after;
   for (std::int64_t y = 0; y < p.height; ++y) {
     const BilinearTap row = bilinear_tap(y, p.in_height, p.height);
     dispatch<ResizeMap>(map + row.low * p.in_width, map + row.high * p.in_width, row.weight,
                         p.in_width, static_cast<const BilinearTap*>(taps.data()), p.width,
                         column.data(), out.data() + y * p.width);
-    poll_sometimes(p.in_width + p.width);
+    poll_after(p.in_width + p.width);
   }
   return out;
 }
@@ -543,7 +596,7 @@ bool score_top(const E* map,  // (H, W)
                double* top_mean) {  // (R, C), from the class's column on
   TopOfClass<E> top(*std::max_element(area, area + p.masks));
   double residue = 0.0;
-  PollAfterWork poll_sometimes;
+  PollAfterWork poll_after;
   for (std::int64_t r = 0; r < p.masks; ++r) {
     const std::int64_t wanted = top_count(area[r], p.top);
     double& target = top_mean[r * p.classes];
@@ -554,7 +607,7 @@ bool score_top(const E* map,  // (H, W)
         top.sum(map, stretches + masks.first[r], stretches + masks.first[r + 1], wanted);
     target = quotient(sum, wanted);
     residue += target - target;
-    poll_sometimes(area[r]);
+    poll_after(area[r]);
   }
   return residue == 0.0;
 }
@@ -587,7 +640,8 @@ bool mask_scores(const T* maps,              // (B, C, h, w)
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     std::int64_t* const image_area = area + b * p.masks;
     const Masks image_masks =
-        read_masks(masks + b * p.masks * p.height * p.width, p, inner_threads, image_area);
+        read_masks(masks + b * p.masks * p.height * p.width, p,
+                   top_mean != nullptr && !std::is_integral_v<T>, inner_threads, image_area);
     double* const image_top = top_mean == nullptr ? nullptr : top_mean + b * table;
     for (double* scores : {mean, top_mean, inside, covered})
       if (scores != nullptr) std::fill_n(scores + b * table, table, 0.0);
@@ -596,14 +650,18 @@ bool mask_scores(const T* maps,              // (B, C, h, w)
     std::vector<ClassMap<T>> classes;
     for (std::int64_t c = 0; c < p.classes; ++c) {
       const T* map = maps + (b * p.classes + c) * in_pixels;
-      bool any = false;
       if constexpr (std::is_integral_v<T>) {
+        bool any;
         dispatch<AnyOn>(map, in_pixels, &any);
+        if (any) classes.push_back({map, c, 0.0});
       } else {
-        any = any_nonzero(map, in_pixels);
+        Summary summary;
+        dispatch<Summarize>(map, in_pixels, &summary);
+        if (!summary.finite) all_finite = false;
+        if (summary.any) classes.push_back({map, c, std::max(p.threshold * summary.largest, 0.0)});
       }
-      if (any) classes.push_back({map, c});
     }
+    if (!all_finite) return;
 
     const auto count = static_cast<std::int64_t>(classes.size());
     parallel_for(channel_blocks(count), inner_threads, [&](std::int64_t i) {

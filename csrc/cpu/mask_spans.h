@@ -21,23 +21,37 @@ struct Span {
   std::int32_t begin, end;
 };
 
-// Moves from x on by chunks of pixels while they are empty.
-template <int chunk>
-inline std::int64_t skip_empty(const std::uint8_t* mask,  // (pixels)
-                               std::int64_t x, std::int64_t pixels) {
-  for (; x + chunk <= pixels; x += chunk) {
-    std::uint64_t words[chunk / 8], any = 0;
-    std::memcpy(words, mask + x, chunk);
-    for (const std::uint64_t word : words) any |= word;
-    if (any != 0) break;
+// The first block of 64 pixels from x on that holds a covered pixel, or the pixels after the last
+// whole block.
+struct SkipEmpty {
+  static CUEKIT_INLINE void run(const std::uint8_t* mask,  // (pixels)
+                                std::int64_t pixels, std::int64_t* x) {
+    *x = skip<64>(mask, pixels, skip<512>(mask, pixels, *x));
   }
-  return x;
-}
+
+ private:
+  template <int block>
+  static CUEKIT_INLINE std::int64_t skip(const std::uint8_t* mask,  // (pixels)
+                                         std::int64_t pixels, std::int64_t x) {
+    for (; x + block <= pixels; x += block) {
+      std::uint64_t words[block / 8], any = 0;
+      std::memcpy(words, mask + x, block);
+      for (const std::uint64_t word : words) any |= word;
+      if (any != 0) break;
+    }
+    return x;
+  }
+};
 
 // The first pixel from x on that the mask covers, or `pixels`.
 inline std::int64_t next_covered(const std::uint8_t* mask,  // (pixels)
                                  std::int64_t x, std::int64_t pixels) {
-  x = skip_empty<8>(mask, skip_empty<64>(mask, skip_empty<256>(mask, x, pixels), pixels), pixels);
+  dispatch<SkipEmpty>(mask, pixels, &x);
+  for (; x + 8 <= pixels; x += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, mask + x, sizeof word);
+    if (word != 0) break;
+  }
   while (x < pixels && mask[x] == 0) ++x;
   return x;
 }

@@ -23,6 +23,7 @@ NAMES = (
     "superpixel_mean",
     "snap",
     "snap_masks",
+    "mask_scores",
     "suppress",
     "crf",
     "background",

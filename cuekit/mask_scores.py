@@ -329,7 +329,7 @@ def label_masks(
     ids = _check_classes(classes, num_classes, ignore)
     tags = np.broadcast_to(tags[..., None, :], first.shape)  # (..., R, C)
     if rule == "sepl":
-        chosen = _first_taken(*tables, tags)
+        chosen = _first_taken(tables[0], tables[1], tags)
     elif rule == "fma":
         chosen = _largest_score(first, tags, power)
     else:

@@ -10,9 +10,8 @@
 //
 // The largest values, for one class at a time (TopOfClass), mask by mask: the values under the mask
 // are copied side by side, with integer keys that have the same order. The n-th largest key is
-// found by counting the keys above a guess until only one is left: 5 to 10 passes at several values
-// per cycle, where a partial sort takes some 10 cycles per value. One more pass adds up the values
-// above it.
+// found by counting the keys above guesses: some 10 passes at several values per cycle, where a
+// partial sort takes some 10 cycles per value. One more pass adds up the values above it.
 #include "cuekit/mask_scores.h"
 
 #include <algorithm>
@@ -54,13 +53,17 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   const std::int64_t pixels = p.height * p.width;
   Masks result;
   result.rows.resize(p.height);
-  parallel_for((p.height + band_height - 1) / band_height, threads, [&](std::int64_t band) {
-    const std::int64_t end = std::min(p.height, (band + 1) * band_height);
+  // One thread reads every mask from the first to the last row, in the order of memory.
+  const std::int64_t height = threads > 1 ? band_height : p.height;
+  parallel_for((p.height + height - 1) / height, threads, [&](std::int64_t band) {
+    const std::int64_t end = std::min(p.height, (band + 1) * height);
+    PollAfterWork poll_after;
     for (std::int64_t r = 0; r < p.masks; ++r) {
-      for_each_span(masks + r * pixels, band * band_height, end, p.width,
+      for_each_span(masks + r * pixels, band * height, end, p.width,
                     [&](std::int64_t y, std::int32_t begin, std::int32_t stop) {
                       result.rows[y].push_back({r, begin, stop});
                     });
+      poll_after((end - band * height) * p.width);
     }
   });
   std::fill_n(area, p.masks, std::int64_t{0});
@@ -453,6 +456,17 @@ struct Divide {
   }
 };
 
+// The number of keys >= guess.
+struct CountFrom {
+  template <class K>
+  static CUEKIT_INLINE void run(const K* keys,  // (count)
+                                std::int64_t count, K guess, std::int64_t* from) {
+    K number = 0;
+    for (std::int64_t i = 0; i < count; ++i) number += keys[i] >= guess ? K{1} : K{0};
+    *from = number;
+  }
+};
+
 constexpr std::int64_t values_per_step = 32;
 
 // Adds up the values above a threshold, in a fixed order, and counts them.
@@ -507,7 +521,7 @@ class TopOfClass {
       std::copy_n(map + stretch->begin, stretch->length, values_.data() + count);
       count += stretch->length;
     }
-    const E threshold = nth_largest(count, wanted);
+    const E threshold = find_threshold(count, wanted);
     double sum;
     std::int64_t above;
     dispatch<SumAbove>(static_cast<const E*>(values_.data()), count, threshold, &sum, &above);
@@ -515,15 +529,16 @@ class TopOfClass {
   }
 
  private:
-  // Of the first `count` values.
-  E nth_largest(std::int64_t count, std::int64_t n) {
-    Key<E> low, high;  // the n-th largest key is between them; both are keys of values
+  // The n-th largest of the first `count` values, or a value between it and the next smaller one.
+  E find_threshold(std::int64_t count, std::int64_t n) {
+    Key<E> low, high;  // the n-th largest key is between them
     dispatch<MakeKeys>(static_cast<const E*>(values_.data()), count, keys_.data(), &low, &high);
     if (n == count) return value_of<E>(low);
     std::int64_t from_low = count, above_high = 0;  // number of keys >= low, > high
-    for (bool interpolating = true; low < high; interpolating = !interpolating) {
+    for (int pass = 0; low < high; ++pass) {
       // In turns where the n-th is if values are spread evenly, which is often close, and in the
-      // middle of the keys, which ends the search after as many passes as a key has bits.
+      // middle of the keys, which ends the search after twice as many passes as a key has bits.
+      const bool interpolating = pass % 4 < 2;
       Key<E> guess = middle(low, high);
       if (interpolating) {
         const double share =
@@ -532,15 +547,28 @@ class TopOfClass {
         const auto top = static_cast<double>(value_of<E>(high));
         guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
       }
-      Division<Key<E>> division;
-      dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
-      if (division.from == n) return value_of<E>(division.smallest_from);
-      if (division.from > n) {
-        low = division.smallest_from;
-        from_low = division.from;
+      if (pass % 4 == 3) {  // moves both ends to values that occur: many may be equal
+        Division<Key<E>> division;
+        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
+        if (division.from < n) {
+          high = division.largest_below;
+          above_high = division.from;
+        } else {
+          low = division.smallest_from;
+          from_low = division.from;
+          if (from_low == n) break;
+        }
+        continue;
+      }
+      std::int64_t from;
+      dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &from);
+      if (from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
+      if (from > n) {
+        low = guess;
+        from_low = from;
       } else {
-        high = division.largest_below;
-        above_high = division.from;
+        high = guess - 1;
+        above_high = from;
       }
     }
     return value_of<E>(low);

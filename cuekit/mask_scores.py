@@ -37,9 +37,9 @@ Support: TypeAlias = Literal["mean", "top_mean", "inside"]
 
 
 class MaskScores(NamedTuple):
-    """What `mask_scores` returns, each in the framework and on the device of its first argument.
+    """What `mask_scores` returns: a named tuple of arrays, or of tensors.
 
-    Attributes
+    Parameters
     ----------
     area : (..., R) int64
         The number of pixels of each mask, |M|.
@@ -51,6 +51,14 @@ class MaskScores(NamedTuple):
         |M ∩ P| / |M|, with P the cue of the map: the share of the mask that is cue.
     covered : (..., R, C) float64
         |M ∩ P| / |P|: the share of the cue that the mask covers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> scores = cuekit.mask_scores(np.ones((1, 2, 2)), np.ones((3, 2, 2), dtype=bool))
+    >>> type(scores).__name__, scores.area
+    ('MaskScores', array([4, 4, 4]))
     """
 
     area: Any
@@ -104,13 +112,9 @@ def mask_scores(
         If an argument has the wrong type, dtype, shape or value, or maps are not finite or reach
         2**1023 (9e307) in magnitude.
 
-    See Also
-    --------
-    label_masks : Accept, reject or relabel masks by these scores.
-
     Notes
     -----
-    `mean` is the score of FMA [1]_, `inside` and `covered` are the two ratios of SEPL [2]_.
+    `label_masks` accepts, rejects or relabels masks by these scores. `mean` is the score of FMA [1]_, `inside` and `covered` are the two ratios of SEPL [2]_.
     `top_mean` tells whether a map responds to some part of the mask: a map that responds to the
     head of a cow alone has a low mean over the cow.
 

@@ -114,9 +114,10 @@ def mask_scores(
 
     Notes
     -----
-    `label_masks` accepts, rejects or relabels masks by these scores. `mean` is the score of FMA [1]_, `inside` and `covered` are the two ratios of SEPL [2]_.
-    `top_mean` tells whether a map responds to some part of the mask: a map that responds to the
-    head of a cow alone has a low mean over the cow.
+    `label_masks` accepts, rejects or relabels masks by these scores. `mean` is the score of FMA
+    [1]_, `inside` and `covered` are the two ratios of SEPL [2]_. `top_mean` tells whether a map
+    responds to some part of the mask: a map that responds to the head of a cow alone has a low mean
+    over the cow.
 
     Scores are statistics and not maps: they are float64 whatever the dtype of the maps, so that
     quotients of pixel counts compare with 0.5 and 0.85 as integers would.

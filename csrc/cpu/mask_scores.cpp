@@ -54,7 +54,7 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   Masks result;
   result.rows.resize(p.height);
   // One thread reads every mask from the first to the last row, in the order of memory.
-  const std::int64_t height = threads > 1 ? band_height : p.height;
+  const std::int64_t height = threads > 1 ? band_height : std::max<std::int64_t>(1, p.height);
   parallel_for((p.height + height - 1) / height, threads, [&](std::int64_t band) {
     const std::int64_t end = std::min(p.height, (band + 1) * height);
     PollAfterWork poll_after;

@@ -24,6 +24,7 @@ NAMES = (
     "bilateral_filter",
     "snap",
     "snap_masks",
+    "mask_scores",
     "suppress",
     "refine_local",
     "crf",

@@ -107,8 +107,8 @@ def build() -> bool:
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 OPS = (
-    "subtract background raw_cues superpixel_mean bilateral_filter snap fuse resize labels "
-    "suppress refine_local crf random_walk"
+    "subtract background raw_cues superpixel_mean bilateral_filter snap mask_scores fuse resize "
+    "labels suppress refine_local crf random_walk"
 )
 # Fewer examples, and none on emulated kernels.
 ON_GPU = {"CUEKIT_TEST_EXAMPLES": "60", "CUEKIT_TEST_EMULATED": "0"}
@@ -420,6 +420,54 @@ def superpixel_cases(bandwidth: float) -> Iterator[Row]:
     )
 
 
+def mask_cases(_: float) -> Iterator[Row]:
+    """Time mask_scores, compared with torch."""
+    import cuekit
+
+    count = 100
+    boxes = np.random.default_rng(0).random((BATCH, count, 4))
+    rows, columns = np.arange(SIZE[0])[:, None] / SIZE[0], np.arange(SIZE[1]) / SIZE[1]
+    top, left, height, width = np.moveaxis(boxes * (1, 1, 0.4, 0.4), -1, 0)[..., None, None]
+    stack = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    masks = torch.from_numpy(stack).to(DEVICE)
+    maps = noise(BATCH, CHANNELS - 1, *SIZE).relu()
+
+    def by_torch(maps: torch.Tensor, masks: torch.Tensor) -> list[torch.Tensor]:
+        ones, flat = masks.flatten(2).float(), maps.flatten(2)
+        sizes = ones.sum(2, keepdim=True).clamp_min(1)
+        cues = (flat > 0.3 * flat.amax(2, keepdim=True)).float()
+        both = ones @ cues.mT
+        totals = cues.sum(2)[:, None].clamp_min(1)
+        return [ones @ flat.mT / sizes, both / sizes, both / totals]
+
+    def largest_by_torch(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        tops = torch.zeros(BATCH, count, CHANNELS - 1, device=DEVICE)
+        for image, image_masks, row in zip(maps.flatten(2), masks.flatten(2), tops, strict=True):
+            for r, mask in enumerate(image_masks):
+                values = image[:, mask]
+                if values.shape[1]:
+                    wanted = max(1, int(0.2 * values.shape[1] + 0.5))
+                    row[r] = values.topk(wanted, 1).values.mean(1)
+        return tops
+
+    names = ("mean", "top_mean", "inside", "covered")
+    expected = cuekit.mask_scores(maps[:2].cpu().numpy(), stack[:2])
+    result = cuekit.mask_scores(maps, masks)
+    for name in names:
+        check(getattr(result, name), getattr(expected, name), 1e-12, f"mask_scores, {name}")
+    mean, inside, covered = by_torch(maps, masks)
+    theirs = (mean, largest_by_torch(maps, masks), inside, covered)
+    for name, each in zip(names, theirs, strict=True):
+        check(each, getattr(expected, name), 1e-3, f"torch's {name}")  # TensorFloat32, if it is on
+    for wanted, peer in ((None, by_torch), (0.2, None)):
+        ms = milliseconds([partial(cuekit.mask_scores, maps, masks, top=wanted)], 7)
+        yield Row(
+            f"scores of {count} masks, {'all' if wanted else 'without the largest values'}",
+            ms,
+            peers={} if peer is None else {"torch": milliseconds([partial(peer, maps, masks)], 7)},
+        )
+
+
 def most_memory(call: Callable[[], Any]) -> int:
     """Return the bytes that a call needs at most, its result included."""
     torch.cuda.synchronize()
@@ -655,6 +703,7 @@ CASES = (
     elementwise_cases,
     superpixel_cases,
     filter_cases,
+    mask_cases,
     refine_local_cases,
     crf_cases,
     walk_cases,

@@ -33,6 +33,7 @@
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
 #include "cuekit/labels.h"
+#include "cuekit/mask_scores.h"
 #include "cuekit/random_walk.h"
 #include "cuekit/raw_cues.h"
 #include "cuekit/refine_local.h"
@@ -404,6 +405,20 @@ bool snap(const View& cues, const View& superpixels, std::int64_t num_superpixel
   });
 }
 
+bool mask_scores(const View& maps, const View& masks, const View& area, const View& mean,
+                 const std::optional<View>& top_mean, const View& inside, const View& covered,
+                 double threshold, double top, Call& context) {
+  const MaskScoresParams p{maps.shape[0],  maps.shape[1],  maps.shape[2],
+                           maps.shape[3],  masks.shape[1], masks.shape[2],
+                           masks.shape[3], threshold,      top};
+  return visit<std::uint8_t, half, float, double>(maps, [&](auto type) {
+    using T = decltype(type);
+    return backend::mask_scores(maps.as<T>(), masks.as_flags(), area.as<std::int64_t>(),
+                                mean.as<double>(), top_mean ? top_mean->as<double>() : nullptr,
+                                inside.as<double>(), covered.as<double>(), p, context);
+  });
+}
+
 void fuse(const std::vector<View>& sets, const View& out, Call& context) {
   std::vector<const std::uint8_t*> pointers;
   for (const View& set : sets) pointers.push_back(set.as_flags());
@@ -590,6 +605,9 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("srgb"), arg("normalize"), arg("adjoint"), arg("context"));
   kernel("snap", snap, arg("cues"), arg("superpixels"), arg("num_superpixels"), arg("out"),
          arg("threshold"), arg("context"));
+  kernel("mask_scores", mask_scores, arg("maps"), arg("masks"), arg("area"), arg("mean"),
+         arg("top_mean"), arg("inside"), arg("covered"), arg("threshold"), arg("top"),
+         arg("context"));
   kernel("fuse", fuse, arg("sets"), arg("out"), arg("context"));
   kernel("resize", resize, arg("cues"), arg("out"), arg("rule"), arg("context"));
   kernel("labels", labels, arg("cues"), arg("class_ids"), arg("out"), arg("overlap"),

@@ -16,6 +16,7 @@ from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
+from cuekit.mask_scores import MaskScores, label_masks, mask_scores
 from cuekit.photo_boundary import photo_boundary
 from cuekit.random_walk import random_walk
 from cuekit.raw_cues import raw_cues
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CRFParams",
+    "MaskScores",
     "RefineParams",
     "background_map",
     "bilateral_filter",
@@ -47,7 +49,9 @@ __all__ = [
     "felzenszwalb",
     "fuse_cues",
     "io",
+    "label_masks",
     "labels_to_probabilities",
+    "mask_scores",
     "metrics",
     "photo_boundary",
     "random_walk",

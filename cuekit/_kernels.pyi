@@ -59,6 +59,19 @@ class Kernels(Protocol):
         threshold: float,
         context: Context,
     ) -> bool: ...
+    def mask_scores(
+        self,
+        maps: AnyArray,
+        masks: AnyArray,
+        area: AnyArray,
+        mean: AnyArray,
+        top_mean: AnyArray | None,
+        inside: AnyArray,
+        covered: AnyArray,
+        threshold: float,
+        top: float,
+        context: Context,
+    ) -> bool: ...
     def fuse(self, sets: Sequence[AnyArray], out: AnyArray, context: Context) -> None: ...
     def resize(self, cues: AnyArray, out: AnyArray, rule: Rule, context: Context) -> None: ...
     def labels(

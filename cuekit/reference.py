@@ -194,6 +194,51 @@ def sepl_labels(
     return out.astype(labels.dtype)
 
 
+# ------------------------------------------------------------------------------------- mask_scores
+
+
+def mask_scores(
+    maps: Array,  # (C, h, w)
+    masks: Array,  # (R, H, W) bool
+    top: float,
+    threshold: float,
+) -> tuple[Array, Array, Array, Array, Array]:  # (R,) int64, then four times (R, C) float64
+    """Average maps over masks, and over their largest values there; intersect cues with masks."""
+    resized = resize(maps, masks.shape[1:]).astype(np.float64)  # (C, H, W)
+    tables = np.zeros((4, len(masks), len(maps)))  # mean, top mean, inside, covered
+    for c, values in enumerate(resized):
+        cue = values > input_level(maps[c], threshold)
+        for r, mask in enumerate(masks):
+            if mask.any():
+                descending = np.sort(values[mask])[::-1]
+                largest = descending[: max(1, int(top * mask.sum() + 0.5))]
+                both = (mask & cue).sum()
+                row = descending.mean(), largest.mean(), both / mask.sum(), both / max(cue.sum(), 1)
+                tables[:, r, c] = row
+    return masks.sum((1, 2)), *tables
+
+
+def label_masks(
+    support: Array,  # (R, C)
+    present: Array,  # (C,) bool
+    claims: Array,  # (R,): class labels from 1, or 0
+    accept: float,
+    reject: float,
+    ignore: int,
+) -> Array:  # (R,)
+    """Confirm each mask's claim, or find another class, or none, or leave it in doubt."""
+    labels = []
+    for claim, row in zip(claims, np.where(present, support, -np.inf), strict=True):
+        largest = row.max(initial=-np.inf)
+        if claim > 0 and row[claim - 1] >= accept:
+            labels.append(claim)
+        elif largest >= accept:
+            labels.append(list(row).index(largest) + 1)
+        else:
+            labels.append(0 if largest < reject else ignore)
+    return np.array(labels, dtype=int)
+
+
 # -------------------------------------------------------------------------------------------- fuse
 
 

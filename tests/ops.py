@@ -31,6 +31,8 @@ class Op:
     gradient: bool = False
     # Runs in cuekit's compiled core, with its threads and instruction sets.
     compiled: bool = True
+    # The array of a result of several that the tests look at.
+    result: str | None = None
     # The optional package that it calls.
     package: str | None = None
 
@@ -47,7 +49,14 @@ class Op:
                 keywords[name] = array
             else:
                 positional.append(array)
-        return self.function(*positional, **keywords)
+        if self.function is cuekit.label_masks:  # its first argument consists of arrays
+            fields = dict.fromkeys(cuekit.MaskScores._fields)
+            scores = [name for name in self.names if name.startswith("scores.")]
+            for name in scores:
+                fields[name.removeprefix("scores.")] = positional.pop(0)
+            positional.insert(0, cuekit.MaskScores(**fields))
+        result = self.function(*positional, **keywords)
+        return result if self.result is None else getattr(result, self.result)
 
     @property
     def names(self):
@@ -96,6 +105,7 @@ def make_inputs(images, size, seed=0):
         masks=rng.random((images, 6, *size)) < 0.2,
         photos=photos.clip(0, 255).astype(np.uint8),
         probabilities=rng.random((images, 9, *size), dtype=np.float32),
+        scores=rng.random((images, 6, 9)),
     )
 
 
@@ -211,6 +221,55 @@ def table(inputs):
         ),
         "snap_cues, sepl": Op(
             cuekit.snap_cues, {"cues": inputs.cams, "superpixels": inputs.masks}, {"accept": "sepl"}
+        ),
+        **{
+            f"mask_scores, {result}": Op(
+                cuekit.mask_scores,
+                {"maps": inputs.coarse_cams, "masks": inputs.masks},
+                cuda=True,
+                tolerance=sums if "mean" in result else None,
+                result=result,
+            )
+            for result in cuekit.MaskScores._fields
+        },
+        "mask_scores, maps of the same size": Op(
+            cuekit.mask_scores,
+            {"maps": inputs.cams.astype(np.float32), "masks": inputs.masks},
+            cuda=True,
+            tolerance=sums,
+            result="top_mean",
+        ),
+        "mask_scores, bool": Op(
+            cuekit.mask_scores,
+            {"maps": inputs.coarse_cues, "masks": inputs.masks},
+            cuda=True,
+            result="top_mean",
+        ),
+        "label_masks": Op(
+            cuekit.label_masks,
+            {
+                "scores.top_mean": inputs.scores,
+                "present": inputs.present,
+                "claims": inputs.superpixels[:, 0, :6] % 10,
+            },
+            {"accept": 0.8, "reject": 0.7},
+            compiled=False,
+        ),
+        "label_masks, sepl": Op(
+            cuekit.label_masks,
+            {
+                "scores.inside": inputs.scores,
+                "scores.covered": inputs.scores[:, ::-1].copy(),
+                "present": inputs.present,
+            },
+            {"rule": "sepl"},
+            compiled=False,
+        ),
+        "label_masks, fma": Op(
+            cuekit.label_masks,
+            {"scores.mean": inputs.scores, "present": inputs.present},
+            {"rule": "fma"},
+            compiled=False,
         ),
         "fuse_cues": Op(
             cuekit.fuse_cues,

@@ -32,7 +32,7 @@ def test_every_public_function_is_in_the_table():
 
 @every()
 def test_the_table_names_parameters_and_has_inputs_that_matter(op):
-    assert {name.split("[")[0] for name in op.names} <= set(op.parameters)
+    assert {re.split(r"[\[.]", name)[0] for name in op.names} <= set(op.parameters)
     assert all(len(array) == 2 for array in op.arrays)
     first, second = op(*op.arrays)
     assert len(np.unique(first)) > 1
@@ -326,7 +326,7 @@ def test_options_are_keywords(op):
     Of two arrays of which one is given, the more common one.
     """
     positional = {p.name for p in op.parameters.values() if p.kind is not p.KEYWORD_ONLY}
-    arrays = {name.split("[")[0] for name in op.names}
+    arrays = {re.split(r"[\[.]", name)[0] for name in op.names}
     known = {"num_classes", "params", "preset", "size", "scale", "sigma", "min_size", "boundary"}
     assert positional - arrays <= known
     if not any(p.kind is p.VAR_POSITIONAL for p in op.parameters.values()):

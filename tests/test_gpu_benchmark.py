@@ -34,7 +34,7 @@ def gpu(monkeypatch):
     return module
 
 
-CASES = ("elementwise", "superpixel", "filter", "refine_local", "crf", "walk")
+CASES = ("elementwise", "superpixel", "filter", "mask", "refine_local", "crf", "walk")
 
 
 def test_all_cases_are_tested(gpu):

@@ -43,6 +43,10 @@ SIGNATURES = {
     "bilateral_filter": "(values, image, *, sxy, srgb, normalize=False, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
     "validate=False, threads=1)",
+    "mask_scores": "(maps, masks, *, top=0.2, threshold=0.3, validate=False, threads=1)",
+    "MaskScores": "(area, mean, top_mean, inside, covered)",
+    "label_masks": "(scores, present=None, *, claims=None, rule='verify', support='top_mean', "
+    "accept=0.5, reject=0.1, power=1.0, classes=None, ignore=255)",
     "fuse_cues": "(*cue_sets, threads=1)",
     "resize_cues": "(cues, size, *, rule='nearest', threads=1)",
     "cues_to_labels": "(cues, *, classes=None, overlap='smallest', "
@@ -51,10 +55,6 @@ SIGNATURES = {
     "RefineParams": "(affinity, dilations, iterations)",
     "refine_local": "(maps, image, preset='par', *, dilations=None, iterations=None, "
     "channel_axis=-1, validate=False, threads=1)",
-    "random_walk": "(maps, boundary=None, *, affinities=None, radius=5, beta=None, steps=256, "
-    "validate=False, threads=1)",
-    "photo_boundary": "(image, superpixels=None, *, size=None, contrast=0.2, channel_axis=-1, "
-    "threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
     "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",
@@ -193,6 +193,9 @@ def test_docstring_is_complete(name):
     sections = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
     order = ["Parameters", "Returns", "Raises", "Warns", "Notes", "References", "Examples"]
     assert sections == [section for section in order if section in sections]
+    if isinstance(function, type) and issubclass(function, tuple):  # checks and returns nothing
+        assert sections == ["Parameters", "Examples"]
+        return
     if inspect.signature(function).return_annotation not in ("None", None):
         assert "Returns" in sections
     if parameters:

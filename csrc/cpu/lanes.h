@@ -32,6 +32,14 @@ struct Lanes {
     std::memcpy(&result.values, source, sizeof result.values);
     return result;
   }
+  // Values of a narrower type, or of T.
+  template <class Narrow>
+  static CUEKIT_INLINE Lanes widen(const Narrow* source) {  // (count)
+    typedef Narrow Source __attribute__((vector_size(count * sizeof(Narrow))));
+    Source narrow;
+    std::memcpy(&narrow, source, sizeof narrow);
+    return {__builtin_convertvector(narrow, Vector)};
+  }
   CUEKIT_INLINE void store(T* target) const { std::memcpy(target, &values, sizeof values); }
   // Stores past the caches (stream_16). `target` is aligned to 16 bytes.
   CUEKIT_INLINE void stream(T* target) const {  // (count)
@@ -91,6 +99,12 @@ struct Lanes {
   static CUEKIT_INLINE Lanes load(const T* source) {
     Lanes result;
     std::memcpy(result.values, source, sizeof result.values);
+    return result;
+  }
+  template <class Narrow>
+  static CUEKIT_INLINE Lanes widen(const Narrow* source) {
+    Lanes result;
+    for (int j = 0; j < count; ++j) result.values[j] = static_cast<T>(source[j]);
     return result;
   }
   CUEKIT_INLINE void store(T* target) const { std::memcpy(target, values, sizeof values); }

@@ -14,14 +14,13 @@
 #include "cuekit/snap_masks.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
+#include "mask_spans.h"
 #include "parallel.h"
 #include "snap_steps.h"
 #include "superpixels.h"
@@ -29,45 +28,12 @@
 namespace cuekit::cpu {
 namespace {
 
-// Counts of pixels. Integers, so exact in any order; an image has fewer than 2^31 pixels.
-using Count = std::uint32_t;
-
-// Consecutive pixels of one row that a mask covers, [begin, end).
-struct Span {
-  std::int64_t mask;
-  std::int32_t begin, end;
-};
-
 // The masks of one image.
 struct Masks {
   std::vector<std::vector<Span>> rows;  // (H): spans ordered by mask, then from left to right
   std::vector<std::uint8_t> uncovered;  // (H, W): 0xff where no mask covers the pixel, else 0
   std::vector<double> sizes;            // (R): pixels
 };
-
-// Moves from x on by chunks of pixels while they are empty.
-template <int chunk>
-std::int64_t skip_empty(const std::uint8_t* row,  // (width)
-                        std::int64_t x, std::int64_t width) {
-  for (; x + chunk <= width; x += chunk) {
-    std::uint64_t words[chunk / 8], any = 0;
-    std::memcpy(words, row + x, chunk);
-    for (const std::uint64_t word : words) any |= word;
-    if (any != 0) break;
-  }
-  return x;
-}
-
-// The first pixel from x on that the mask covers, or `width`.
-std::int64_t next_covered(const std::uint8_t* row,  // (width)
-                          std::int64_t x, std::int64_t width) {
-  x = skip_empty<8>(row, skip_empty<64>(row, x, width), width);
-  while (x < width && row[x] == 0) ++x;
-  return x;
-}
-
-// Rows that one task reads, so that it reads a contiguous part of each mask.
-constexpr std::int64_t band_height = 32;
 
 Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
                  const SnapMasksParams& p, int threads) {
@@ -79,17 +45,12 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   parallel_for((p.height + band_height - 1) / band_height, threads, [&](std::int64_t band) {
     const std::int64_t end = std::min(p.height, (band + 1) * band_height);
     for (std::int64_t r = 0; r < p.masks; ++r) {
-      for (std::int64_t y = band * band_height; y < end; ++y) {
-        const std::uint8_t* row = masks + r * pixels + y * p.width;
-        for (std::int64_t x = next_covered(row, 0, p.width); x < p.width;) {
-          const void* zero = std::memchr(row + x, 0, p.width - x);
-          const std::int64_t stop = zero ? static_cast<const std::uint8_t*>(zero) - row : p.width;
-          result.rows[y].push_back(
-              {r, static_cast<std::int32_t>(x), static_cast<std::int32_t>(stop)});
-          std::fill_n(result.uncovered.begin() + y * p.width + x, stop - x, std::uint8_t{0});
-          x = next_covered(row, stop, p.width);
-        }
-      }
+      for_each_span(masks + r * pixels, band * band_height, end, p.width,
+                    [&](std::int64_t y, std::int32_t begin, std::int32_t stop) {
+                      result.rows[y].push_back({r, begin, stop});
+                      std::fill_n(result.uncovered.begin() + y * p.width + begin, stop - begin,
+                                  std::uint8_t{0});
+                    });
     }
   });
   for (const auto& row : result.rows)
@@ -97,63 +58,12 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   return result;
 }
 
-// Whether any value is not 0.
-struct AnyOn {
-  static CUEKIT_INLINE void run(const std::uint8_t* values,  // (count)
-                                std::int64_t count, bool* any) {
-    std::uint8_t seen = 0;
-    for (std::int64_t i = 0; i < count; ++i) seen = static_cast<std::uint8_t>(seen | values[i]);
-    *any = seen != 0;
-  }
-};
-
 // One channel that is on somewhere.
 template <class T>
 struct Channel {
   const T* map;  // (h, w)
   bool* out;     // (H, W)
   double level;  // floating maps: the input is on above it
-};
-
-// The bits of every byte as 8 counts.
-constexpr std::array<std::array<Count, channels_per_block>, 256> bits_of_bytes = [] {
-  std::array<std::array<Count, channels_per_block>, 256> table{};
-  for (unsigned byte = 0; byte < 256; ++byte)
-    for (unsigned j = 0; j < channels_per_block; ++j) table[byte][j] = byte >> j & 1u;
-  return table;
-}();
-
-// Prefix sums of one row: before[x] is the number of pixels left of x that are on.
-struct PrefixSums {
-  static CUEKIT_INLINE void run(const std::uint8_t* bits,  // (width)
-                                std::int64_t width,
-                                Count* before) {  // (width + 1, 8)
-    auto total = Lanes<Count>::zero();
-    for (std::int64_t x = 0; x < width; ++x) {
-      total.store(before + x * channels_per_block);
-      total = total + Lanes<Count>::load(bits_of_bytes[bits[x]].data());
-    }
-    total.store(before + width * channels_per_block);
-  }
-};
-
-// Adds the counts of one row's spans to their masks.
-struct AddCounts {
-  static CUEKIT_INLINE void run(const Span* span, const Span* end,
-                                const Count* before,  // (width + 1, 8)
-                                std::int64_t width,
-                                Count* counts,    // (R, 8)
-                                Count* totals) {  // (8): pixels under a mask or not
-    (Lanes<Count>::load(totals) + Lanes<Count>::load(before + width * channels_per_block))
-        .store(totals);
-    for (; span != end; ++span) {
-      Count* count = counts + span->mask * channels_per_block;
-      (Lanes<Count>::load(count) +
-       Lanes<Count>::load(before + span->end * std::int64_t{channels_per_block}) -
-       Lanes<Count>::load(before + span->begin * std::int64_t{channels_per_block}))
-          .store(count);
-    }
-  }
 };
 
 // Adds the values of one row's spans to their masks.

@@ -1,0 +1,723 @@
+// mask_scores: means, largest values and overlaps of every mask and every class.
+//
+// Masks are read once, into spans (mask_spans.h); all else costs what the masks cover. Classes
+// whose maps are 0 everywhere are skipped: their scores are 0.
+//
+// Means and overlaps, for 8 classes at a time (ClassBlock), row by row: the rows of the maps are
+// resized and interleaved, and every chunk of 16 pixels is added up; a span then costs its whole
+// chunks and the pixels before and after them. Differences of prefix sums would cost less, but they
+// lose the digits of small values that follow large ones.
+//
+// The largest values, for one class at a time (TopOfClass), mask by mask: the values under the mask
+// are copied side by side, with integer keys that have the same order. The n-th largest key is
+// found by counting the keys above guesses: some 10 passes at several values per cycle, where a
+// partial sort takes some 10 cycles per value. One more pass adds up the values above it.
+#include "cuekit/mask_scores.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cuekit/half.h"
+#include "cuekit/resize.h"
+#include "interrupt.h"
+#include "mask_spans.h"
+#include "parallel.h"
+#include "snap_steps.h"
+#include "superpixels.h"
+
+namespace cuekit::cpu {
+namespace {
+
+constexpr std::int64_t pixels_per_chunk = 16;
+
+// Pixels of the image that one mask covers, [begin, begin + length).
+struct Stretch {
+  std::int64_t begin;
+  std::int32_t length;
+};
+
+// The masks of one image.
+struct Masks {
+  std::vector<std::vector<Span>> rows;  // (H): spans ordered by mask, then from left to right
+  std::vector<Stretch> stretches;       // the same spans, mask by mask, in raster order
+  std::vector<std::int64_t> first;      // (R + 1): mask r has stretches first[r] .. first[r + 1]
+};
+
+// Writes the areas, too. `by_mask`: fills the members that only the largest values need.
+Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
+                 const MaskScoresParams& p, bool by_mask, int threads,
+                 std::int64_t* area) {  // (R)
+  const std::int64_t pixels = p.height * p.width;
+  Masks result;
+  result.rows.resize(p.height);
+  // One thread reads every mask from the first to the last row, in the order of memory.
+  const std::int64_t height = threads > 1 ? band_height : std::max<std::int64_t>(1, p.height);
+  parallel_for((p.height + height - 1) / height, threads, [&](std::int64_t band) {
+    const std::int64_t end = std::min(p.height, (band + 1) * height);
+    PollAfterWork poll_after;
+    for (std::int64_t r = 0; r < p.masks; ++r) {
+      for_each_span(masks + r * pixels, band * height, end, p.width,
+                    [&](std::int64_t y, std::int32_t begin, std::int32_t stop) {
+                      result.rows[y].push_back({r, begin, stop});
+                    });
+      poll_after((end - band * height) * p.width);
+    }
+  });
+  std::fill_n(area, p.masks, std::int64_t{0});
+  for (const auto& row : result.rows)
+    for (const Span& span : row) area[span.mask] += span.end - span.begin;
+  if (!by_mask) return result;
+  result.first.resize(p.masks + 1);
+  for (const auto& row : result.rows)
+    for (const Span& span : row) ++result.first[span.mask + 1];
+  for (std::int64_t r = 0; r < p.masks; ++r) result.first[r + 1] += result.first[r];
+  result.stretches.resize(result.first[p.masks]);
+  std::vector<std::int64_t> next(result.first.begin(), result.first.end());
+  for (std::int64_t y = 0; y < p.height; ++y)
+    for (const Span& span : result.rows[y])
+      result.stretches[next[span.mask]++] = {y * p.width + span.begin, span.end - span.begin};
+  return result;
+}
+
+// What a floating map holds.
+struct Summary {
+  bool any;        // not all values are 0
+  bool finite;     // all values can be interpolated
+  double largest;  // the largest value, but at least 0. If some are not finite, it means nothing
+};
+
+// Compares bits as integers, which have the order of the values where these are positive.
+struct Summarize {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* values,  // (count)
+                                std::int64_t count, Summary* summary) {
+    using Bits = std::make_signed_t<typename float_bits<T>::type>;
+    constexpr Bits magnitude = std::numeric_limits<Bits>::max();
+    Bits largest_magnitude = 0, largest = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto bits = bit_cast<Bits>(values[i]);
+      largest_magnitude = std::max<Bits>(largest_magnitude, bits & magnitude);
+      largest = std::max(largest, bits);
+    }
+    // The bits of infinity, or of 2^1023: differences of float64 values must be finite.
+    constexpr Bits one = 1;
+    constexpr int mantissa = float_bits<T>::mantissa;
+    constexpr Bits infinity = magnitude - ((one << mantissa) - 1);
+    constexpr Bits limit = sizeof(T) == 8 ? infinity - (one << mantissa) : infinity;
+    *summary = {largest_magnitude != 0, largest_magnitude < limit, load(bit_cast<T>(largest))};
+  }
+};
+
+// One class whose map is not 0 everywhere.
+template <class T>
+struct ClassMap {
+  const T* map;         // (h, w)
+  std::int64_t column;  // c: its column in the tables of scores
+  double level;         // floating maps: the cue is on above it
+};
+
+// One row of maps that have the masks' resolution, interleaved.
+struct PlainRow {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* rows,  // 8 of (width)
+                                std::int64_t width,
+                                T* pixels) {  // (width, 8)
+    interleave(rows, width, pixels);
+  }
+};
+
+// The same of float16 maps, as float64.
+struct PlainHalfRow {
+  static CUEKIT_INLINE void run(const half* const* rows,  // 8 of (width)
+                                std::int64_t width,
+                                half* pixels,      // (width, 8): scratch
+                                double* values) {  // (width, 8)
+    interleave(rows, width, pixels);
+    for (std::int64_t i = 0; i < width * channels_per_block; ++i) values[i] = load(pixels[i]);
+  }
+};
+
+// One row of maps that are resized, interleaved.
+struct ResizedRow {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
+                                const T* const* below,  // 8 of (in_width)
+                                double weight, std::int64_t in_width,
+                                const BilinearTap* taps,  // (width)
+                                std::int64_t width,
+                                T* pixels,         // (2, in_width, 8): scratch
+                                double* columns,   // (in_width, 8): scratch
+                                double* values) {  // (width, 8)
+    interpolate_rows(above, below, weight, in_width, pixels, columns);
+    for (std::int64_t x = 0; x < width; ++x) {
+      const double* left = columns + taps[x].low * channels_per_block;
+      const double* right = columns + taps[x].high * channels_per_block;
+      for (int j = 0; j < channels_per_block; ++j)
+        values[x * channels_per_block + j] = interpolate(left[j], right[j], taps[x].weight);
+    }
+  }
+};
+
+// A tally of pixels: for 8 classes the sum of their values, then for 8 classes the number of those
+// in the cue, all float64.
+constexpr std::int64_t tally_size = 2 * channels_per_block;
+
+// A tally in vector registers; `lanes` is what one of them holds.
+template <int lanes>
+class Tally {
+ public:
+  explicit CUEKIT_INLINE Tally(const double* level) {  // (8): a cue is on above it
+    for (int i = 0; i < parts; ++i) {
+      level_[i] = Part::load(level + i * lanes);
+      sum_[i] = count_[i] = Part::zero();
+    }
+  }
+  CUEKIT_INLINE void load(const double* tally) {  // (2, 8)
+    for (int i = 0; i < parts; ++i) {
+      sum_[i] = Part::load(tally + i * lanes);
+      count_[i] = Part::load(tally + channels_per_block + i * lanes);
+    }
+  }
+  CUEKIT_INLINE void store(double* tally) const {  // (2, 8)
+    for (int i = 0; i < parts; ++i) {
+      sum_[i].store(tally + i * lanes);
+      count_[i].store(tally + channels_per_block + i * lanes);
+    }
+  }
+  template <class S>
+  CUEKIT_INLINE void add_pixels(const S* pixels,  // (count, 8)
+                                std::int64_t count) {
+    const auto one = Part::all(1.0), zero = Part::zero();
+    for (; count > 0; --count, pixels += channels_per_block) {
+      for (int i = 0; i < parts; ++i) {
+        const auto value = Part::widen(pixels + i * lanes);
+        sum_[i] = sum_[i] + value;
+        count_[i] = count_[i] + if_less(level_[i], value, one, zero);
+      }
+    }
+  }
+  CUEKIT_INLINE void add_tallies(const double* tallies,  // (count, 2, 8)
+                                 std::int64_t count) {
+    for (; count > 0; --count, tallies += tally_size) {
+      for (int i = 0; i < parts; ++i) {
+        sum_[i] = sum_[i] + Part::load(tallies + i * lanes);
+        count_[i] = count_[i] + Part::load(tallies + channels_per_block + i * lanes);
+      }
+    }
+  }
+
+ private:
+  using Part = Lanes<double, lanes>;
+  static constexpr int parts = channels_per_block / lanes;
+  Part level_[parts], sum_[parts], count_[parts];
+};
+
+// Adds one row to the tallies of the masks, and to that of the image.
+template <int lanes>
+struct AddRow {
+  template <class S>
+  static CUEKIT_INLINE void run(const S* pixels,  // (width, 8): values, interleaved
+                                std::int64_t width,
+                                const double* level,  // (8)
+                                const Span* span, const Span* end,
+                                double* chunks,   // (width / 16, 2, 8): scratch
+                                double* tallies,  // (R, 2, 8)
+                                double* total) {  // (2, 8)
+    constexpr std::int64_t step = pixels_per_chunk * channels_per_block;
+    const std::int64_t whole = width / pixels_per_chunk;
+    for (std::int64_t i = 0; i < whole; ++i) {
+      Tally<lanes> chunk(level);
+      chunk.add_pixels(pixels + i * step, pixels_per_chunk);
+      chunk.store(chunks + i * tally_size);
+    }
+    Tally<lanes> tally(level);
+    tally.load(total);
+    tally.add_tallies(chunks, whole);
+    tally.add_pixels(pixels + whole * step, width - whole * pixels_per_chunk);
+    tally.store(total);
+    for (; span != end; ++span) {
+      tally.load(tallies + span->mask * tally_size);
+      const std::int64_t first = (span->begin + pixels_per_chunk - 1) / pixels_per_chunk;
+      const std::int64_t last = span->end / pixels_per_chunk;
+      const S* const source = pixels + span->begin * std::int64_t{channels_per_block};
+      if (first < last) {
+        tally.add_pixels(source, first * pixels_per_chunk - span->begin);
+        tally.add_tallies(chunks + first * tally_size, last - first);
+        tally.add_pixels(pixels + last * step, span->end - last * pixels_per_chunk);
+      } else {
+        tally.add_pixels(source, span->end - span->begin);
+      }
+      tally.store(tallies + span->mask * tally_size);
+    }
+  }
+};
+
+template <class S, class... Others>
+void add_row(const S* pixels, Others... others) {
+  dispatch_width<AddRow<2>, AddRow<4>, AddRow<8>>(pixels, others...);
+}
+
+// Means and overlaps of at most 8 classes of one image.
+template <class T>
+class ClassBlock {
+ public:
+  ClassBlock(const ClassMap<T>* classes,  // (count)
+             std::int64_t count, const Masks& masks, const MaskScoresParams& p)
+      : classes_(classes), count_(count), masks_(masks), p_(p), zeros_(p.in_width) {}
+
+  // Returns false where a mean is not finite. `top_mean` is written for maps of bytes only.
+  bool score(const std::int64_t* area,  // (R)
+             double* mean,              // (R, C)
+             double* top_mean,          // (R, C), or null
+             double* inside,            // (R, C)
+             double* covered) {         // (R, C)
+    if constexpr (std::is_integral_v<T>) {
+      read_nearest();
+    } else {
+      read_floating();
+    }
+    double residue = 0.0;  // x - x is 0 unless x is not finite
+    for (std::int64_t r = 0; r < p_.masks; ++r) {
+      for (std::int64_t j = 0; j < count_; ++j) {
+        const std::int64_t target = r * p_.classes + classes_[j].column;
+        double both, total;
+        if constexpr (std::is_integral_v<T>) {
+          both = counts_[r * channels_per_block + j];
+          total = totals_[j];
+          mean[target] = quotient(both, area[r]);
+          if (top_mean != nullptr) {
+            const std::int64_t n = top_count(area[r], p_.top);
+            top_mean[target] = quotient(std::min(both, static_cast<double>(n)), n);
+          }
+        } else {
+          both = tallies_[r * tally_size + channels_per_block + j];
+          total = total_[channels_per_block + j];
+          mean[target] = quotient(tallies_[r * tally_size + j], area[r]);
+          residue += mean[target] - mean[target];
+        }
+        inside[target] = quotient(both, area[r]);
+        covered[target] = quotient(both, static_cast<std::int64_t>(total));
+      }
+    }
+    return residue == 0.0;
+  }
+
+ private:
+  const Span* spans_begin(std::int64_t y) const { return masks_.rows[y].data(); }
+  const Span* spans_end(std::int64_t y) const { return spans_begin(y) + masks_.rows[y].size(); }
+  std::int64_t work_of_row(std::int64_t y) const {
+    return p_.in_width + p_.width + (spans_end(y) - spans_begin(y));
+  }
+
+  // Row y of each class's map. Missing classes read zeros.
+  void point_to_row(std::int64_t y, const T** rows) const {  // (8)
+    for (int j = 0; j < channels_per_block; ++j)
+      rows[j] = j < count_ ? classes_[j].map + y * p_.in_width : zeros_.data();
+  }
+
+  // Maps of bytes are counted, by prefix sums of their bits.
+  void read_nearest() {
+    counts_.resize(p_.masks * channels_per_block);
+    std::vector<std::int32_t> columns;
+    for (std::int64_t x = 0; x < p_.width; ++x)
+      columns.push_back(static_cast<std::int32_t>(nearest_source(x, p_.in_width, p_.width)));
+    std::vector<std::uint8_t> cells(p_.in_width), bits(p_.width);
+    std::vector<Count> before((p_.width + 1) * channels_per_block);
+    std::int64_t current = -1;
+    PollAfterWork poll_after;
+    for (std::int64_t y = 0; y < p_.height; ++y) {
+      const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
+      if (source != current) {
+        const T* rows[channels_per_block];
+        point_to_row(source, rows);
+        dispatch<NearestRow>(&rows[0], p_.in_width, columns.data(), p_.width, cells.data(),
+                             bits.data());
+        dispatch<PrefixSums>(bits.data(), p_.width, before.data());
+        current = source;
+      }
+      dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),
+                          &totals_[0]);
+      poll_after(work_of_row(y));
+    }
+  }
+
+  void read_floating() {
+    const bool same_size = p_.in_height == p_.height && p_.in_width == p_.width;
+    double level[channels_per_block] = {};
+    for (std::int64_t j = 0; j < count_; ++j) level[j] = classes_[j].level;
+    std::vector<BilinearTap> taps;
+    for (std::int64_t x = 0; x < p_.width; ++x)
+      taps.push_back(bilinear_tap(x, p_.in_width, p_.width));
+    tallies_.resize(p_.masks * tally_size);
+    std::vector<T> pixels(2 * p_.in_width * channels_per_block);
+    std::vector<double> columns(p_.in_width * channels_per_block);
+    std::vector<double> values(p_.width * channels_per_block);
+    std::vector<double> chunks(p_.width / pixels_per_chunk * tally_size);
+    const auto add = [&](const auto* row, std::int64_t y) {
+      add_row(row, p_.width, static_cast<const double*>(level), spans_begin(y), spans_end(y),
+              chunks.data(), tallies_.data(), &total_[0]);
+    };
+    PollAfterWork poll_after;
+    for (std::int64_t y = 0; y < p_.height; ++y) {
+      const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
+      const T *above[channels_per_block], *below[channels_per_block];
+      point_to_row(row.low, above);
+      point_to_row(row.high, below);
+      if (!same_size) {
+        dispatch<ResizedRow>(&above[0], &below[0], row.weight, p_.in_width,
+                             static_cast<const BilinearTap*>(taps.data()), p_.width, pixels.data(),
+                             columns.data(), values.data());
+        add(static_cast<const double*>(values.data()), y);
+      } else if constexpr (std::is_same_v<T, half>) {
+        dispatch<PlainHalfRow>(&above[0], p_.width, pixels.data(), values.data());
+        add(static_cast<const double*>(values.data()), y);
+      } else if constexpr (std::is_floating_point_v<T>) {
+        dispatch<PlainRow>(&above[0], p_.width, pixels.data());
+        add(static_cast<const T*>(pixels.data()), y);
+      }
+      poll_after(work_of_row(y));
+    }
+  }
+
+  const ClassMap<T>* classes_;
+  std::int64_t count_;
+  const Masks& masks_;
+  const MaskScoresParams& p_;
+  std::vector<T> zeros_;  // (w)
+  // Of maps of bytes: pixels of the cues, under each mask (R, 8) and in all.
+  std::vector<Count> counts_;
+  Count totals_[channels_per_block] = {};
+  // Of floating maps: the tallies of the masks (R, 2, 8) and of the image.
+  std::vector<double> tallies_;
+  double total_[tally_size] = {};
+};
+
+// An integer that has the order of a finite value among others; -0 comes before 0.
+template <class E>
+using Key = std::conditional_t<sizeof(E) == 8, std::int64_t, std::int32_t>;
+
+template <class E>
+CUEKIT_INLINE Key<E> key_of(E value) {
+  const auto bits = bit_cast<Key<E>>(value);
+  return bits ^ ((bits >> (8 * sizeof(E) - 1)) & std::numeric_limits<Key<E>>::max());
+}
+
+template <class E>
+E value_of(Key<E> key) {
+  return bit_cast<E>(key ^ ((key >> (8 * sizeof(E) - 1)) & std::numeric_limits<Key<E>>::max()));
+}
+
+// The keys of all values, and the smallest and largest of them.
+struct MakeKeys {
+  template <class E>
+  static CUEKIT_INLINE void run(const E* values,  // (count)
+                                std::int64_t count,
+                                Key<E>* keys,  // (count)
+                                Key<E>* smallest, Key<E>* largest) {
+    Key<E> low = std::numeric_limits<Key<E>>::max(), high = std::numeric_limits<Key<E>>::min();
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Key<E> key = key_of(values[i]);
+      keys[i] = key;
+      low = std::min(low, key);
+      high = std::max(high, key);
+    }
+    *smallest = low;
+    *largest = high;
+  }
+};
+
+// How a guess divides the keys.
+template <class K>
+struct Division {
+  std::int64_t from;  // number of keys >= guess
+  K smallest_from;    // the smallest of these
+  K largest_below;    // the largest key < guess
+};
+
+struct Divide {
+  template <class K>
+  static CUEKIT_INLINE void run(const K* keys,  // (count)
+                                std::int64_t count, K guess, Division<K>* division) {
+    // Masks of all ones or zeros, not conditions, of which the compiler makes branches. An image
+    // has fewer than 2^31 pixels, so K can count them.
+    constexpr K lowest = std::numeric_limits<K>::min(), highest = std::numeric_limits<K>::max();
+    K from = 0, smallest = highest, largest = lowest;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const K key = keys[i];
+      const K mask = -static_cast<K>(key >= guess);
+      from -= mask;
+      smallest = std::min(smallest, (key & mask) | (highest & ~mask));
+      largest = std::max(largest, (key & ~mask) | (lowest & mask));
+    }
+    *division = {from, smallest, largest};
+  }
+};
+
+// The number of keys >= guess.
+struct CountFrom {
+  template <class K>
+  static CUEKIT_INLINE void run(const K* keys,  // (count)
+                                std::int64_t count, K guess, std::int64_t* from) {
+    K number = 0;
+    for (std::int64_t i = 0; i < count; ++i) number += keys[i] >= guess ? K{1} : K{0};
+    *from = number;
+  }
+};
+
+constexpr std::int64_t values_per_step = 32;
+
+// Adds up the values above a threshold, in a fixed order, and counts them.
+struct SumAbove {
+  template <class E>
+  static CUEKIT_INLINE void run(const E* values,  // (count)
+                                std::int64_t count, E threshold, double* sum, std::int64_t* above) {
+    Lanes<double> sums[2] = {Lanes<double>::zero(), Lanes<double>::zero()};
+    std::int64_t number = 0;
+    std::int64_t i = 0;
+    for (; i + values_per_step <= count; i += values_per_step) {
+      const E* const step = values + i;
+      Key<E> step_above = 0;
+      for (int j = 0; j < values_per_step; ++j)
+        step_above += step[j] > threshold ? Key<E>{1} : Key<E>{0};
+      if (step_above == 0) continue;
+      double kept[values_per_step];
+      for (int j = 0; j < values_per_step; ++j)
+        kept[j] = static_cast<double>(step[j] > threshold ? step[j] : E{0});
+      for (int j = 0; j < values_per_step; j += 2 * channels_per_block) {
+        sums[0] = sums[0] + Lanes<double>::load(kept + j);
+        sums[1] = sums[1] + Lanes<double>::load(kept + j + channels_per_block);
+      }
+      number += step_above;
+    }
+    double lanes[channels_per_block];
+    (sums[0] + sums[1]).store(lanes);
+    double total = 0.0;
+    for (const double lane : lanes) total += lane;
+    for (; i < count; ++i) {
+      if (values[i] > threshold) {
+        total += static_cast<double>(values[i]);
+        ++number;
+      }
+    }
+    *sum = total;
+    *above = number;
+  }
+};
+
+// The sums of the largest values under every mask, for one class.
+template <class E>
+class TopOfClass {
+ public:
+  explicit TopOfClass(std::int64_t largest_area) : values_(largest_area), keys_(largest_area) {}
+
+  // The sum of the `wanted` largest values under the mask; 1 <= wanted <= number of pixels.
+  double sum(const E* map,  // (H, W)
+             const Stretch* stretch, const Stretch* end, std::int64_t wanted) {
+    std::int64_t count = 0;
+    for (; stretch != end; ++stretch) {
+      std::copy_n(map + stretch->begin, stretch->length, values_.data() + count);
+      count += stretch->length;
+    }
+    const E threshold = find_threshold(count, wanted);
+    double sum;
+    std::int64_t above;
+    dispatch<SumAbove>(static_cast<const E*>(values_.data()), count, threshold, &sum, &above);
+    return sum + static_cast<double>(wanted - above) * static_cast<double>(threshold);
+  }
+
+ private:
+  // The n-th largest of the first `count` values, or a value between it and the next smaller one.
+  E find_threshold(std::int64_t count, std::int64_t n) {
+    Key<E> low, high;  // the n-th largest key is between them
+    dispatch<MakeKeys>(static_cast<const E*>(values_.data()), count, keys_.data(), &low, &high);
+    if (n == count) return value_of<E>(low);
+    std::int64_t from_low = count, above_high = 0;  // number of keys >= low, > high
+    for (int pass = 0; low < high; ++pass) {
+      // In turns where the n-th is if values are spread evenly, which is often close, and in the
+      // middle of the keys, which ends the search after twice as many passes as a key has bits.
+      const bool interpolating = pass % 4 < 2;
+      Key<E> guess = middle(low, high);
+      if (interpolating) {
+        const double share =
+            static_cast<double>(n - above_high) / static_cast<double>(from_low - above_high);
+        const auto bottom = static_cast<double>(value_of<E>(low));
+        const auto top = static_cast<double>(value_of<E>(high));
+        guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
+      }
+      if (pass % 4 == 3) {  // moves both ends to values that occur: many may be equal
+        Division<Key<E>> division;
+        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
+        if (division.from < n) {
+          high = division.largest_below;
+          above_high = division.from;
+        } else {
+          low = division.smallest_from;
+          from_low = division.from;
+          if (from_low == n) break;
+        }
+        continue;
+      }
+      std::int64_t from;
+      dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &from);
+      if (from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
+      if (from > n) {
+        low = guess;
+        from_low = from;
+      } else {
+        high = guess - 1;
+        above_high = from;
+      }
+    }
+    return value_of<E>(low);
+  }
+
+  // Above `low`, at most `high`.
+  static Key<E> middle(Key<E> low, Key<E> high) {
+    using Unsigned = std::make_unsigned_t<Key<E>>;
+    const auto distance = static_cast<Unsigned>(high) - static_cast<Unsigned>(low);
+    return static_cast<Key<E>>(static_cast<Unsigned>(low) + distance - distance / 2);
+  }
+
+  std::vector<E> values_;
+  std::vector<Key<E>> keys_;
+};
+
+// One map at the masks' resolution.
+struct ResizeMap {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* above, const T* below,  // (in_width)
+                                double weight, std::int64_t in_width, const BilinearTap* taps,
+                                std::int64_t width,
+                                double* column,  // (in_width): scratch
+                                double* out) {   // (width)
+    for (std::int64_t i = 0; i < in_width; ++i)
+      column[i] = interpolate(load(above[i]), load(below[i]), weight);
+    for (std::int64_t x = 0; x < width; ++x)
+      out[x] = interpolate(column[taps[x].low], column[taps[x].high], taps[x].weight);
+  }
+};
+
+template <class T>
+std::vector<double> resize_map(const T* map,  // (h, w)
+                               const MaskScoresParams& p) {
+  std::vector<BilinearTap> taps;
+  for (std::int64_t x = 0; x < p.width; ++x) taps.push_back(bilinear_tap(x, p.in_width, p.width));
+  std::vector<double> column(p.in_width), out(p.height * p.width);
+  PollAfterWork poll_after;
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    const BilinearTap row = bilinear_tap(y, p.in_height, p.height);
+    dispatch<ResizeMap>(map + row.low * p.in_width, map + row.high * p.in_width, row.weight,
+                        p.in_width, static_cast<const BilinearTap*>(taps.data()), p.width,
+                        column.data(), out.data() + y * p.width);
+    poll_after(p.in_width + p.width);
+  }
+  return out;
+}
+
+// Writes one column of top_mean. Returns false where it is not finite.
+template <class E>
+bool score_top(const E* map,  // (H, W)
+               const Masks& masks, const std::int64_t* area, const MaskScoresParams& p,
+               double* top_mean) {  // (R, C), from the class's column on
+  TopOfClass<E> top(*std::max_element(area, area + p.masks));
+  double residue = 0.0;
+  PollAfterWork poll_after;
+  for (std::int64_t r = 0; r < p.masks; ++r) {
+    const std::int64_t wanted = top_count(area[r], p.top);
+    double& target = top_mean[r * p.classes];
+    target = 0.0;
+    if (wanted == 0) continue;
+    const Stretch* stretches = masks.stretches.data();
+    const double sum =
+        top.sum(map, stretches + masks.first[r], stretches + masks.first[r + 1], wanted);
+    target = quotient(sum, wanted);
+    residue += target - target;
+    poll_after(area[r]);
+  }
+  return residue == 0.0;
+}
+
+template <class T>
+bool score_top(const ClassMap<T>& map, const Masks& masks, const std::int64_t* area,
+               const MaskScoresParams& p, double* top_mean) {  // (R, C)
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
+    if (p.in_height == p.height && p.in_width == p.width)
+      return score_top(map.map, masks, area, p, top_mean + map.column);
+  }
+  const std::vector<double> resized = resize_map(map.map, p);
+  return score_top(resized.data(), masks, area, p, top_mean + map.column);
+}
+
+}  // namespace
+
+template <class T>
+bool mask_scores(const T* maps,              // (B, C, h, w)
+                 const std::uint8_t* masks,  // (B, R, H, W)
+                 std::int64_t* area,         // (B, R)
+                 double* mean,               // (B, R, C)
+                 double* top_mean,           // (B, R, C), or null
+                 double* inside,             // (B, R, C)
+                 double* covered,            // (B, R, C)
+                 const MaskScoresParams& p, Context& context) {
+  const std::int64_t in_pixels = p.in_height * p.in_width;
+  const std::int64_t table = p.masks * p.classes;
+  std::atomic<bool> all_finite{true};
+  for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
+    std::int64_t* const image_area = area + b * p.masks;
+    const Masks image_masks =
+        read_masks(masks + b * p.masks * p.height * p.width, p,
+                   top_mean != nullptr && !std::is_integral_v<T>, inner_threads, image_area);
+    double* const image_top = top_mean == nullptr ? nullptr : top_mean + b * table;
+    for (double* scores : {mean, top_mean, inside, covered})
+      if (scores != nullptr) std::fill_n(scores + b * table, table, 0.0);
+    if (p.masks == 0 || p.height * p.width == 0) return;
+
+    std::vector<ClassMap<T>> classes;
+    for (std::int64_t c = 0; c < p.classes; ++c) {
+      const T* map = maps + (b * p.classes + c) * in_pixels;
+      if constexpr (std::is_integral_v<T>) {
+        bool any;
+        dispatch<AnyOn>(map, in_pixels, &any);
+        if (any) classes.push_back({map, c, 0.0});
+      } else {
+        Summary summary;
+        dispatch<Summarize>(map, in_pixels, &summary);
+        if (!summary.finite) all_finite = false;
+        if (summary.any) classes.push_back({map, c, std::max(p.threshold * summary.largest, 0.0)});
+      }
+    }
+    if (!all_finite) return;
+
+    const auto count = static_cast<std::int64_t>(classes.size());
+    parallel_for(channel_blocks(count), inner_threads, [&](std::int64_t i) {
+      const std::int64_t first = i * channels_per_block;
+      ClassBlock<T> block(classes.data() + first,
+                          std::min<std::int64_t>(channels_per_block, count - first), image_masks,
+                          p);
+      if (!block.score(image_area, mean + b * table, image_top, inside + b * table,
+                       covered + b * table))
+        all_finite = false;
+    });
+    if constexpr (!std::is_integral_v<T>) {
+      if (image_top == nullptr || !all_finite) return;
+      parallel_for(count, inner_threads, [&](std::int64_t i) {
+        if (!score_top(classes[i], image_masks, image_area, p, image_top)) all_finite = false;
+      });
+    }
+  });
+  return all_finite;
+}
+
+#define CUEKIT_INSTANTIATE(T)                                                               \
+  template bool mask_scores(const T*, const std::uint8_t*, std::int64_t*, double*, double*, \
+                            double*, double*, const MaskScoresParams&, Context&);
+CUEKIT_INSTANTIATE(std::uint8_t)
+CUEKIT_INSTANTIATE(half)
+CUEKIT_INSTANTIATE(float)
+CUEKIT_INSTANTIATE(double)
+#undef CUEKIT_INSTANTIATE
+
+}  // namespace cuekit::cpu

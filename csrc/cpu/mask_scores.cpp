@@ -534,41 +534,43 @@ class TopOfClass {
     Key<E> low, high;  // the n-th largest key is between them
     dispatch<MakeKeys>(static_cast<const E*>(values_.data()), count, keys_.data(), &low, &high);
     if (n == count) return value_of<E>(low);
-    std::int64_t from_low = count, above_high = 0;  // number of keys >= low, > high
+    // How many keys too many are >= low, and how many more than those above `high` are wanted. An
+    // end that stays where it is counts half from then on, so that the next guess is nearer to it
+    // (the Illinois method).
+    auto too_many = static_cast<double>(count - n), too_few = static_cast<double>(n);
+    bool low_moved = false, high_moved = false;
     for (int pass = 0; low < high; ++pass) {
-      // In turns where the n-th is if values are spread evenly, which is often close, and in the
-      // middle of the keys, which ends the search after twice as many passes as a key has bits.
-      const bool interpolating = pass % 4 < 2;
-      Key<E> guess = middle(low, high);
-      if (interpolating) {
-        const double share =
-            static_cast<double>(n - above_high) / static_cast<double>(from_low - above_high);
+      // In turns where the n-th would be if values were spread evenly, and in the middle of the
+      // keys, which ends the search after four times as many passes as a key has bits. The latter
+      // moves the end to a key that occurs: many may be equal.
+      const bool halving = pass % 4 == 3;
+      Division<Key<E>> division;
+      Key<E> guess;
+      if (halving) {
+        guess = middle(low, high);
+        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
+      } else {
         const auto bottom = static_cast<double>(value_of<E>(low));
         const auto top = static_cast<double>(value_of<E>(high));
+        const double share = too_few / (too_few + too_many);
         guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
+        division.smallest_from = guess;
+        division.largest_below = guess - 1;
+        dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division.from);
       }
-      if (pass % 4 == 3) {  // moves both ends to values that occur: many may be equal
-        Division<Key<E>> division;
-        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
-        if (division.from < n) {
-          high = division.largest_below;
-          above_high = division.from;
-        } else {
-          low = division.smallest_from;
-          from_low = division.from;
-          if (from_low == n) break;
-        }
-        continue;
-      }
-      std::int64_t from;
-      dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &from);
-      if (from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
-      if (from > n) {
-        low = guess;
-        from_low = from;
+      if (division.from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
+      if (division.from > n) {
+        low = division.smallest_from;
+        too_many = static_cast<double>(division.from - n);
+        if (low_moved) too_few /= 2.0;
+        low_moved = true;
+        high_moved = false;
       } else {
-        high = guess - 1;
-        above_high = from;
+        high = division.largest_below;
+        too_few = static_cast<double>(n - division.from);
+        if (high_moved) too_many /= 2.0;
+        high_moved = true;
+        low_moved = false;
       }
     }
     return value_of<E>(low);

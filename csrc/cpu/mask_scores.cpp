@@ -82,11 +82,11 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   return result;
 }
 
-// What a floating map holds.
+// What a map holds.
 struct Summary {
   bool any;        // not all values are 0
   bool finite;     // all values can be interpolated
-  double largest;  // the largest value, but at least 0. If some are not finite, it means nothing
+  double largest;  // of a floating map: the largest value, but at least 0, if all are finite
 };
 
 // Compares bits as integers, which have the order of the values where these are positive.
@@ -677,19 +677,22 @@ bool mask_scores(const T* maps,              // (B, C, h, w)
       if (scores != nullptr) std::fill_n(scores + b * table, table, 0.0);
     if (p.masks == 0 || p.height * p.width == 0) return;
 
-    std::vector<ClassMap<T>> classes;
-    for (std::int64_t c = 0; c < p.classes; ++c) {
+    std::vector<Summary> summaries(p.classes);
+    parallel_for(p.classes, inner_threads, [&](std::int64_t c) {
       const T* map = maps + (b * p.classes + c) * in_pixels;
       if constexpr (std::is_integral_v<T>) {
-        bool any;
-        dispatch<AnyOn>(map, in_pixels, &any);
-        if (any) classes.push_back({map, c, 0.0});
+        summaries[c] = {false, true, 0.0};
+        dispatch<AnyOn>(map, in_pixels, &summaries[c].any);
       } else {
-        Summary summary;
-        dispatch<Summarize>(map, in_pixels, &summary);
-        if (!summary.finite) all_finite = false;
-        if (summary.any) classes.push_back({map, c, std::max(p.threshold * summary.largest, 0.0)});
+        dispatch<Summarize>(map, in_pixels, &summaries[c]);
       }
+    });
+    std::vector<ClassMap<T>> classes;
+    for (std::int64_t c = 0; c < p.classes; ++c) {
+      if (!summaries[c].finite) all_finite = false;
+      if (summaries[c].any)
+        classes.push_back({maps + (b * p.classes + c) * in_pixels, c,
+                           std::max(p.threshold * summaries[c].largest, 0.0)});
     }
     if (!all_finite) return;
 

@@ -125,9 +125,9 @@ def mask_scores(
     Resizing uses half-pixel centres (``align_corners=False``) and no antialiasing: nearest for
     bool and uint8, bilinear for floating maps. The maximum is that of the map as it comes. Sums are
     float64 in a fixed order; that of a CUDA device is another one. The largest values are found
-    exactly. Workspace on the CPU is 48 bytes for every run of pixels under a mask, some 100 bytes
-    per mask and eight classes, and, for `top_mean`, three times the largest mask's values and, of
-    maps that are resized or float16, 8 bytes per pixel, for each thread. Input that is not
+    exactly. Workspace on the CPU is some 50 bytes for every run of pixels under a mask, and 128
+    bytes per mask and eight classes; for `top_mean`, each thread needs twice the values under the
+    largest mask and, of maps that are resized or float16, 8 bytes per pixel. Input that is not
     C-contiguous is copied once.
 
     References

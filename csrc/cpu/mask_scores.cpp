@@ -82,11 +82,11 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
   return result;
 }
 
-// What a floating map holds.
+// What a map holds.
 struct Summary {
   bool any;        // not all values are 0
   bool finite;     // all values can be interpolated
-  double largest;  // the largest value, but at least 0. If some are not finite, it means nothing
+  double largest;  // of a floating map: the largest value, but at least 0, if all are finite
 };
 
 // Compares bits as integers, which have the order of the values where these are positive.
@@ -534,41 +534,43 @@ class TopOfClass {
     Key<E> low, high;  // the n-th largest key is between them
     dispatch<MakeKeys>(static_cast<const E*>(values_.data()), count, keys_.data(), &low, &high);
     if (n == count) return value_of<E>(low);
-    std::int64_t from_low = count, above_high = 0;  // number of keys >= low, > high
+    // How many keys too many are >= low, and how many more than those above `high` are wanted. An
+    // end that stays where it is counts half from then on, so that the next guess is nearer to it
+    // (the Illinois method).
+    auto too_many = static_cast<double>(count - n), too_few = static_cast<double>(n);
+    bool low_moved = false, high_moved = false;
     for (int pass = 0; low < high; ++pass) {
-      // In turns where the n-th is if values are spread evenly, which is often close, and in the
-      // middle of the keys, which ends the search after twice as many passes as a key has bits.
-      const bool interpolating = pass % 4 < 2;
-      Key<E> guess = middle(low, high);
-      if (interpolating) {
-        const double share =
-            static_cast<double>(n - above_high) / static_cast<double>(from_low - above_high);
+      // In turns where the n-th would be if values were spread evenly, and in the middle of the
+      // keys, which ends the search after four times as many passes as a key has bits. The latter
+      // moves the end to a key that occurs: many may be equal.
+      const bool halving = pass % 4 == 3;
+      Division<Key<E>> division;
+      Key<E> guess;
+      if (halving) {
+        guess = middle(low, high);
+        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
+      } else {
         const auto bottom = static_cast<double>(value_of<E>(low));
         const auto top = static_cast<double>(value_of<E>(high));
+        const double share = too_few / (too_few + too_many);
         guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
+        division.smallest_from = guess;
+        division.largest_below = guess - 1;
+        dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division.from);
       }
-      if (pass % 4 == 3) {  // moves both ends to values that occur: many may be equal
-        Division<Key<E>> division;
-        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
-        if (division.from < n) {
-          high = division.largest_below;
-          above_high = division.from;
-        } else {
-          low = division.smallest_from;
-          from_low = division.from;
-          if (from_low == n) break;
-        }
-        continue;
-      }
-      std::int64_t from;
-      dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &from);
-      if (from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
-      if (from > n) {
-        low = guess;
-        from_low = from;
+      if (division.from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
+      if (division.from > n) {
+        low = division.smallest_from;
+        too_many = static_cast<double>(division.from - n);
+        if (low_moved) too_few /= 2.0;
+        low_moved = true;
+        high_moved = false;
       } else {
-        high = guess - 1;
-        above_high = from;
+        high = division.largest_below;
+        too_few = static_cast<double>(n - division.from);
+        if (high_moved) too_many /= 2.0;
+        high_moved = true;
+        low_moved = false;
       }
     }
     return value_of<E>(low);
@@ -675,19 +677,22 @@ bool mask_scores(const T* maps,              // (B, C, h, w)
       if (scores != nullptr) std::fill_n(scores + b * table, table, 0.0);
     if (p.masks == 0 || p.height * p.width == 0) return;
 
-    std::vector<ClassMap<T>> classes;
-    for (std::int64_t c = 0; c < p.classes; ++c) {
+    std::vector<Summary> summaries(p.classes);
+    parallel_for(p.classes, inner_threads, [&](std::int64_t c) {
       const T* map = maps + (b * p.classes + c) * in_pixels;
       if constexpr (std::is_integral_v<T>) {
-        bool any;
-        dispatch<AnyOn>(map, in_pixels, &any);
-        if (any) classes.push_back({map, c, 0.0});
+        summaries[c] = {false, true, 0.0};
+        dispatch<AnyOn>(map, in_pixels, &summaries[c].any);
       } else {
-        Summary summary;
-        dispatch<Summarize>(map, in_pixels, &summary);
-        if (!summary.finite) all_finite = false;
-        if (summary.any) classes.push_back({map, c, std::max(p.threshold * summary.largest, 0.0)});
+        dispatch<Summarize>(map, in_pixels, &summaries[c]);
       }
+    });
+    std::vector<ClassMap<T>> classes;
+    for (std::int64_t c = 0; c < p.classes; ++c) {
+      if (!summaries[c].finite) all_finite = false;
+      if (summaries[c].any)
+        classes.push_back({maps + (b * p.classes + c) * in_pixels, c,
+                           std::max(p.threshold * summaries[c].largest, 0.0)});
     }
     if (!all_finite) return;
 

@@ -8,6 +8,8 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 `write_labels`        label map -> PNG with the PASCAL VOC palette
 `read_labels`         PNG (palette or gray) -> label map
 `read_photo`          photo of any common format -> RGB, upright
+`read_maps`           activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
+`write_maps`          activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
 `read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
 ====================  ==========================================================================
 """
@@ -15,7 +17,17 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 from __future__ import annotations
 
 from cuekit.io.labels import read_labels, write_labels
+from cuekit.io.maps import Maps, read_maps, write_maps
 from cuekit.io.photo import read_photo
 from cuekit.io.sec import SecCues, read_sec_cues
 
-__all__ = ["SecCues", "read_labels", "read_photo", "read_sec_cues", "write_labels"]
+__all__ = [
+    "Maps",
+    "SecCues",
+    "read_labels",
+    "read_maps",
+    "read_photo",
+    "read_sec_cues",
+    "write_labels",
+    "write_maps",
+]

@@ -220,7 +220,7 @@ def read_container(file: IO[bytes], file_size: int, max_bytes: int) -> object:
         ) as error:
             raise ValueError(f"a zip file must be whole and undamaged, got: {error}") from None
     if start == LEGACY_MAGIC:
-        return read_legacy(file, budget)
+        return read_legacy(file, file_size, budget)
     if not start.startswith(b"\x80"):
         raise ValueError(
             "a map file must be an .npy, an .npz, a file of torch.save, or a pickle of protocol 2 "

@@ -233,6 +233,7 @@ class Budget:
         self._opcodes = 0
         self._keys = 0
         self._array_bytes = 0
+        self._copied_bytes = 0
 
     def count_opcode(self) -> None:
         self._opcodes += 1
@@ -246,6 +247,15 @@ class Budget:
         self._keys += 1
         if self._keys > _MAX_KEYS:
             raise ValueError(f"the dict must have at most {_MAX_KEYS} keys, got more")
+
+    def count_copy(self, nbytes: int) -> None:
+        # A pickle can name one string many times; what is made of it each time adds up.
+        self._copied_bytes += nbytes
+        if self._copied_bytes > self.max_bytes:
+            raise ValueError(
+                f"bytes that are encoded as text, and storages, must have at most max_bytes = "
+                f"{self.max_bytes} bytes together, got {self._copied_bytes}"
+            )
 
     def count_array(self, nbytes: int) -> None:
         # Counted per key: one array of the file can be stored under many keys.
@@ -291,11 +301,18 @@ def unpickle_objects(
         raise ValueError(f"{error} (at byte {stream.opcode_position} of the pickle)") from None
 
 
-def read_legacy(source: IO[bytes], budget: Budget) -> object:
+def read_legacy(source: IO[bytes], size: int, budget: Budget) -> object:
     """Read a file of torch's first format, whose storages follow the pickled objects.
 
     `torch.save` wrote it before torch 1.6. Pickled tensors still contain it: each holds its storage
     as such a file.
+
+    Parameters
+    ----------
+    source : binary file
+    size : int
+        Its size in bytes.
+    budget : Budget
 
     Raises
     ------
@@ -303,6 +320,7 @@ def read_legacy(source: IO[bytes], budget: Budget) -> object:
         As `unpickle_objects`, or if the file does not begin with `LEGACY_MAGIC`, is damaged, or has
         more bytes after the last storage.
     """
+    budget.count_copy(size)
     if source.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
         raise ValueError("a file of torch's first format must begin with its magic number")
     system = unpickle_objects(source, budget)
@@ -328,11 +346,6 @@ def read_legacy(source: IO[bytes], budget: Budget) -> object:
         count = int.from_bytes(source.read(8), "little")
         if count != storage.count:
             raise ValueError(f"a storage must have {storage.count} elements, got {count}")
-        if storage.nbytes > budget.max_bytes:
-            raise ValueError(
-                f"a storage must have at most max_bytes = {budget.max_bytes} bytes, "
-                f"got {storage.nbytes}"
-            )
         storage.fill(read_bytes(source, storage.nbytes))
     if source.read(1):
         raise ValueError("nothing may follow the last storage, got more bytes")
@@ -602,7 +615,9 @@ class _Interpreter(Generic[_T]):
         elif function is _Global.SCALAR:
             self._push(_scalar(arguments))
         elif function is _Global.ENCODE:
-            self._push(_encoded(arguments))
+            encoded = _encoded(arguments)
+            self._budget.count_copy(len(encoded))
+            self._push(encoded)
         elif function is _Global.BYTES and arguments == ():
             self._push(b"")
         else:
@@ -728,7 +743,7 @@ class _TensorInterpreter(_Interpreter[object]):
                 )
         if self._load_storage is not None:
             raise ValueError("a storage must not contain another file")
-        storage = read_legacy(io.BytesIO(data), self._budget)
+        storage = read_legacy(io.BytesIO(data), len(data), self._budget)
         if not isinstance(storage, Storage):
             raise ValueError(  # noqa: TRY004 - the file is wrong, not an argument
                 f"a tensor's bytes must hold one storage, got {show(storage)}"

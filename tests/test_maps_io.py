@@ -1,5 +1,6 @@
 """cuekit.io.read_maps and write_maps: every published format, our own, and files that attack."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -14,13 +15,22 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from common import EXAMPLES, needs
+from common import DATA, EXAMPLES, needs, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cuekit.io import Maps, _archive, read_maps, write_maps
+from cuekit.io import (
+    Maps,
+    SecCues,
+    _archive,
+    read_maps,
+    read_sec_cues,
+    write_maps,
+    write_sec_cues,
+)
 
+SEC = DATA / "sec-cues" / "localization_cues.pickle.gz"
 RNG = np.random.default_rng(0)
 H, W = 6, 9
 MAPS = RNG.random((2, H, W), np.float32)
@@ -355,6 +365,7 @@ UNKNOWN = {
     "sizes by class": ({0: MAPS[0], 14: MAPS[0, 1:]}, r"maps must have one shape and dtype"),
     "negative class": ({-1: MAPS[0]}, r"class ids of format 'psa' must be distinct and in 0\.\."),
     "NaN": ({0: MAPS[0], 14: MAPS[1] * np.nan}, r"must be finite where they tell PSA's CAMs"),
+    "infinity": ({0: MAPS[0] * np.inf, 14: MAPS[1] * -np.inf}, r"must be finite where they tell"),
     "empty": ({}, r"must have at least one map, got an empty dict: no classes"),
 }
 
@@ -1256,3 +1267,129 @@ def test_our_own_file_is_bounded(tmp_path):
     for name in ("cues", "maps"):
         with peak_below(2**21), pytest.raises(ValueError, match="at most max_bytes = 1500000"):
             read_maps(tmp_path / name, max_bytes=1_500_000)
+
+
+# ------------------------------------------------------------------------------------- SEC's cues
+
+
+def sec_cues(shape, seed=0, tags=(2, 5)):
+    cues = np.random.default_rng(seed).random(shape) < 0.2
+    return SecCues(np.array(tags), cues)
+
+
+def assert_equal_cues(read, written):
+    assert list(read) == list(written)
+    for key, each in written.items():
+        np.testing.assert_array_equal(read[key].cues, each.cues)
+        assert read[key].labels.tolist() == sorted(each.labels.tolist())
+
+
+@pytest.mark.parametrize("name", ["cues.pickle", "cues.pickle.gz"])
+@pytest.mark.parametrize("keys", [(0, 7, 12), ("2008_007028", "a_cues", "日本"), ("000", "1")])
+def test_sec_cues_are_read_back(tmp_path, name, keys):
+    written = {key: sec_cues((21, 41, 41), seed) for seed, key in enumerate(keys)}
+    write_sec_cues(tmp_path / name, written)
+    assert_equal_cues(read_sec_cues(tmp_path / name), written)
+    first = (tmp_path / name).read_bytes()
+    write_sec_cues(tmp_path / name, read_sec_cues(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == first
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=15)),
+    st.data(),
+)
+def test_sec_cues_of_any_shape(scratch, masks, data):
+    tags = data.draw(st.lists(st.integers(1, len(masks)), unique=True)) if len(masks) > 1 else []
+    tags = [tag for tag in tags if tag < len(masks)]
+    written = {5: SecCues(np.array(tags, np.uint8), masks)}
+    write_sec_cues(scratch, written)
+    read = read_sec_cues(scratch, num_classes=len(masks), size=masks.shape[1:])
+    assert_equal_cues(read, written)
+    with scratch.open("rb") as file:
+        unpickled = pickle.load(file)
+    np.testing.assert_array_equal(unpickled["5_cues"], np.nonzero(masks))
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "latin1"}, {"encoding": "ASCII"}])
+def test_pickle_reads_what_write_sec_cues_writes(tmp_path, options):
+    cues = sec_cues((300, 200, 130))
+    write_sec_cues(tmp_path / "a", {12: cues, 3: SecCues(np.array([], int), cues.cues & False)})
+    with (tmp_path / "a").open("rb") as file:
+        read = pickle.load(file, **options)
+    assert list(read) == ["12_labels", "12_cues", "3_labels", "3_cues"]
+    for key, expected in {
+        "12_labels": [2, 5],
+        "12_cues": np.nonzero(cues.cues),
+        "3_labels": [],
+        "3_cues": np.zeros((3, 0)),
+    }.items():
+        assert read[key].dtype == np.dtype("<i8")
+        np.testing.assert_array_equal(read[key], expected)
+    assert b"numpy._core" not in (tmp_path / "a").read_bytes()  # which NumPy 1 does not have
+
+
+def test_sec_cues_by_an_image_list(tmp_path):
+    names = tmp_path / "input_list.txt"
+    names.write_text("b c.jpg 8\n\ndir/a.jpg 10\n")
+    written = {"a": sec_cues((21, 41, 41)), "b c": sec_cues((21, 41, 41), 1)}
+    write_sec_cues(tmp_path / "a", written, image_list=names)
+    assert list(read_sec_cues(tmp_path / "a")) == [8, 10]
+    read = read_sec_cues(tmp_path / "a", image_list=names)
+    assert_equal_cues({key: read[key] for key in written}, written)
+    with pytest.raises(ValueError, match="photos of cues must be in image_list, got 'd'"):
+        write_sec_cues(tmp_path / "a", {"d": written["a"]}, image_list=names)
+    with pytest.raises(ValueError, match="photos of cues must be in image_list, got 8"):
+        write_sec_cues(tmp_path / "a", {8: written["a"]}, image_list=names)
+
+
+def test_no_images(tmp_path):
+    write_sec_cues(tmp_path / "a", {})
+    assert len(read_sec_cues(tmp_path / "a")) == 0
+
+
+CUES = sec_cues((21, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("cues", "error", "message"),
+    [
+        ([CUES], TypeError, r"cues must be a mapping of SecCues, got list"),
+        ({0: CUES.cues}, TypeError, r"values of cues must be SecCues, got ndarray for 0"),
+        ({1.5: CUES}, TypeError, r"keys of cues must be integers or strings, got 1\.5"),
+        ({True: CUES}, TypeError, r"keys of cues must be integers or strings, got True"),
+        ({-1: CUES}, ValueError, r"image indices must be in 0\.\.999999999, got -1"),
+        ({10**9: CUES}, ValueError, r"image indices must be in 0\.\.999999999"),
+        ({"": CUES}, ValueError, r"photo ids must be text of 1 to 900 bytes, got ''"),
+        ({"日" * 301: CUES}, ValueError, r"photo ids must be text of 1 to 900 bytes"),
+        ({"\udcff": CUES}, ValueError, r"photo ids must be text"),
+        ({"12": CUES}, ValueError, r"photo ids that all look like .* got '12' first: pass them as"),
+        ({"a": CUES, 3: CUES}, ValueError, r"keys of cues must be all indices or all photo ids"),
+        ({0: CUES, 1: sec_cues((21, 5, 5))}, ValueError, r"must have one shape, got \(21, 5, 5\) "),
+        ({0: sec_cues((4, 5))}, ValueError, r"cues\[0\]\.cues must have shape \(K, H, W\)"),
+        ({0: sec_cues((4, 5, 5))}, ValueError, r"cues\[0\]\.labels must be in 1\.\.3, got 5"),
+        ({0: sec_cues((9, 5, 5), 0, [0])}, ValueError, r"labels must be in 1\.\.8, got 0"),
+        ({0: sec_cues((9, 5, 5), 0, [2, 2])}, ValueError, r"labels must be distinct, of shape"),
+        ({0: sec_cues((9, 5, 5), 0, [0.5])}, TypeError, r"labels must have any integer dtype"),
+        ({0: SecCues(np.array([1]), CUES.cues * 1)}, TypeError, r"\.cues must have dtype bool"),
+    ],
+)
+def test_wrong_cues_write_nothing(tmp_path, cues, error, message):
+    with pytest.raises(error, match=message):
+        write_sec_cues(tmp_path / "a", cues)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_data(SEC)
+def test_the_published_cues_are_written_as_they_are(tmp_path):
+    cues = read_sec_cues(SEC)
+    some = {index: cues[index] for index in list(cues)[:300]}
+    write_sec_cues(tmp_path / "a", some)
+    with gzip.open(SEC) as published, (tmp_path / "a").open("rb") as written:
+        expected = pickle.load(published, encoding="latin1")
+        read = pickle.load(written)
+    assert len(read) == 600
+    for key, array in read.items():
+        assert array.dtype == expected[key].dtype
+        np.testing.assert_array_equal(array, expected[key])

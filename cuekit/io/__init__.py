@@ -11,6 +11,7 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 `read_maps`           activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
 `write_maps`          activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
 `read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
+`write_sec_cues`      cues -> a file like SEC's
 ====================  ==========================================================================
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 from cuekit.io.labels import read_labels, write_labels
 from cuekit.io.maps import Maps, read_maps, write_maps
 from cuekit.io.photo import read_photo
-from cuekit.io.sec import SecCues, read_sec_cues
+from cuekit.io.sec import SecCues, read_sec_cues, write_sec_cues
 
 __all__ = [
     "Maps",
@@ -30,4 +31,5 @@ __all__ = [
     "read_sec_cues",
     "write_labels",
     "write_maps",
+    "write_sec_cues",
 ]

@@ -271,7 +271,8 @@ def _recognise(entries: _Entries) -> str:
 def _recognise_by_class(entries: _Entries) -> str:
     if 0 not in entries or len(entries) == 1:
         return "psa"
-    total = _stacked_by_class(entries).sum(axis=0, dtype=np.float64)
+    with np.errstate(all="ignore"):  # any bits may be in a file
+        total = _stacked_by_class(entries).sum(axis=0, dtype=np.float64)
     if not np.isfinite(total).all():
         raise _UnfitError("maps must be finite where they tell PSA's CAMs from its CRF output")
     return "psa-crf" if (np.abs(total - 1) < _SUM_TOLERANCE).all() else "psa"
@@ -660,7 +661,7 @@ def _dequantised(levels: NDArray[Any], scale: NDArray[Any], max_bytes: int) -> N
     _check_expanded(4 * levels.size, max_bytes)
     maps = np.empty(levels.shape, np.float32)
     for source, target, (low, step) in zip(levels, maps, scale.astype(np.float64), strict=True):
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             table = (low + step * np.arange(256)).astype(np.float32)
         target[...] = table[source]
     return maps

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -19,12 +20,15 @@ from common import DATA, EXAMPLES, needs, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
+import cuekit
 from cuekit.io import (
     Maps,
     SecCues,
     _archive,
     read_maps,
+    read_masks,
     read_sec_cues,
     write_maps,
     write_sec_cues,
@@ -1259,6 +1263,21 @@ def test_damaged_files_of_our_own_are_refused(tmp_path, entries, message):
         read_maps(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("code", [0xD800, 0x110000, 2**32 - 1])
+def test_characters_that_do_not_exist(tmp_path, code):
+    np.savez(tmp_path / "a.npz", **OWN, provenance=np.array("abc"))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries["provenance.npy"] = entries["provenance.npy"][:-4] + struct.pack("<I", code)
+    with pytest.raises(ValueError, match="can't decode"):
+        read_maps(zip_of(tmp_path / "a.npz", entries.items()))
+
+
+def test_strings_of_the_other_byte_order(tmp_path):
+    np.savez(tmp_path / "a.npz", **OWN, provenance=np.array("日本").astype(">U5"))
+    assert read_maps(tmp_path / "a.npz").provenance == "日本"
+
+
 def test_our_own_file_is_bounded(tmp_path):
     cues = np.zeros((4, 1000, 1000), bool)
     write_maps(tmp_path / "cues", cues, range(1, 5))
@@ -1393,3 +1412,311 @@ def test_the_published_cues_are_written_as_they_are(tmp_path):
     for key, array in read.items():
         assert array.dtype == expected[key].dtype
         np.testing.assert_array_equal(array, expected[key])
+
+
+# ------------------------------------------------------------------------------------------ masks
+
+
+def run_lengths(mask):
+    """COCO's uncompressed run lengths, pixel by pixel."""
+    counts, value = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def compressed(rle):
+    """The characters of COCO's maskApi, written from its description."""
+    text = ""
+    counts = rle["counts"]
+    for i, count in enumerate(counts):
+        number = count - counts[i - 2] if i > 2 else count
+        more = True
+        while more:
+            piece = number & 31
+            number >>= 5
+            more = number != (-1 if piece & 16 else 0)
+            text += chr(48 + piece + 32 * more)
+    return {"size": rle["size"], "counts": text}
+
+
+def as_records(segmentations):
+    """What SAM's mask generator returns."""
+    return [
+        {
+            "segmentation": segmentation,
+            "area": 7,
+            "bbox": [1.0, 2, 3.5, 4],
+            "predicted_iou": 0.9,
+            "point_coords": [[3.5, 4.5]],
+            "stability_score": 0.97,
+            "crop_box": [0, 0, 9, 6],
+        }
+        for segmentation in segmentations
+    ]
+
+
+def write_folder(folder, masks):
+    """As SAM's amg.py."""
+    folder.mkdir(exist_ok=True)
+    rows = ["id,area,bbox_x0,predicted_iou"]
+    for i, mask in enumerate(masks):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{i}.png")
+        rows.append(f"{i},7,1.0,0.9")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+MASKS = RNG.random((12, H, W)) < 0.3
+MASKS[0] = False
+MASKS[1] = True
+
+FORMS = {
+    "JSON, compressed": lambda masks: json.dumps(
+        as_records([compressed(run_lengths(mask)) for mask in masks])
+    ).encode(),
+    "JSON, lists": lambda masks: json.dumps(
+        as_records([run_lengths(mask) for mask in masks])
+    ).encode(),
+    "pickle, lists": lambda masks: pickle.dumps(as_records([run_lengths(mask) for mask in masks])),
+    "pickle, compressed": lambda masks: pickle.dumps(
+        as_records([compressed(run_lengths(mask)) for mask in masks]), 2
+    ),
+    "pickle, bytes": lambda masks: pickle.dumps(
+        as_records(
+            [
+                {"size": mask.shape, "counts": compressed(run_lengths(mask))["counts"].encode()}
+                for mask in masks
+            ]
+        )
+    ),
+    "pickle, bool": lambda masks: pickle.dumps(as_records(list(masks)), 3),
+    "pickle, bool of other orders": lambda masks: pickle.dumps(
+        as_records([np.asfortranarray(mask) for mask in masks]), 5
+    ),
+}
+
+
+def check_masks(read, expected):
+    assert read.dtype == expected.dtype
+    np.testing.assert_array_equal(read, expected)
+    assert read.flags.c_contiguous
+    assert read.flags.writeable
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_masks_of_a_file(tmp_path, form):
+    (tmp_path / "a").write_bytes(form(MASKS))
+    check_masks(read_masks(tmp_path / "a"), MASKS)
+
+
+def test_masks_of_a_folder(tmp_path):
+    folder = write_folder(tmp_path / "a", MASKS)
+    (folder / "overview.png").write_bytes(b"not a mask")
+    check_masks(read_masks(folder), MASKS)  # 10.png after 9.png
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    (folder / "metadata.csv").write_text("\r\n".join([lines[0], *lines[:0:-1], ""]))
+    check_masks(read_masks(folder), MASKS[::-1])
+
+
+@pytest.mark.parametrize("dtype", ["i1", "<i2", ">i4", "<i8", "u2"])
+def test_label_maps(tmp_path, dtype):
+    labels = RNG.integers(0, 9, (H, W)).astype(dtype)
+    if labels.dtype.kind == "i":
+        labels[2, 3] = -1
+    for each in (labels, np.asfortranarray(labels)):
+        np.save(tmp_path / "a.npy", each)
+        check_masks(read_masks(tmp_path / "a.npy"), labels.astype(np.int32))
+
+
+def test_masks_are_superpixels(tmp_path):
+    cues = MAPS[:, ::2, ::2] > 0.5
+    labels = RNG.integers(-1, 4, (H, W))
+    np.save(tmp_path / "labels.npy", labels)
+    stack = labels == np.arange(4)[:, None, None]
+    (tmp_path / "stack").write_bytes(FORMS["JSON, compressed"](stack))
+    first = cuekit.snap_cues(cues, read_masks(tmp_path / "labels.npy"))
+    second = cuekit.snap_cues(cues, read_masks(tmp_path / "stack"))
+    np.testing.assert_array_equal(first[:, labels >= 0], second[:, labels >= 0])
+
+
+@settings(deadline=None)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70)))
+def test_run_lengths_are_decoded(scratch, mask):
+    for segmentation in (compressed(run_lengths(mask)), run_lengths(mask)):
+        scratch.write_text(json.dumps(as_records([segmentation])))
+        check_masks(read_masks(scratch), mask[None])
+
+
+@settings(deadline=None)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70)))
+def test_run_lengths_are_those_of_pycocotools(scratch, mask):
+    coco = pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert encoded["counts"].decode() == compressed(run_lengths(mask))["counts"]
+    segmentation = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    scratch.write_text(json.dumps(as_records([segmentation])))
+    check_masks(read_masks(scratch), mask[None])
+
+
+def test_long_runs(tmp_path):
+    """Counts of several pieces, rising and falling."""
+    mask = np.zeros((700, 900), bool)
+    mask[300:, 20:400] = True
+    mask[:5, 500] = True
+    mask[-1, -1] = True
+    for form in ("JSON, compressed", "pickle, lists"):
+        (tmp_path / "a").write_bytes(FORMS[form]([mask, ~mask]))
+        check_masks(read_masks(tmp_path / "a"), np.stack([mask, ~mask]))
+
+
+def json_of(size=(6, 9), counts=(54,), **fields):
+    record = {"segmentation": {"size": list(size), "counts": counts}, **fields}
+    return json.dumps([record]).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"must be a folder of SAM's, a JSON list, .* got first bytes b''"),
+        (b"{}", r"got first bytes b'\{\}'"),
+        (b"[", r"a JSON of masks must be whole and undamaged, got: Expecting value"),
+        (b"[" * 10**6, r"must be whole and undamaged|recursion"),
+        (b"[]", r"a list of masks must have at least one mask, got none"),
+        (b"[1]", r"masks must be a list of dicts, got a list of 1 items"),
+        (b"[{}]", r"must be a dict of size and counts, or a bool array, got None for mask 0"),
+        (b"[\xff]", r"must be whole and undamaged"),
+        (b"[" + b"9" * 5000 + b"]", r"must be whole and undamaged"),
+        (json_of((6, 9, 1)), r"a mask's size must be \[height, width\], got a list of 3 items"),
+        (json_of((6, -9)), r"a mask's size must be two integers >= 1, got \(6, -9\)"),
+        (json_of((6, 0)), r"a mask's size must be two integers >= 1"),
+        (json_of((6, True)), r"a mask's size must be two integers >= 1"),
+        (json_of((6.0, 9)), r"a mask's size must be two integers >= 1"),
+        (json_of((6, 2**31)), r"a mask's size must be two integers >= 1"),
+        (json_of((2**30, 2**30)), r"at most max_bytes = 1048576 bytes, got 1152921504606846976"),
+        (json_of(counts=None), r"counts of a mask must be text or integers, got None"),
+        (json_of(counts=[54.0]), r"counts of a mask must be text or integers, got a list of 1"),
+        (json_of(counts=[53]), r"counts of a mask of 6 x 9 must add up to 54"),
+        (json_of(counts=[]), r"must add up to 54"),
+        (json_of(counts=""), r"must add up to 54"),
+        (json_of(counts=[55, -1]), r"integers >= 0, got others"),
+        (json_of(counts=[2**63]), r"integers >= 0, got others"),
+        (json_of(counts=[2**61] * 8), r"counts of a mask must be in 0\.\.54, got others"),
+        (json_of(counts=[54] * 9), r"must add up to 54"),
+        (json_of(counts="/"), r"compressed counts must be whole, in '0' to 'o', got '/'"),
+        (json_of(counts="p"), r"compressed counts must be whole"),
+        (json_of(counts="日"), r"compressed counts must be whole|must be in"),
+        (json_of(counts="P"), r"compressed counts must be whole"),
+        (json_of(counts="P" * 7 + "0"), r"a compressed count must have at most 7 characters"),
+        (json_of(counts="o" * 6 + "0"), r"counts of a mask must be in 0\.\.54, got others"),
+        (json_of(counts="O"), r"counts of a mask must be in 0\.\.54, got others"),
+        (
+            json.dumps(as_records([run_lengths(MASKS[2]), run_lengths(MASKS[3, 1:])])).encode(),
+            r"masks must have one size, got \(5, 9\) for mask 1 after \(6, 9\)",
+        ),
+        (pickle.dumps({"a": 1}), r"masks must be a list of dicts, got dict"),
+        (pickle.dumps([]), r"at least one mask, got none"),
+        (pickle.dumps(as_records([MASKS])), r"masks must have shape \(H, W\)"),
+        (pickle.dumps(as_records([MASKS[0, :0]])), r"masks must have shape \(H, W\), H and W >= 1"),
+        (pickle.dumps(as_records([MASKS[0] * 1])), r"or a bool array, got int64 array"),
+        (pickle.dumps([]) + b"x", r"nothing may follow the pickle's STOP"),
+    ],
+)
+def test_other_masks_are_refused(scratch, data, message):
+    scratch.write_bytes(data)
+    with peak_below(16 * 2**20), pytest.raises(ValueError, match=message) as caught:
+        read_masks(scratch, max_bytes=2**20)
+    assert str(caught.value).startswith(f"{scratch}: ")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (MASKS, r"must be a label map, integers \(H, W\), got bool \(12, 6, 9\)"),
+        (MAPS[0], r"must be a label map, integers \(H, W\), got float32"),
+        (np.array([{}], object), r"must be a label map, integers \(H, W\), got objects \(1,\)"),
+        (np.zeros((0, 3), int), r"at least one pixel, got shape \(0, 3\)"),
+        (np.full((2, 2), -2), r"labels must be in -1\.\.2147483647, -1 = in no mask, got -2"),
+        (np.full((2, 2), 2**31), r"labels must be in -1\.\.2147483647, .* got 2147483648"),
+        (np.zeros((400, 400), int), r"at most max_bytes = 1048576 bytes, got 1280000"),
+    ],
+)
+def test_other_arrays_are_no_masks(scratch, array, message):
+    with scratch.open("wb") as file:
+        np.save(file, array)
+    with pytest.raises(ValueError, match=message):
+        read_masks(scratch, max_bytes=2**20)
+
+
+def test_a_label_map_is_whole(scratch):
+    with scratch.open("wb") as file:
+        np.save(file, np.zeros((3, 4), np.int32))
+    data = scratch.read_bytes()
+    for wrong, message in ((data[:-1], "must have 48 bytes"), (data + b"x", "nothing may follow")):
+        scratch.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            read_masks(scratch)
+
+
+def test_wrong_folders(tmp_path):
+    folder = write_folder(tmp_path / "a", MASKS[:3])
+    table = folder / "metadata.csv"
+    whole = table.read_text()
+
+    def refused(message, error=ValueError, **options):
+        with pytest.raises(error, match=message):
+            read_masks(folder, **options)
+
+    refused("at most max_bytes = 100 bytes, got 162 for 3 of 6 x 9", max_bytes=100)
+    table.write_text(whole.rsplit("\n", 1)[0])
+    refused("must list all numbered PNGs, got 2 rows for 3 PNGs")
+    table.write_text(whole + "\n3,7")
+    refused("must list all numbered PNGs, got 4 rows for 3 PNGs")
+    table.write_text(whole.replace("\n2,", "\n7,"))
+    refused("7.png", FileNotFoundError)
+    for wrong in ("../1", "1.5", "01", "", "x" * 5000):
+        table.write_text(whole.replace("\n2,", f"\n{wrong},"))
+        refused("the ids in metadata.csv must be numbers, got")
+    table.write_text(whole.replace("\n2,", "\n1,"))
+    refused("ids in metadata.csv must be distinct")
+    for wrong in ("", "\n", "area,id\n1,2"):
+        table.write_text(wrong)
+        refused("metadata.csv must begin with a column id, got")
+    table.write_bytes(b"\xff")
+    refused("decode")
+    table.write_text("id\n")
+    refused("must list all numbered PNGs, got 0 rows for 3 PNGs")
+    table.write_text(whole)
+    Image.fromarray(MASKS[0, 1:].astype(np.uint8)).save(folder / "1.png")
+    refused(r"masks must have one size, got \(5, 9\) in 1\.png after \(6, 9\)")
+    Image.fromarray(np.full((H, W), 254, np.uint8)).save(folder / "1.png")
+    refused(r"the pixels of masks must be 0 and 255, got others in 1\.png")
+    (folder / "1.png").write_bytes(b"x")
+    refused(r"1\.png: a label image must be a whole")
+    for path in folder.glob("*.png"):
+        path.unlink()
+    table.write_text("id\n")
+    refused("a folder of masks must have at least one mask, got none")
+    table.unlink()
+    refused("metadata.csv", FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        read_masks(tmp_path / "none")
+
+
+def test_mutated_masks_are_refused_or_read(tmp_path):
+    rng = np.random.default_rng(9)
+    path = tmp_path / "damaged"
+    for form in FORMS.values():
+        data = form(MASKS[:4])
+        for _ in range(4 * EXAMPLES // len(FORMS) + 1):
+            path.write_bytes(mutate(data, rng))
+            try:
+                read = read_masks(path, max_bytes=2**20)
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: ")  # noqa: PT017
+            else:
+                assert read.dtype == bool
+                assert read.ndim == 3

@@ -9,6 +9,7 @@ only the opcodes that a dictionary of plain NumPy arrays needs.
 `read_labels`         PNG (palette or gray) -> label map
 `read_photo`          photo of any common format -> RGB, upright
 `read_maps`           activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
+`read_masks`          masks of one photo, as SAM's programs write them -> bool stack or label map
 `write_maps`          activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
 `read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
 `write_sec_cues`      cues -> a file like SEC's
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from cuekit.io.labels import read_labels, write_labels
 from cuekit.io.maps import Maps, read_maps, write_maps
+from cuekit.io.masks import read_masks
 from cuekit.io.photo import read_photo
 from cuekit.io.sec import SecCues, read_sec_cues, write_sec_cues
 
@@ -27,6 +29,7 @@ __all__ = [
     "SecCues",
     "read_labels",
     "read_maps",
+    "read_masks",
     "read_photo",
     "read_sec_cues",
     "write_labels",

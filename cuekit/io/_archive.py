@@ -94,7 +94,7 @@ class NpyHeader:
 def _plain_dtype(order: str, kind: str, size: str) -> np.dtype[Any] | None:
     if kind == "O" and not size:
         return None
-    if kind == "U" and size and int(size) <= _MAX_TEXT:
+    if kind == "U" and size and 1 <= int(size) <= _MAX_TEXT:
         return np.dtype(f"{order}U{int(size)}")
     if kind in _SIZES and size and int(size) in _SIZES[kind]:
         return np.dtype(f"{order}{kind}{int(size)}")

@@ -284,9 +284,9 @@ def unpickle_objects(
     Returns
     -------
     object
-        What the pickle holds: a dict, whose values are as in `unpickle_arrays`, Tensors, or further
-        dicts; a Storage; or a list. A 0-d object array, as `numpy.save` writes for a dict, gives
-        the dict in it.
+        What the pickle holds: a dict, whose values are as in `unpickle_arrays`, Tensors, further
+        dicts, or lists of anything; a Storage; or a list. A 0-d object array, as `numpy.save`
+        writes for a dict, gives the dict in it.
 
     Raises
     ------
@@ -771,7 +771,23 @@ class _TensorInterpreter(_Interpreter[object]):
         if isinstance(value, Tensor):
             self._budget.count_array(value.nbytes)
             return value
-        return value if isinstance(value, dict) else super()._finished(value)
+        if isinstance(value, dict) or (isinstance(value, list | tuple) and not _is_numeric(value)):
+            return value
+        return super()._finished(value)
+
+
+def _is_numeric(items: list[object] | tuple[object, ...]) -> bool:
+    """Tell whether `_listed` makes an array of a list: of integers, or of rows of integers."""
+    return all(type(item) is int for item in items) or all(
+        all(type(item) is int for item in row)
+        if isinstance(row, list | tuple)
+        else isinstance(row, _Array) and row.value is not None and _is_vector(row.value)
+        for row in items
+    )
+
+
+def _is_vector(array: NDArray[Any]) -> bool:
+    return array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _is_object_dtype(arguments: object) -> bool:
@@ -827,7 +843,7 @@ def _integers(items: list[object] | tuple[object, ...]) -> NDArray[np.int64]:
 
 def _vector(item: object) -> NDArray[np.int64]:
     array = item.value if isinstance(item, _Array) else None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+    if array is None or not _is_vector(array):
         raise ValueError(f"rows must be integers, got {show(item)}")
     if array.size and int(array.max()) >= 2**63:
         raise ValueError(f"rows must be of int64's range, got {array.max()}")

@@ -647,7 +647,10 @@ def _own_array(entries: _Entries, name: str, kinds: str, ndim: int | None) -> ND
 
 
 def _string(entries: _Entries, name: str) -> str:
-    return str(_own_array(entries, name, "U", 0)[()])
+    array = _own_array(entries, name, "U", 0)
+    # Not str(): NumPy does not check the characters, which may be any 32 bits in a damaged file.
+    order = "be" if array.dtype.str[0] == ">" else "le"
+    return array.tobytes().decode(f"utf-32-{order}").rstrip("\0")
 
 
 def _dequantised(levels: NDArray[Any], scale: NDArray[Any], max_bytes: int) -> NDArray[np.float32]:

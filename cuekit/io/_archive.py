@@ -10,7 +10,6 @@ import io
 import math
 import re
 import struct
-import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -34,6 +33,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 _MAX_HEADER = 10_000  # of a .npy; structured dtypes, which need more, are not read
 # The largest piece of a zip file that is read at once. It bounds the list of entries: some 20 000.
 _MAX_READ = 2**20
+_STORED, _DEFLATED = 0, 8  # compression methods; others may need much memory
 _MAX_ENTRIES = 1000
 _MAX_TEXT = 10_000  # characters of a string in an .npz
 # NumPy writes the three keys in this order, with repr; other writers differ in spaces only.
@@ -127,6 +127,8 @@ class _Archive:
     """A zip file that is read with limits."""
 
     def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+        import zipfile  # here, because it imports much
+
         self._max_bytes = max_bytes
         self._bytes = 0
         self._zip = zipfile.ZipFile(_Pieces(file))
@@ -141,7 +143,7 @@ class _Archive:
 
     def open(self, name: str) -> IO[bytes]:
         info = self._zip.getinfo(name)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if info.compress_type not in (_STORED, _DEFLATED):
             raise ValueError(
                 f"entries of a zip file must be stored or deflated, got {show(name)} with "
                 f"compression method {info.compress_type}"
@@ -212,13 +214,7 @@ def read_container(file: IO[bytes], file_size: int, max_bytes: int) -> object:
     if start.startswith(NPY_MAGIC):
         return _read_npy(file, budget)
     if start.startswith(ZIP_MAGIC):
-        try:
-            return _read_zip(file, budget)
-        except (
-            *(zipfile.BadZipFile, zlib.error, EOFError, struct.error, KeyError),
-            *(NotImplementedError, RuntimeError, OverflowError, IndexError),
-        ) as error:
-            raise ValueError(f"a zip file must be whole and undamaged, got: {error}") from None
+        return _read_zip(file, budget)
     if start == LEGACY_MAGIC:
         return read_legacy(file, file_size, budget)
     if not start.startswith(b"\x80"):
@@ -248,6 +244,18 @@ def _check_end(file: IO[bytes]) -> None:
 
 
 def _read_zip(file: IO[bytes], budget: Budget) -> object:
+    import zipfile
+
+    try:
+        return _read_entries(file, budget)
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, struct.error, KeyError),
+        *(NotImplementedError, RuntimeError, OverflowError, IndexError),
+    ) as error:
+        raise ValueError(f"a zip file must be whole and undamaged, got: {error}") from None
+
+
+def _read_entries(file: IO[bytes], budget: Budget) -> object:
     archive = _Archive(file, budget.max_bytes)
     pickles = [name for name in archive.names if name.endswith("/data.pkl")]
     if len(pickles) == 1 and pickles[0].count("/") == 1:

@@ -8,10 +8,9 @@ class ids, or one more if a background map comes first.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 
@@ -99,7 +98,6 @@ _MEANINGS = {
     "weaktr": "ids in which 0 is the background",
 }
 _LOGITS_KEYS = ("msc_segs", "msc_seg", "segs")
-_FORMATS = ("auto", "psa", "psa-crf", *_LAYOUTS, "logits", "cuekit")
 
 Format: TypeAlias = Literal[
     "auto",
@@ -116,6 +114,7 @@ Format: TypeAlias = Literal[
     "logits",
     "cuekit",
 ]
+_FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class _UnfitError(Exception):
@@ -506,6 +505,19 @@ def write_maps(
     ``provenance``  a string, if given
     ==============  ==========================================================================
 
+    Sizes, for 200 photos of PASCAL VOC with 1.5 maps each, of a network of stride 16, resized:
+
+    ========================  ========  ========  ==========
+    kilobytes for each photo  stride 4  stride 8  photo size
+    ========================  ========  ========  ==========
+    uint8                          9.0       3.5          51
+    float16                         23       6.8         288
+    cues                           1.2       1.0
+    PSA's ``.npy``, float32                             1083
+    ========================  ========  ========  ==========
+
+    So the 10 582 photos that the field trains on take 96 MB at stride 4, and 37 MB at stride 8.
+
     Without cuekit::
 
         with np.load(path) as file:
@@ -591,6 +603,8 @@ def _encoded(stack: NDArray[Any], encoding: str) -> dict[str, NDArray[Any]]:
 
 
 def _write_npz(file: IO[bytes], entries: Mapping[str, NDArray[Any]]) -> None:
+    import zipfile
+
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in entries.items():
             # A fixed date, as NumPy's: equal maps give equal files.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 from pathlib import Path
@@ -101,6 +99,8 @@ def _read_file(file: IO[bytes], size: int, max_bytes: int) -> NDArray[Any]:
 
 
 def _parsed(text: bytes) -> object:
+    import json
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,6 +137,8 @@ def _read_folder(folder: Path, max_bytes: int) -> NDArray[np.bool_]:
 
 
 def _listed_ids(path: Path) -> list[str]:
+    import csv
+
     with path.open("rb") as file:
         data = read_bytes(file, _MAX_CSV + 1)
     if len(data) > _MAX_CSV:
@@ -243,7 +245,7 @@ def _decompressed(counts: str | bytes) -> NDArray[np.int64]:
     piece of a number is signed. From the fourth number on, the difference from the number two
     places before is written.
     """
-    data = counts.encode(errors="replace") if isinstance(counts, str) else counts
+    data = counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts
     pieces = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if pieces.size == 0:
         return pieces

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import struct
@@ -312,6 +311,8 @@ def write_sec_cues(
     names = _written_names(cues, indices)
     with replace_file(file_path) as file:
         if file_path.name.endswith(".gz"):
+            import gzip
+
             # No name and no time: equal cues give equal files.
             with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
                 _write_pickle(cast("IO[bytes]", compressed), cues, names)

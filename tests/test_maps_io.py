@@ -734,6 +734,29 @@ def test_one_text_many_times_is_refused(scratch):
         read_maps(scratch, max_bytes=2**20)
 
 
+@pytest.mark.parametrize("last", [b"K\1", b"N"])
+def test_one_list_many_times_is_refused(scratch, last):
+    """A row that a list holds many times is looked at many times, for each of many keys."""
+    row = b"](" + b"K\1" * 8000 + last + b"eq\1"
+    outer = b"](" + row + b"h\1" * 8000 + b"eq\2"
+    keys = b"".join(text(f"{i}") + b"h\2" for i in range(1000))
+    scratch.write_bytes(b"\x80\x02}(" + text("a") + outer + keys + b"u.")
+    start = time.perf_counter()
+    with peak_below(8 * 2**20), pytest.raises(ValueError, match="must have at most max_bytes = 10"):
+        read_maps(scratch, max_bytes=2**20)
+    assert time.perf_counter() - start < 5
+
+
+def test_one_tuple_many_times_costs_no_time(scratch):
+    """10 000 tuples that all are one of 10 000 items: 10**8 items to look at, 50 times."""
+    inner = b"(" + b"K\1" * 9000 + b"tq\1"
+    scratch.write_bytes(b"\x80\x02}" + inner + (b"(" + b"h\1" * 9000 + b"tq\2") * 50 + b"\x85\x85.")
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="tuples must be nested at most 2 deep"):
+        read_maps(scratch)
+    assert time.perf_counter() - start < 20  # 2 seconds, on a machine that does nothing else
+
+
 def test_bool_tensors_hold_0_and_1(scratch):
     kind = b"ctorch\nBoolStorage\n"
     data = legacy(outside(8, kind), data=((8, bytes([0, 1] * 4)),))

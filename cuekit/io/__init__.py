@@ -2,7 +2,7 @@
 
 No reader here can run code from a file. Pickles are not unpickled: their opcodes are listed with
 :func:`pickletools.genops`, which parses without executing anything, and a small interpreter accepts
-only the opcodes that a dictionary of plain NumPy arrays needs.
+only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 
 ====================  ==========================================================================
 `write_labels`        label map -> PNG with the PASCAL VOC palette

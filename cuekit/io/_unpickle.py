@@ -144,6 +144,12 @@ class _ObjectDType:
         self.complete = False
 
 
+class _OuterTuple(tuple[object, ...]):
+    """A tuple that contains tuples. Its type tells so without a look at all items of all items."""
+
+    __slots__ = ()
+
+
 class _Hooks:
     """The empty OrderedDict that is a tensor's last field."""
 
@@ -253,8 +259,8 @@ class Budget:
         self._copied_bytes += nbytes
         if self._copied_bytes > self.max_bytes:
             raise ValueError(
-                f"bytes that are encoded as text, and storages, must have at most max_bytes = "
-                f"{self.max_bytes} bytes together, got {self._copied_bytes}"
+                f"storages, lists, and bytes that are written as text must have at most max_bytes "
+                f"= {self.max_bytes} bytes together, got {self._copied_bytes}"
             )
 
     def count_array(self, nbytes: int) -> None:
@@ -564,9 +570,10 @@ class _Interpreter(Generic[_T]):
 
     def _push_tuple(self, items: list[object]) -> None:
         # The deepest tuple needed is an array's state, which contains its shape.
-        if any(type(inner) is tuple for item in items if type(item) is tuple for inner in item):
+        if any(type(item) is _OuterTuple for item in items):
             raise ValueError("tuples must be nested at most 2 deep, got 3")
-        self._push(tuple(items))
+        outer = any(type(item) is tuple for item in items)
+        self._push(_OuterTuple(items) if outer else tuple(items))
 
     def _append(self, items: list[object]) -> None:
         target = self._pop()
@@ -771,8 +778,14 @@ class _TensorInterpreter(_Interpreter[object]):
         if isinstance(value, Tensor):
             self._budget.count_array(value.nbytes)
             return value
-        if isinstance(value, dict) or (isinstance(value, list | tuple) and not _is_numeric(value)):
+        if isinstance(value, dict):
             return value
+        if isinstance(value, list | tuple):
+            # A row that a list holds many times is looked at many times: counted first.
+            rows = sum(len(row) for row in value if isinstance(row, list | tuple))
+            self._budget.count_copy(8 * (len(value) + rows))
+            if not _is_numeric(value):
+                return value
         return super()._finished(value)
 
 
@@ -979,7 +992,7 @@ def show(value: object) -> str:
         case None | bool() | int() | float():
             return repr(value)
         case tuple():
-            items = ["(...)" if type(v) is tuple else show(v) for v in value[:_MAX_DIMENSIONS]]
+            items = ["(...)" if isinstance(v, tuple) else show(v) for v in value[:_MAX_DIMENSIONS]]
             return f"({', '.join([*items, '...'] if len(value) > len(items) else items)})"
         case list():
             return f"a list of {len(value)} items"

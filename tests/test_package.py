@@ -24,6 +24,7 @@ FUNCTIONS = [
     *(f"metrics.{name}" for name in ("confusion_matrix", "iou", "mean_iou", "cue_statistics")),
     *(f"metrics.{name}" for name in ("bootstrap", "pixel_accuracy", "mean_accuracy")),
     *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "read_photo", "write_labels")),
+    *(f"io.{name}" for name in ("read_maps", "read_masks", "write_maps", "write_sec_cues")),
     *(
         f"losses.{name}_loss"
         for name in ("seed", "constrain_to_boundary", "expansion", "dense_energy")

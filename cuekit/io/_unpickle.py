@@ -5,6 +5,11 @@ the few opcodes that pickled arrays, lists and numbers consist of, and refuses e
 its position in the file. Names of functions are compared with a short list and never imported.
 Memory and time are bounded as well: a small file cannot make the interpreter allocate much or work
 for long.
+
+Torch tensors are read as well where a reader asks for them, without torch: a tensor is a shape and
+strides over a *storage*, which is plain memory (`cuekit.io._tensors`). torch's `_load_from_bytes`,
+which would unpickle, is not called: the bytes that it is given hold pickles, which go through this
+interpreter like any other.
 """
 
 from __future__ import annotations
@@ -15,16 +20,20 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
+from cuekit.io._tensors import STORAGES, Storage, Tensor
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cuekit.io._common import PathLike
+
+    LoadStorage = Callable[[str, str, int], Storage]
 
 _T = TypeVar("_T")
 
@@ -50,15 +59,19 @@ _OPERAND_LIMITS: dict[str, int | None] = {
     **dict.fromkeys(("EMPTY_LIST", "APPEND", "APPENDS"), 8),
     **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), 8),
     **dict.fromkeys(("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"), 8),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), 8),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), 8),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"), 8),
     **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), None),
     **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING"), None),
     **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), None),
 }
+_TENSOR_OPERAND_LIMITS = {**_OPERAND_LIMITS, "BINPERSID": 8}
 _TEXT_OPCODES = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _FIXED_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_OBJECT_DTYPES = ("O8", "O4")  # the number is the size of a pointer
+# What precedes the objects in a file of torch's first format: a magic number, and version 1001.
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
 
@@ -75,12 +88,34 @@ class _Global(enum.Enum):
     BYTES = "__builtin__.bytes"
 
 
+class _StorageType:
+    """A torch storage class, of which only the elements' dtype matters."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+
+class _TensorGlobal(enum.Enum):
+    """The further callables of a pickle with torch tensors."""
+
+    REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
+    LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
+    ORDERED_DICT = "collections.OrderedDict"  # of a tensor's hooks; always empty here
+
+
 _GLOBALS = {
     **{member.value: member for member in _Global},
     **{  # NumPy 2
         member.value.replace("numpy.core.", "numpy._core."): member
         for member in (_Global.RECONSTRUCT, _Global.FROM_BUFFER, _Global.SCALAR)
     },
+}
+_TENSOR_GLOBALS: dict[str, object] = {
+    **_GLOBALS,
+    **{member.value: member for member in _TensorGlobal},
+    **{f"torch.{name}": _StorageType(dtype) for name, dtype in STORAGES.items()},
 }
 _NAME_LINE = re.compile(rb"[A-Za-z0-9_.]+\n")
 _MARK = object()
@@ -95,6 +130,30 @@ class _DType:
     def __init__(self, code: str) -> None:
         self.code = code
         self.value: np.dtype[Any] | None = None
+
+
+class _ObjectDType:
+    """The dtype of the 0-d array in which `numpy.save` stores a dict.
+
+    A class of its own, so that no array of bytes can ever get it: they would be used as pointers.
+    """
+
+    __slots__ = ("complete",)
+
+    def __init__(self) -> None:
+        self.complete = False
+
+
+class _OuterTuple(tuple[object, ...]):
+    """A tuple that contains tuples. Its type tells so without a look at all items of all items."""
+
+    __slots__ = ()
+
+
+class _Hooks:
+    """The empty OrderedDict that is a tensor's last field."""
+
+    __slots__ = ()
 
 
 class _Array:
@@ -143,11 +202,10 @@ def unpickle_arrays(
         if file.peek(2)[:2] == b"\x1f\x8b":
             # A second buffer, because GzipFile implements small reads in Python.
             source = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=file)))
-        size = os.fstat(file.fileno()).st_size
-        most = min(_MAX_OPCODES, _FEW_OPCODES + _OPCODES_PER_BYTE * size)
-        stream = _PickleStream(source, max_bytes)
+        budget = Budget(os.fstat(file.fileno()).st_size, max_bytes)
+        stream = _PickleStream(source, max_bytes, _OPERAND_LIMITS)
         try:
-            return _interpret(stream, convert, most)
+            return _whole_dict(stream, _Interpreter(convert, budget), budget)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             rule = f"gzip data must be whole and undamaged, got: {error}"
         except ValueError as error:
@@ -157,35 +215,189 @@ def unpickle_arrays(
         )
 
 
-def _interpret(
-    stream: _PickleStream, convert: Callable[[int | str, object], _T], most_opcodes: int
+def _whole_dict(
+    stream: _PickleStream, interpreter: _Interpreter[_T], budget: Budget
 ) -> dict[int | str, _T]:
+    """Run the pickle of a file that contains one dict and nothing else."""
+    result = _interpret(stream, interpreter, budget)
+    if not isinstance(result, dict):
+        raise ValueError(  # noqa: TRY004 - the file is wrong, not an argument
+            f"the pickle must contain one dict, got {show(result)} and 0 more objects"
+        )
+    # Reading to the end also makes gzip compare its checksum.
+    if not stream.exhausted():
+        raise ValueError("nothing may follow the pickle's STOP, got more bytes")
+    return result
+
+
+class Budget:
+    """What all pickles of one file may cost together."""
+
+    def __init__(self, file_size: int, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.most_opcodes = min(_MAX_OPCODES, _FEW_OPCODES + _OPCODES_PER_BYTE * file_size)
+        self._opcodes = 0
+        self._keys = 0
+        self._array_bytes = 0
+        self._copied_bytes = 0
+
+    def count_opcode(self) -> None:
+        self._opcodes += 1
+        if self._opcodes > self.most_opcodes:
+            raise ValueError(
+                f"the pickle must have at most {self.most_opcodes} opcodes, got more: write "
+                "arrays, not lists"
+            )
+
+    def count_key(self) -> None:
+        self._keys += 1
+        if self._keys > _MAX_KEYS:
+            raise ValueError(f"the dict must have at most {_MAX_KEYS} keys, got more")
+
+    def count_copy(self, nbytes: int) -> None:
+        # A pickle can name one string many times; what is made of it each time adds up.
+        self._copied_bytes += nbytes
+        if self._copied_bytes > self.max_bytes:
+            raise ValueError(
+                f"storages, lists, and bytes that are written as text must have at most max_bytes "
+                f"= {self.max_bytes} bytes together, got {self._copied_bytes}"
+            )
+
+    def count_array(self, nbytes: int) -> None:
+        # Counted per key: one array of the file can be stored under many keys.
+        self._array_bytes += nbytes
+        if self._array_bytes > self.max_bytes:
+            raise ValueError(
+                f"arrays must have at most max_bytes = {self.max_bytes} bytes together, "
+                f"got {self._array_bytes}"
+            )
+
+
+def unpickle_objects(
+    source: IO[bytes], budget: Budget, load_storage: LoadStorage | None = None
+) -> object:
+    """Read one pickle of arrays, torch tensors and plain values, without unpickling.
+
+    Parameters
+    ----------
+    source : binary file
+        Read up to the pickle's end, not further.
+    budget : Budget
+    load_storage : callable, optional
+        Called with the key, the dtype and the number of elements of a storage that the file has
+        elsewhere. Without it, a pickle must contain its storages.
+
+    Returns
+    -------
+    object
+        What the pickle holds: a dict, whose values are as in `unpickle_arrays`, Tensors, further
+        dicts, or lists of anything; a Storage; or a list. A 0-d object array, as `numpy.save`
+        writes for a dict, gives the dict in it.
+
+    Raises
+    ------
+    ValueError
+        As `unpickle_arrays`, but without the file's name.
+    """
+    stream = _PickleStream(source, budget.max_bytes, _TENSOR_OPERAND_LIMITS)
+    interpreter = _TensorInterpreter(budget, load_storage)
+    try:
+        return _interpret(stream, interpreter, budget)
+    except ValueError as error:
+        raise ValueError(f"{error} (at byte {stream.opcode_position} of the pickle)") from None
+
+
+def read_legacy(source: IO[bytes], size: int, budget: Budget) -> object:
+    """Read a file of torch's first format, whose storages follow the pickled objects.
+
+    `torch.save` wrote it before torch 1.6. Pickled tensors still contain it: each holds its storage
+    as such a file.
+
+    Parameters
+    ----------
+    source : binary file
+    size : int
+        Its size in bytes.
+    budget : Budget
+
+    Raises
+    ------
+    ValueError
+        As `unpickle_objects`, or if the file does not begin with `LEGACY_MAGIC`, is damaged, or has
+        more bytes after the last storage.
+    """
+    budget.count_copy(size)
+    if source.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
+        raise ValueError("a file of torch's first format must begin with its magic number")
+    system = unpickle_objects(source, budget)
+    little = system.get("little_endian") if isinstance(system, dict) else None
+    if not isinstance(little, bool):
+        raise ValueError(f"torch's file must say its byte order, got {show(system)}")  # noqa: TRY004
+    storages: dict[str, Storage] = {}
+
+    def load_storage(key: str, dtype: str, count: int) -> Storage:
+        new = Storage(dtype, count, little_endian=little)
+        known = storages.setdefault(key, new)
+        if (known.code, known.count) != (dtype, count):
+            raise ValueError(f"a storage must have one dtype and size, got two for {show(key)}")
+        return known
+
+    found = unpickle_objects(source, budget, load_storage)
+    keys = unpickle_objects(source, budget)
+    listed = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not listed or sorted(keys) != sorted(storages):
+        raise ValueError(f"torch's file must list its {len(storages)} storages, got {show(keys)}")
+    for key in keys:
+        storage = storages[key]
+        count = int.from_bytes(source.read(8), "little")
+        if count != storage.count:
+            raise ValueError(f"a storage must have {storage.count} elements, got {count}")
+        storage.fill(read_bytes(source, storage.nbytes))
+    if source.read(1):
+        raise ValueError("nothing may follow the last storage, got more bytes")
+    return found
+
+
+def read_bytes(source: IO[bytes], size: int) -> bytes:
+    """Read `size` bytes, or fewer where the file ends.
+
+    In pieces, so that a false length allocates no more than the file really contains.
+    """
+    data = source.read(min(size, _CHUNK))
+    if size <= _CHUNK:
+        return data
+    pieces = [data]
+    missing = size - len(data)
+    while missing and pieces[-1]:
+        pieces.append(source.read(min(missing, _CHUNK)))
+        missing -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+def _interpret(stream: _PickleStream, interpreter: _Interpreter[Any], budget: Budget) -> object:
+    """Run one pickle, up to its STOP."""
     import pickletools
 
-    interpreter = _Interpreter(convert, stream.max_bytes)
     opcodes = pickletools.genops(cast("IO[bytes]", stream))
-    for _ in range(most_opcodes):
+    while True:
+        budget.count_opcode()
         stream.expect_opcode()
         opcode, argument, _ = next(opcodes)
         if opcode.name == "STOP":
-            result = interpreter.result()
-            # Reading to the end also makes gzip compare its checksum.
-            if not stream.exhausted():
-                raise ValueError("nothing may follow the pickle's STOP, got more bytes")
-            return result
+            return interpreter.result()
         interpreter.step(opcode.name, argument)
-    raise ValueError(
-        f"the pickle must have at most {most_opcodes} opcodes, got more: write arrays, not lists"
-    )
 
 
 class _PickleStream:
     """The file object that genops reads: limits sizes, refuses opcodes before their operands."""
 
-    def __init__(self, source: io.BufferedReader, max_bytes: int) -> None:
+    def __init__(
+        self, source: IO[bytes], max_bytes: int, operand_limits: dict[str, int | None]
+    ) -> None:
         import pickletools
 
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
+        self._operand_limits = operand_limits
         self.opcode_position = 0
         self._source = source
         self._position = 0
@@ -210,13 +422,13 @@ class _PickleStream:
                     f"the file must be a pickle of protocol 2 to 5, gzipped or not, got {code!r}"
                 )
             name = self._names.get(code.decode("latin-1"), "")
-            if code and name not in _OPERAND_LIMITS:
+            if code and name not in self._operand_limits:
                 raise ValueError(
                     f"opcode {name or repr(code)} is not allowed in a pickle of arrays"
                 )
             self._opcode = name
             return code
-        limit = _OPERAND_LIMITS[self._opcode]
+        limit = self._operand_limits[self._opcode]
         if limit is not None and size > limit:
             raise ValueError(
                 f"the operand of {self._opcode} must have at most {limit} bytes, got {size}"
@@ -238,20 +450,12 @@ class _PickleStream:
         return line
 
     def _take(self, size: int) -> bytes:
-        if self._position + size > self.max_bytes:
+        if self._position + size > self._max_bytes:
             raise ValueError(
-                f"the pickle must have at most max_bytes = {self.max_bytes} bytes, "
+                f"the pickle must have at most max_bytes = {self._max_bytes} bytes, "
                 f"got at least {self._position + size}"
             )
-        data = self._source.read(min(size, _CHUNK))
-        if size > _CHUNK:
-            # In pieces, so that a false length allocates no more than the file really contains.
-            pieces = [data]
-            missing = size - len(data)
-            while missing and pieces[-1]:
-                pieces.append(self._source.read(min(missing, _CHUNK)))
-                missing -= len(pieces[-1])
-            data = b"".join(pieces)
+        data = read_bytes(self._source, size)
         self._position += len(data)
         return data
 
@@ -259,11 +463,11 @@ class _PickleStream:
 class _Interpreter(Generic[_T]):
     """A pickle interpreter that can build dictionaries of arrays and scalars, and nothing else."""
 
-    def __init__(self, convert: Callable[[int | str, object], _T], max_bytes: int) -> None:
+    globals: Mapping[str, object] = _GLOBALS
+
+    def __init__(self, convert: Callable[[int | str, object], _T], budget: Budget) -> None:
         self._convert = convert
-        self._max_bytes = max_bytes
-        self._array_bytes = 0
-        self._keys = 0
+        self._budget = budget
         self._started = False
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
@@ -271,7 +475,7 @@ class _Interpreter(Generic[_T]):
     def step(self, name: str, argument: Any) -> None:
         # In the order of frequency: the cases are compared one after the other.
         match name:
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
                 self._push(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
@@ -334,9 +538,9 @@ class _Interpreter(Generic[_T]):
             case "FRAME":  # the size of the writer's next output buffer, not content
                 pass
 
-    def result(self) -> dict[int | str, _T]:
+    def result(self) -> object:
         found = self._pop()
-        if not isinstance(found, dict) or self._stack:
+        if self._stack:
             raise ValueError(
                 "the pickle must contain one dict, "
                 f"got {show(found)} and {len(self._stack)} more objects"
@@ -366,9 +570,10 @@ class _Interpreter(Generic[_T]):
 
     def _push_tuple(self, items: list[object]) -> None:
         # The deepest tuple needed is an array's state, which contains its shape.
-        if any(type(inner) is tuple for item in items if type(item) is tuple for inner in item):
+        if any(type(item) is _OuterTuple for item in items):
             raise ValueError("tuples must be nested at most 2 deep, got 3")
-        self._push(tuple(items))
+        outer = any(type(item) is tuple for item in items)
+        self._push(_OuterTuple(items) if outer else tuple(items))
 
     def _append(self, items: list[object]) -> None:
         target = self._pop()
@@ -390,11 +595,11 @@ class _Interpreter(Generic[_T]):
         self._stack.append(item)
 
     def _push_global(self, name: str) -> None:
-        if name not in _GLOBALS:
+        if name not in self.globals:
             raise ValueError(
-                f"global {show(name)} is not allowed, only {', '.join(sorted(_GLOBALS))} are"
+                f"global {show(name)} is not allowed, only {', '.join(sorted(self.globals))} are"
             )
-        self._push(_GLOBALS[name])
+        self._push(self.globals[name])
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
@@ -417,7 +622,9 @@ class _Interpreter(Generic[_T]):
         elif function is _Global.SCALAR:
             self._push(_scalar(arguments))
         elif function is _Global.ENCODE:
-            self._push(_encoded(arguments))
+            encoded = _encoded(arguments)
+            self._budget.count_copy(len(encoded))
+            self._push(encoded)
         elif function is _Global.BYTES and arguments == ():
             self._push(b"")
         else:
@@ -448,9 +655,7 @@ class _Interpreter(Generic[_T]):
                     f"keys must be strings of at most {_MAX_TEXT} characters or integers, got "
                     f"{show(key)}"
                 )
-            self._keys += 1
-            if self._keys > _MAX_KEYS:
-                raise ValueError(f"the dict must have at most {_MAX_KEYS} keys, got more")
+            self._budget.count_key()
             if name in target:
                 raise ValueError(f"keys must be distinct, got {show(name)} twice")
             target[name] = self._convert(name, self._finished(value))
@@ -463,23 +668,14 @@ class _Interpreter(Generic[_T]):
             return self._listed(value)
         if not isinstance(value, _Array) or value.value is None:
             raise ValueError(f"values must be arrays, numbers or strings, got {show(value)}")
-        self._count_array(value.value.nbytes)
+        self._budget.count_array(value.value.nbytes)
         return _checked(value.value)
-
-    def _count_array(self, nbytes: int) -> None:
-        # Counted per key: one array of the file can be stored under many keys.
-        self._array_bytes += nbytes
-        if self._array_bytes > self._max_bytes:
-            raise ValueError(
-                f"arrays must have at most max_bytes = {self._max_bytes} bytes together, "
-                f"got {self._array_bytes}"
-            )
 
     def _listed(self, items: list[object] | tuple[object, ...]) -> NDArray[np.int64]:
         """Return the array of a list of integers, or of a list of rows of integers."""
         # A row that occurs many times is stored once, and copied many times: counted first.
         lengths = [_length(item) for item in items]
-        self._count_array(8 * sum(1 if length is None else length for length in lengths))
+        self._budget.count_array(8 * sum(1 if length is None else length for length in lengths))
         if set(lengths) <= {None}:
             return _integers(items)
         if len(set(lengths)) > 1:
@@ -488,6 +684,160 @@ class _Interpreter(Generic[_T]):
             _integers(item) if isinstance(item, list | tuple) else _vector(item) for item in items
         ]
         return np.stack(rows)
+
+
+class _TensorInterpreter(_Interpreter[object]):
+    """An interpreter that also builds torch tensors, as Tensors, and dicts within dicts."""
+
+    globals = _TENSOR_GLOBALS
+
+    def __init__(self, budget: Budget, load_storage: LoadStorage | None) -> None:
+        super().__init__(lambda _, value: value, budget)
+        self._load_storage = load_storage
+
+    def step(self, name: str, argument: Any) -> None:
+        if name == "BINPERSID":
+            self._push(self._outside_storage(self._pop()))
+        else:
+            super().step(name, argument)
+
+    def _outside_storage(self, name: object) -> Storage:
+        match name:
+            case (
+                "storage",
+                _StorageType(dtype=dtype),
+                str() as key,
+                str(),  # the device that it was on
+                int() as count,
+                *rest,
+            ) if type(count) is int and count >= 0 and rest in ([], [None]):
+                pass
+            case _:
+                raise ValueError(
+                    "a storage must be named by ('storage', type, key, device, number of "
+                    f"elements), got {show(name)}"
+                )
+        if self._load_storage is None:
+            raise ValueError(f"a pickle must contain its storages, got storage {show(key)}")
+        return self._load_storage(key, dtype, count)
+
+    def _reduce(self) -> None:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(arguments, tuple):
+            self._push(function)
+            self._push(arguments)
+            super()._reduce()  # which raises
+        elif function is _TensorGlobal.LOAD_FROM_BYTES:
+            self._push(self._inside_storage(arguments))
+        elif function is _TensorGlobal.REBUILD_TENSOR:
+            self._push(_tensor(arguments))
+        elif function is _TensorGlobal.ORDERED_DICT and arguments == ():
+            self._push(_Hooks())
+        elif function is _Global.DTYPE and _is_object_dtype(arguments):
+            self._push(_ObjectDType())
+        else:
+            self._push(function)
+            self._push(arguments)
+            super()._reduce()
+
+    def _inside_storage(self, arguments: object) -> Storage:
+        match arguments:
+            case (bytes() as data,):
+                pass
+            case _:
+                raise ValueError(
+                    f"_load_from_bytes must be given one bytes object, got {show(arguments)}"
+                )
+        if self._load_storage is not None:
+            raise ValueError("a storage must not contain another file")
+        storage = read_legacy(io.BytesIO(data), len(data), self._budget)
+        if not isinstance(storage, Storage):
+            raise ValueError(  # noqa: TRY004 - the file is wrong, not an argument
+                f"a tensor's bytes must hold one storage, got {show(storage)}"
+            )
+        return storage
+
+    def _build(self) -> None:
+        state, target = self._pop(), self._pop()
+        if isinstance(target, _ObjectDType):
+            _check_object_dtype(target, state)
+            self._push(target)
+            return
+        match target, state:
+            case (
+                _Array(value=None),
+                (1, (), _ObjectDType(complete=True), False, [dict() as content]),
+            ):
+                self._push(content)
+            case _:
+                self._push(target)
+                self._push(state)
+                super()._build()
+
+    def _finished(self, value: object) -> object:
+        if isinstance(value, Tensor):
+            self._budget.count_array(value.nbytes)
+            return value
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, list | tuple):
+            # A row that a list holds many times is looked at many times: counted first.
+            rows = sum(len(row) for row in value if isinstance(row, list | tuple))
+            self._budget.count_copy(8 * (len(value) + rows))
+            if not _is_numeric(value):
+                return value
+        return super()._finished(value)
+
+
+def _is_numeric(items: list[object] | tuple[object, ...]) -> bool:
+    """Tell whether `_listed` makes an array of a list: of integers, or of rows of integers."""
+    return all(type(item) is int for item in items) or all(
+        all(type(item) is int for item in row)
+        if isinstance(row, list | tuple)
+        else isinstance(row, _Array) and row.value is not None and _is_vector(row.value)
+        for row in items
+    )
+
+
+def _is_vector(array: NDArray[Any]) -> bool:
+    return array.ndim == 1 and array.dtype.kind in "iu"
+
+
+def _is_object_dtype(arguments: object) -> bool:
+    return (
+        isinstance(arguments, tuple)
+        and arguments[1:] == (False, True)
+        and _text(arguments[0]) in _OBJECT_DTYPES
+    )
+
+
+def _check_object_dtype(dtype: _ObjectDType, state: object) -> None:
+    match state:
+        case (3, str() | bytes() as order, None, None, None, -1, -1, 63) if _text(order) == "|":
+            dtype.complete = True
+        case _:
+            raise ValueError(
+                "the state of an object dtype must be (3, '|', None, None, None, -1, -1, 63), "
+                f"got {show(state)}"
+            )
+
+
+def _tensor(arguments: object) -> Tensor:
+    """Return the tensor of _rebuild_tensor_v2(storage, offset, shape, strides, grad, hooks)."""
+    match arguments:
+        case (
+            Storage() as storage,
+            int() as offset,
+            tuple() as shape,
+            tuple() as strides,
+            bool(),
+            _Hooks(),
+        ) if len(shape) <= _MAX_DIMENSIONS:
+            return Tensor(storage, offset, shape, strides)
+    raise ValueError(
+        "_rebuild_tensor_v2 must be given (storage, offset, shape, strides, bool, OrderedDict()) "
+        f"of at most {_MAX_DIMENSIONS} axes, got {show(arguments)}"
+    )
 
 
 def _length(item: object) -> int | None:
@@ -506,7 +856,7 @@ def _integers(items: list[object] | tuple[object, ...]) -> NDArray[np.int64]:
 
 def _vector(item: object) -> NDArray[np.int64]:
     array = item.value if isinstance(item, _Array) else None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+    if array is None or not _is_vector(array):
         raise ValueError(f"rows must be integers, got {show(item)}")
     if array.size and int(array.max()) >= 2**63:
         raise ValueError(f"rows must be of int64's range, got {array.max()}")
@@ -634,15 +984,15 @@ def _text(value: object) -> str | None:
 def show(value: object) -> str:
     """Return a short description of a value of any size and depth."""
     match value:
-        case _Global():
-            return value.value
+        case _Global() | _TensorGlobal():
+            return str(value.value)
         case str() | bytes():
             shown = repr(value[:60])
             return shown if len(value) <= 60 else f"{shown}... ({len(value)} long)"
         case None | bool() | int() | float():
             return repr(value)
         case tuple():
-            items = ["(...)" if type(v) is tuple else show(v) for v in value[:_MAX_DIMENSIONS]]
+            items = ["(...)" if isinstance(v, tuple) else show(v) for v in value[:_MAX_DIMENSIONS]]
             return f"({', '.join([*items, '...'] if len(value) > len(items) else items)})"
         case list():
             return f"a list of {len(value)} items"
@@ -654,5 +1004,7 @@ def show(value: object) -> str:
             return show(value.value)
         case _DType():
             return f"dtype {value.code}"
+        case Tensor():
+            return f"{value.dtype} tensor of shape {value.shape}"
         case _:
             return type(value).__name__

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
-from cuekit._checks import check_integer, check_size
-from cuekit.io._common import PathLike, check_path, check_range
+from cuekit._checks import INTEGERS, check_array, check_integer, check_size
+from cuekit.io._common import PathLike, check_path, check_range, replace_file
 from cuekit.io._unpickle import show, unpickle_arrays
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ _K = TypeVar("_K")
 _KEY = re.compile(r"(.+)_(labels|cues)", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _MOST_CELLS = 2**31  # of all masks of an image
+_LONGEST_NAME = 900  # bytes of a photo id; the reader's limit of a key is 1000
+_MOST_IMAGES = 200_000  # the reader's limit is 400 000 entries
 
 _Compact: TypeAlias = "tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]"
 
@@ -265,3 +268,157 @@ def _read_image_list(path: Path) -> dict[str, int]:
             indices[stem] = index
             taken.add(index)
     return indices
+
+
+def write_sec_cues(
+    path: PathLike, cues: Mapping[Any, SecCues], *, image_list: PathLike | None = None
+) -> None:
+    """Write localization cues in the layout of those published with SEC.
+
+    `read_sec_cues` reads the file, and so does all code that unpickles SEC's: Python 2, and Python
+    3 with or without ``encoding="latin1"``, whatever NumPy. The file is written under a temporary
+    name and then renamed, so `path` never holds a partial file. Equal cues give equal files.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file, or the name of a new one in a folder that exists. It is gzipped if the name ends in
+        ``.gz``. A symbolic link is followed.
+    cues : Mapping of int or str to SecCues
+        Image index, or photo id, -> tags and cues. All images have the same number of classes and
+        the same grid. The indices are integers below a billion.
+    image_list : str or path-like, optional
+        SEC's ``input_list.txt``, as for `read_sec_cues`: `cues` then has photo ids, which are
+        written as the indices of this list. It is read, not written.
+
+    Raises
+    ------
+    TypeError
+        If `path` is no path, `cues` is no mapping, a key is neither an integer nor a string, or a
+        value is no `SecCues` of a bool array and an integer array.
+    ValueError
+        If a shape, a tag or a key is not as described above, if a photo is not in `image_list`, or
+        if there are more than 200 000 images. The message names the key.
+    OSError
+        If a file cannot be opened, read or written. What was at `path` is then unchanged.
+    """
+    file_path = check_path(path)
+    indices = None if image_list is None else _read_image_list(check_path(image_list, "image_list"))
+    if not isinstance(cues, Mapping):
+        raise TypeError(f"cues must be a mapping of SecCues, got {type(cues).__name__}")
+    if len(cues) > _MOST_IMAGES:
+        raise ValueError(f"cues must have at most {_MOST_IMAGES} images, got {len(cues)}")
+    names = _written_names(cues, indices)
+    with replace_file(file_path) as file:
+        if file_path.name.endswith(".gz"):
+            import gzip
+
+            # No name and no time: equal cues give equal files.
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+                _write_pickle(cast("IO[bytes]", compressed), cues, names)
+        else:
+            _write_pickle(file, cues, names)
+
+
+def _written_names(cues: Mapping[Any, SecCues], indices: dict[str, int] | None) -> list[str]:
+    """Return what stands for <i> in the keys of each image."""
+    names: list[str] = []
+    for key in cues:
+        if isinstance(key, bool) or not isinstance(key, int | np.integer | str):
+            raise TypeError(f"keys of cues must be integers or strings, got {key!r}")
+        if indices is not None:
+            if key not in indices:
+                raise ValueError(f"photos of cues must be in image_list, got {key!r}")
+            names.append(str(indices[str(key)]))
+        elif isinstance(key, str):
+            if not 1 <= len(key.encode(errors="replace")) <= _LONGEST_NAME or not _is_text(key):
+                raise ValueError(
+                    f"photo ids must be text of 1 to {_LONGEST_NAME} bytes, got {show(key)}"
+                )
+            names.append(key)
+        elif not 0 <= key < 10**9:
+            raise ValueError(f"image indices must be in 0..999999999, got {key}")
+        else:
+            names.append(str(int(key)))
+    if len({isinstance(key, str) for key in cues}) > 1:
+        raise ValueError("keys of cues must be all indices or all photo ids, got both")
+    by_id = indices is None and any(isinstance(key, str) for key in cues)
+    if by_id and all(map(_INDEX.fullmatch, names)):
+        raise ValueError(
+            f"photo ids that all look like image indices would be read as such, got {names[0]!r} "
+            "first: pass them as integers"
+        )
+    return names
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)  # half characters
+
+
+def _write_pickle(file: IO[bytes], cues: Mapping[Any, SecCues], names: list[str]) -> None:
+    """Write the dict as Python 3 pickles it in protocol 2, with NumPy 1's names.
+
+    NumPy 2 also has these names; the names that it writes itself, NumPy 1 does not have.
+    """
+    memo: set[bytes] = set()
+
+    def once(index: bytes, opcodes: bytes) -> bytes:
+        """Return the opcodes, and from the second time on the entry of the memo."""
+        if index in memo:
+            return b"h" + index
+        memo.add(index)
+        return opcodes + b"q" + index
+
+    def pickled(array: NDArray[np.int64]) -> bytes:
+        text = array.tobytes().decode("latin-1").encode()
+        return b"".join(
+            (
+                once(b"\0", b"cnumpy.core.multiarray\n_reconstruct\n"),
+                once(b"\1", b"cnumpy\nndarray\n"),
+                b"K\0\x85U\1b\x87R(K\1(",
+                *(b"J" + struct.pack("<i", side) for side in array.shape),
+                b"t",
+                once(b"\2", _INT64),
+                b"\x89",
+                once(b"\3", b"c_codecs\nencode\n"),
+                b"X" + struct.pack("<I", len(text)) + text,
+                once(b"\4", b"X\6\0\0\0latin1"),
+                b"\x86Rtb",
+            )
+        )
+
+    file.write(b"\x80\2}")
+    shape = None
+    for name, (key, value) in zip(names, cues.items(), strict=True):
+        tags, masks = _checked_cues(key, value)
+        if shape not in (None, masks.shape):
+            raise ValueError(
+                f"cues of all images must have one shape, got {masks.shape} for {key!r} after "
+                f"{shape}"
+            )
+        shape = masks.shape
+        cells = np.array(np.nonzero(masks), np.int64)
+        file.write(b"(")
+        for kind, array in (("labels", tags), ("cues", cells)):
+            text = f"{name}_{kind}".encode()
+            file.write(b"X" + struct.pack("<I", len(text)) + text + pickled(array))
+        file.write(b"u")
+    file.write(b".")
+
+
+def _checked_cues(key: object, value: object) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    if not isinstance(value, SecCues):
+        raise TypeError(f"values of cues must be SecCues, got {type(value).__name__} for {key!r}")
+    name = f"cues[{key!r}]"
+    masks = check_array(value.cues, f"{name}.cues", ("bool",), ndim=3, layout="(K, H, W)")
+    if masks.ndim != 3 or masks.shape[0] < 1:
+        raise ValueError(f"{name}.cues must have shape (K, H, W), K >= 1, got {masks.shape}")
+    tags = check_array(value.labels, f"{name}.labels", INTEGERS, ndim=1, layout="(P,)")
+    if tags.ndim != 1 or len(set(tags.tolist())) != tags.size:
+        raise ValueError(f"{name}.labels must be distinct, of shape (P,), got {show(tags)}")
+    check_range(tags, f"{name}.labels", 1, len(masks) - 1)
+    return tags.astype(np.int64), masks
+
+
+# dtype("i8"), with its state: little endian.
+_INT64 = b"cnumpy\ndtype\nU\2i8K\0K\1\x87R(K\3U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"

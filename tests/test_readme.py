@@ -50,13 +50,23 @@ def test_other_blocks_run(monkeypatch):
         "softmax": torch.full((2, 21, 7, 9), 1 / 21),
         "cues": np.zeros((2, 21, 7, 9), dtype=bool),
         "photos": np.stack([photo, photo]),
+        "images": torch.from_numpy(np.stack([photo, photo])).movedim(-1, 1).float(),
+        "coarse": torch.rand(2, 21, 7, 9),
+        "segmentations": torch.full((2, 21, height, width), 1 / 21, requires_grad=True),
+        "regions": torch.ones(2, height, width),
+        "seg_label": torch.zeros(2, 1, height, width),
+        "edge": rng.random((height, width)),
     }
     labels = []
     for block in BLOCKS[1:]:
         exec(block, names)  # noqa: S102
         labels.append(names["labels"])
-    assert len(labels) == 6
+    assert len(labels) == 10
     assert set(np.unique(labels[0])) <= {0, 8, 15}
     assert all(label.shape == (height, width) for label in labels)
-    assert labels[2].max() <= 3
-    assert names["loss"] >= 0
+    assert set(np.unique(labels[2])) <= {0, 1, 2, 255}
+    assert labels[3].max() <= 3
+    assert names["par"](names["images"], names["coarse"]).shape == (2, 21, height, width)
+    assert names["loss"].shape == (1,)
+    assert names["loss"] < 0
+    assert names["filtered"].shape == names["walked"].shape == (2, height, width)

@@ -69,9 +69,9 @@ LONG = {
     "random walk": lambda: spread(4, 300, 400, 256),
     "random walk, two threads": lambda: spread(4, 300, 400, 512, threads=2),
     "random walk of a large map": lambda: spread(1, 600, 700, 60, radius=8),
-    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=400),
+    "refine_local": lambda: refine(scores(3, 50, 60), noise_photo(500, 600), iterations=200),
     "refine_local, two threads": lambda: refine(
-        scores(3, 50, 60), noise_photo(500, 600), iterations=600, threads=2
+        scores(3, 50, 60), noise_photo(500, 600), iterations=250, threads=2
     ),
     "bilateral filter of noise": lambda: bilateral(noise_photo(600, 800), 2),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),

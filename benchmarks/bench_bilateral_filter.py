@@ -46,7 +46,7 @@ def case(title: str, ours: Callable[[], np.ndarray], maps: np.ndarray, photos: n
         [Contender("pydensecrf's lattice, maps one by one", theirs, maps)],
         [
             Claim(
-                f"{title}, against pydensecrf's lattice on one thread",
+                f"bilateral_filter, {title}, against pydensecrf's lattice",
                 ("pydensecrf's lattice, maps one by one",),
                 at_least=4,
             )

@@ -23,14 +23,15 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
     return key + steps[(key & embedding.remainder_mask) == 0];
   };
   const std::int64_t count = table.size();
-  WorkspaceVector<Node> next(count);
+  const Workspace<Node> next(count);
   WorkspaceVector<std::uint8_t> has_previous(count + 1);  // of vertex v at v + 1; 0 is not used
   polling_loop(0, count, [&](std::int64_t v) {
     table.prefetch_slot(neighbour_key(std::min(v + 16, count - 1)));
-    next.data()[v] = table.find(neighbour_key(v));
-    has_previous.data()[next.data()[v] + 1] = 1;
+    const Node neighbour = table.find(neighbour_key(v));
+    next.get()[v] = neighbour;
+    has_previous.data()[neighbour + 1] = 1;
   });
-  WorkspaceVector<Node> heads(count + 1);  // the first vertex of each chain
+  const Workspace<Node> heads(count + 1);  // the first vertex of each chain
   std::int64_t chains = 0, length = 0;
   // Chains are listed from the last vertex to the first on even axes, and from the first to the
   // last on odd ones. So the blur along an axis starts with the vertices that are still in cache
@@ -39,20 +40,20 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t v = std::abs(turn - i);
     const std::int64_t follows = has_previous.data()[v + 1];
-    const std::int64_t leads = next.data()[v] >= 0 ? 1 : 0;
-    heads.data()[chains] = static_cast<Node>(v);
+    const std::int64_t leads = next.get()[v] >= 0 ? 1 : 0;
+    heads.get()[chains] = static_cast<Node>(v);
     chains += leads & (1 - follows);
     length += leads | follows;
   }
   WorkspaceVector<Node> chain(length + Lattice::chain_padding, ~Node{0});
-  heads.data()[chains] = 0;
-  Node vertex = heads[0], entry = ~vertex;
+  heads.get()[chains] = 0;
+  Node vertex = heads.get()[0], entry = ~vertex;
   std::int64_t head = 0;
   polling_loop(0, length, [&](std::int64_t i) {
     chain.data()[i] = entry;
-    const Node after = next.data()[vertex];
+    const Node after = next.get()[vertex];
     head += after < 0 ? 1 : 0;
-    vertex = after < 0 ? heads.data()[head] : after;
+    vertex = after < 0 ? heads.get()[head] : after;
     entry = after < 0 ? ~vertex : vertex;
   });
   return chain;

@@ -22,7 +22,7 @@ from cuekit.metrics import bootstrap, confusion_matrix, mean_iou
 
 SEC = DATA / "sec-cues"
 CAMS = DATA / "cams" / "color.npz"
-pytestmark = [needs_data(VOC, SEC, CAMS), pytest.mark.xdist_group("voc")]
+pytestmark = needs_data(VOC, SEC, CAMS)
 
 ANIMALS = (0, 8, 10, 12, 13, 15, 17)
 SUPERPIXELS = {"scale": 200, "sigma": 0.8, "min_size": 60}

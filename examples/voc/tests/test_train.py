@@ -30,7 +30,6 @@ import cuekit  # noqa: E402
 from cuekit.metrics import confusion_matrix, mean_iou  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[1]
-pytestmark = pytest.mark.xdist_group("train")
 
 
 # ---------------------------------------------------------------------------------- the data folder

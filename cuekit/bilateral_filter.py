@@ -84,8 +84,9 @@ def bilateral_filter(
     in the same way.
 
     Computed in float32 for float16 and float32, and in float64 for float64; on a CUDA device always
-    in float32. Positions in the lattice, and so the weights, are float32 everywhere. The error of
-    float32 sums is some 1e-6 of them, and up to 1e-4 where a large photo has a single colour.
+    in float32. Positions in the lattice, weights and the normalisation are float32 everywhere. The
+    error of float32 sums is some 1e-6 of them, and up to 1e-4 where a large photo has a single
+    colour.
 
     Autograd knows the gradient with respect to `values`, first and higher derivatives; nothing
     flows to the photo. It is the adjoint of what is computed, on the lattice built anew: the

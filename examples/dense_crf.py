@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,26 +46,34 @@ def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where((labels == UNKNOWN)[..., None], gray, shown).astype(np.uint8)
 
 
+def draw(
+    results: Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, ...]],
+    titles: tuple[str, ...],
+    side: float,
+    path: Path,
+) -> None:
+    """Write one picture: a row per photo, which shows it and its labels; `side` is in inches."""
+    photos = [getattr(skimage.data, name)() for name in PHOTOS]
+    heights = [photo.shape[0] / photo.shape[1] for photo in photos]
+    figure = Figure(figsize=(side * len(titles), side * sum(heights) + 0.4), layout="constrained")
+    axes = figure.subplots(len(PHOTOS), len(titles), height_ratios=heights)
+    with np.load(MAPS) as data:
+        for row, name, photo in zip(axes, PHOTOS, photos, strict=True):
+            maps = {kind: data[f"{name}/color/{kind}"] for kind in ("cams", "features")}
+            images = (photo, *(overlay(photo, labels) for labels in results(photo, maps)))
+            for ax, image, title in zip(row, images, titles, strict=True):
+                ax.imshow(image)
+                ax.set_axis_off()
+                ax.set_title(title if name == PHOTOS[0] else "")
+    figure.savefig(path, dpi=75)
+    sys.stdout.write(f"{path}\n")
+
+
 def main() -> None:
     """Compute the labels and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("dense_crf.png"), help="file to write")
-    args = parser.parse_args()
-    photos = [getattr(skimage.data, name)() for name in PHOTOS]
-    heights = [photo.shape[0] / photo.shape[1] for photo in photos]
-    figure = Figure(figsize=(12, 4 * sum(heights) + 0.4), layout="constrained")
-    axes = figure.subplots(len(PHOTOS), len(TITLES), height_ratios=heights)
-    with np.load(MAPS) as data:
-        for row, name, photo in zip(axes, PHOTOS, photos, strict=True):
-            maps = {kind: data[f"{name}/color/{kind}"] for kind in ("cams", "features")}
-            before, after = before_and_after(photo, maps)
-            images = (photo, overlay(photo, before), overlay(photo, after))
-            for ax, image, title in zip(row, images, TITLES, strict=True):
-                ax.imshow(image)
-                ax.set_axis_off()
-                ax.set_title(title if name == PHOTOS[0] else "")
-    figure.savefig(args.out, dpi=75)
-    sys.stdout.write(f"{args.out}\n")
+    draw(before_and_after, TITLES, 4, parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ picture::
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-import skimage.data
-from dense_crf import MAPS, PHOTOS, overlay
-from matplotlib.figure import Figure
+from dense_crf import draw
 
 import cuekit
 
@@ -24,10 +21,10 @@ BACKGROUND_SCORE = 0.3
 STRIDE = 4  # of the cells of the random walk, in pixels
 
 
-def labels_of(photo: np.ndarray, cams: np.ndarray) -> tuple[np.ndarray, ...]:
+def labels_of(photo: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """Return labels (H, W) of maps (C, h, w), and after PAR, a random walk and a dense CRF."""
     size = photo.shape[:2]
-    cams = relative(cuekit.subtract_classes(cams.astype(np.float32)))
+    cams = relative(cuekit.subtract_classes(maps["cams"].astype(np.float32)))
     coarse = cuekit.refine_local(cams, photo, "par", iterations=0)  # resizes only
     refined = cuekit.refine_local(with_background(cams), photo, "par")
 
@@ -40,7 +37,7 @@ def labels_of(photo: np.ndarray, cams: np.ndarray) -> tuple[np.ndarray, ...]:
     probabilities = with_background(coarse)
     probabilities /= probabilities.sum(0)
     crf = cuekit.dense_crf(probabilities, photo, "toco-cam")
-    return tuple(maps.argmax(0) for maps in (with_background(coarse), refined, walked, crf))
+    return tuple(each.argmax(0) for each in (with_background(coarse), refined, walked, crf))
 
 
 def relative(cams: np.ndarray) -> np.ndarray:
@@ -58,21 +55,7 @@ def main() -> None:
     """Compute the labels and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("refiners.png"), help="file to write")
-    args = parser.parse_args()
-    photos = [getattr(skimage.data, name)() for name in PHOTOS]
-    heights = [photo.shape[0] / photo.shape[1] for photo in photos]
-    figure = Figure(figsize=(15, 3 * sum(heights) + 0.4), layout="constrained")
-    axes = figure.subplots(len(PHOTOS), len(TITLES), height_ratios=heights)
-    with np.load(MAPS) as data:
-        for row, name, photo in zip(axes, PHOTOS, photos, strict=True):
-            labels = labels_of(photo, data[f"{name}/color/cams"])
-            images = (photo, *(overlay(photo, each) for each in labels))
-            for ax, image, title in zip(row, images, TITLES, strict=True):
-                ax.imshow(image)
-                ax.set_axis_off()
-                ax.set_title(title if name == PHOTOS[0] else "")
-    figure.savefig(args.out, dpi=75)
-    sys.stdout.write(f"{args.out}\n")
+    draw(labels_of, TITLES, 3, parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -112,14 +112,11 @@ class CocoTruth:
         """
         if isinstance(photo, str):
             found = self._by_name.get(photo)
-            several = photo in self._by_name
         else:
             found = self._by_id.get(check_integer(photo, "photo"))
-            several = False
         if found is None:
-            raise ValueError(
-                f"there must be one photo {photo!r}, got {'several' if several else 0}"
-            )
+            got = "several" if photo in self._by_name else "none"
+            raise ValueError(f"there must be one photo {photo!r}, got {got}")
         return found
 
     def tags(self, photo: int | str, *, crowds: bool = True) -> NDArray[np.int64]:
@@ -310,7 +307,7 @@ def _truth(found: object) -> CocoTruth:
     objects: dict[int, list[_Object]] = {photo.id: [] for photo in photos}
     if len(objects) != len(photos):
         raise ValueError("the ids of images must be distinct, got some twice")
-    known = set(category_ids)
+    known = {each["id"] for each in found["categories"]}
     for each in found["annotations"]:
         if not isinstance(each, _Object):
             raise ValueError(  # noqa: TRY004 - the file is wrong, not an argument
@@ -338,9 +335,16 @@ def _classes(categories: list[Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the id and the name of each class, by class id."""
     names: dict[int, str] = {}
     for each in categories:
-        if not isinstance(each, dict) or type(each.get("id")) is not int or each["id"] in names:
-            raise ValueError(f"a category must have an id, distinct integers, got {show(each)}")
-        names[each["id"]] = each.get("name")  # type: ignore[assignment]
+        category, name = (
+            (each.get("id"), each.get("name")) if isinstance(each, dict) else (None, None)
+        )
+        if type(category) is not int or category < 0 or not isinstance(name, str):
+            raise ValueError(
+                f"a category must have an id >= 0 and a name, got {show(category)} and {show(name)}"
+            )
+        if category in names:
+            raise ValueError(f"the ids of categories must be distinct, got {category} twice")
+        names[category] = name
     if names and all(_OFFICIAL.get(each) == name for each, name in names.items()):
         return COCO_CATEGORY_IDS, COCO
     background = [each for each, name in names.items() if is_background(name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -219,9 +220,12 @@ def _check_number_of_pixels(header: Header) -> None:
         raise _WrongKindError(f"have at most {limit} pixels, got {header.width} x {header.height}")
 
 
+@cache
 def voc_colours() -> NDArray[np.uint8]:
-    """Return the 256 PASCAL VOC colours, (256, 3)."""
-    return np.array(palette(), np.uint8).reshape(256, 3)
+    """Return the 256 PASCAL VOC colours, (256, 3), read-only."""
+    colours = np.array(palette(), np.uint8).reshape(256, 3)
+    colours.flags.writeable = False
+    return colours
 
 
 def palette() -> list[int]:

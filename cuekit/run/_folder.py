@@ -136,10 +136,10 @@ class OutputFolder:
             for line in file:
                 try:
                     entry = json.loads(line)
-                    name, when = entry["name"], float(entry["time"])
-                except (ValueError, TypeError, KeyError):
+                    name, when = str(entry["name"]), float(entry["time"])
+                except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # cut when the process was killed: that photo is done again
-                if when >= self._entries.get(name, {"time": 0})["time"]:
+                if when >= float(self._entries.get(name, {"time": 0})["time"]):
                     self._entries[name] = entry
 
     def is_done(self, name: str, inputs: list[list[int]]) -> bool:

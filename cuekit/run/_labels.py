@@ -561,6 +561,11 @@ class LabelTask:
         )
         return _checked_labels(found, photo)
 
+    def close(self) -> None:
+        """Close the archives."""
+        for archive in self.archives.values():
+            archive.close()
+
     def read(self, where: list[str]) -> io.Maps:
         """Return the maps of a photo from a file, or from an archive."""
         if len(where) == 2:
@@ -700,27 +705,28 @@ def _dry_run(plan: _Plan, function: Recipe, wanted: list[str], folder: Path, job
     journal = OutputFolder(folder, plan.manifest(function), None)
     journal.look()
     pending = [item for item in items if not journal.is_done(item["name"], item["inputs"])]
-    task = LabelTask(plan.worker_settings(), function)
     samples: dict[str, str] = {}
     seconds, nbytes = [], []
-    for item in pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]:
-        start = time.monotonic()
-        try:
-            found = task.make(item)
-        except Exception as error:  # whatever a recipe raises
-            failing[item["name"]] = describe(error)
-            continue
-        seconds.append(time.monotonic() - start)
-        nbytes.append(len(encode_labels(found)))
-        classes = ", ".join(map(str, np.unique(found).tolist()))
-        samples[item["name"]] = f"labels {classes} in {seconds[-1]:.2f} s"
+    with contextlib.closing(LabelTask(plan.worker_settings(), function)) as task:
+        example = _example(task, items)
+        for item in pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]:
+            start = time.monotonic()
+            try:
+                found = task.make(item)
+            except Exception as error:  # whatever a recipe raises
+                failing[item["name"]] = describe(error)
+                continue
+            seconds.append(time.monotonic() - start)
+            nbytes.append(len(encode_labels(found)))
+            classes = ", ".join(map(str, np.unique(found).tolist()))
+            samples[item["name"]] = f"labels {classes} in {seconds[-1]:.2f} s"
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return DryRun(
         photos=len(wanted),
         done=len(items) - len(pending),
         failing=failing,
         unused=len(set(plan.photos.names()) - set(wanted)),
-        example=_example(task, items),
+        example=example,
         samples=samples,
         seconds=len(pending) * float(np.median(seconds or [0])),
         nbytes=len(pending) * float(np.mean(nbytes or [0])),

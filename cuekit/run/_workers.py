@@ -50,8 +50,8 @@ def run_all(
     Parameters
     ----------
     task : str or callable
-        ``"module:Class"``. The class takes `settings`, and its objects take an item. For one job,
-        it may be the class itself.
+        ``"module:Class"``. The class takes `settings`, and its objects take an item; they may have
+        a method `close`. For one job, it may be the class itself.
     settings : dict
         JSON.
     items : iterable of dict
@@ -72,8 +72,11 @@ def run_all(
     """
     if jobs == 1 or not isinstance(task, str):
         work = (load(task) if isinstance(task, str) else task)(settings)
-        for item in items:
-            yield item, _attempt(work, item)
+        try:
+            for item in items:
+                yield item, _attempt(work, item)
+        finally:
+            getattr(work, "close", lambda: None)()
         return
     pool = _Pool(task, settings)
     try:

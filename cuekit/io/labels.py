@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,21 @@ def write_labels(path: PathLike, labels: Any) -> None:
         If the file cannot be written, or `path` is a folder, a device or a pipe. What was at
         `path` is then unchanged. The message names `path`, or its folder where that is missing.
     """
+    file_path = check_path(path)
+    data = encode_labels(labels)
+    with replace_file(file_path) as file:
+        file.write(data)
+
+
+def encode_labels(labels: Any) -> bytes:
+    """Return the file that `write_labels` writes; it checks `labels` as described there."""
     from PIL import Image
 
-    file_path = check_path(path)
     image = Image.fromarray(check_labels(labels))
     image.putpalette(palette())
-    with replace_file(file_path) as file:
-        image.save(file, format="PNG")
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
 
 
 def write_colours(path: PathLike, labels: Any) -> None:

@@ -617,14 +617,22 @@ def checked_photos(
             raise ValueError(f"photos must have distinct names, got {file_name!r} twice or empty")
         seen.add(file_name)
         pixels = check_labels(labels, f"labels of {file_name!r}")
-        counts = np.bincount(pixels.reshape(-1), minlength=256)
-        wrong = np.flatnonzero(counts[len(names) : _IGNORE])
-        if wrong.size:
-            raise ValueError(
-                f"labels of {file_name!r} must be in 0..{len(names) - 1}, the classes, or "
-                f"{_IGNORE}, got {len(names) + int(wrong[0])}"
-            )
+        counts = check_classes(pixels, f"labels of {file_name!r}", names)
         yield file_name, pixels, counts
+
+
+def check_classes(
+    labels: NDArray[np.uint8], name: str, names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Return the number of pixels of each label; refuse labels that are no class."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    wrong = np.flatnonzero(counts[len(names) : _IGNORE])
+    if wrong.size:
+        raise ValueError(
+            f"{name} must be in 0..{len(names) - 1}, the classes, or {_IGNORE}, got "
+            f"{len(names) + int(wrong[0])}"
+        )
+    return counts
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -29,9 +30,9 @@ UNKNOWN = 255
 
 def before_and_after(photo: np.ndarray, maps: cuekit.io.Maps) -> tuple[np.ndarray, ...]:
     """Return labels (H, W) of a photo (H, W, 3): those of its cues, and those after a CRF."""
-    below_top, top = maps.features
+    features: Any = maps.features  # this file has them
     own = cuekit.subtract_classes(maps.maps)
-    raw = cuekit.raw_cues(own, cuekit.background_map(below_top[None], top[None]))
+    raw = cuekit.raw_cues(own, cuekit.background_map(*features[:, None]))
     labels = cuekit.cues_to_labels(cuekit.resize_cues(raw, photo.shape[:2]), unknown=UNKNOWN)
     # The cues have errors: each gets probability 0.7. Unknown pixels get equal probabilities.
     probabilities = cuekit.labels_to_probabilities(labels, len(raw), gt_prob=0.7, ignore=UNKNOWN)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resnet_maps
@@ -34,9 +35,7 @@ class BadPhotoError(Exception):
     """The photo cannot be read; the message names the file and the reason."""
 
 
-def cues_of(
-    photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> Row:
+def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, Any]]) -> Row:
     """Compute every step of the paper, from activation maps to fused cues.
 
     Parameters

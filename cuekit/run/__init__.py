@@ -11,7 +11,8 @@ Each function is a command of `cuekit`, too.
 
 from __future__ import annotations
 
-from cuekit.run._labels import DryRun, LabelRun, labels
+from cuekit.run._dry_run import DryRun
+from cuekit.run._labels import LabelRun, labels
 from cuekit.run._sources import read_list, read_tags
 
 __all__ = ["DryRun", "LabelRun", "labels", "read_list", "read_tags"]

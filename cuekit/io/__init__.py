@@ -9,6 +9,7 @@ only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 `read_labels`         PNG (palette or gray) -> label map
 `read_photo`          photo of any common format -> RGB, upright
 `read_maps`           activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
+`MapArchive`          activation maps of many photos in one `.npz` -> `Maps` of each
 `read_masks`          masks of one photo, as SAM's programs write them -> bool stack or label map
 `write_maps`          activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
 `read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
@@ -19,12 +20,14 @@ only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 from __future__ import annotations
 
 from cuekit.io.labels import read_labels, write_labels
+from cuekit.io.map_archive import MapArchive
 from cuekit.io.maps import Maps, read_maps, write_maps
 from cuekit.io.masks import read_masks
 from cuekit.io.photo import read_photo
 from cuekit.io.sec import SecCues, read_sec_cues, write_sec_cues
 
 __all__ = [
+    "MapArchive",
     "Maps",
     "SecCues",
     "read_labels",

@@ -1,0 +1,17 @@
+"""Work on whole folders: labels, evaluation, tables and pictures.
+
+Each function is a command of `cuekit`, too.
+
+==================  ============================================================================
+`labels`            photos and activation maps -> label images; can be interrupted and resumed
+`read_list`         a text file that lists photos -> their names
+`read_tags`         a file of image tags -> the classes of each photo
+==================  ============================================================================
+"""
+
+from __future__ import annotations
+
+from cuekit.run._labels import DryRun, LabelRun, labels
+from cuekit.run._sources import read_list, read_tags
+
+__all__ = ["DryRun", "LabelRun", "labels", "read_list", "read_tags"]

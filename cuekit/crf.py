@@ -461,7 +461,9 @@ def labels_to_probabilities(
     *batch, height, width = names.shape
     out: Array = np.ones((*batch, classes, height, width), dtype=np.float32)
     if classes > 1:
-        others = np.where(known, (1 - sure) / (classes - 1), 1 / classes)
+        out[...] = (1 - sure) / (classes - 1)
         for k in range(classes):
-            out[..., k, :, :] = np.where(known & (names == k), sure, others)
+            np.copyto(out[..., k, :, :], sure, where=names == k)
+        if not known.all():
+            np.copyto(out, 1 / classes, where=~known[..., None, :, :])
     return like(out, labels)

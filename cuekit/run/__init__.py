@@ -14,7 +14,8 @@ Each function is a command of `cuekit`, too.
 from __future__ import annotations
 
 from cuekit.run._convert import Conversion, convert_labels, convert_maps
-from cuekit.run._labels import DryRun, LabelRun, labels
+from cuekit.run._dry_run import DryRun
+from cuekit.run._labels import LabelRun, labels
 from cuekit.run._sources import read_list, read_tags
 
 __all__ = [

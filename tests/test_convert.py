@@ -263,6 +263,10 @@ def test_some_names_only():
         (["--labels", "labels", "--out", "labels"], "out must be apart from labels, got labels"),
         (["--labels", "labels", "--out", "labels/new"], "out must be apart from labels"),
         (["--labels", "labels/inner", "--out", "labels"], "out must be apart from labels/inner"),
+        (
+            ["--labels", "labels", "--to", "coco-panoptic", "--out", "labels.json"],
+            "out must be apart from labels",  # the PNGs would be there
+        ),
         (["--maps", "cams", "--out", "./cams"], "out must be apart from cams"),
         (["--maps", "empty", "--out", "small"], "empty must have files of at least one photo"),
         (["--labels", "empty", "--out", "small"], "at least one photo, got none"),

@@ -19,10 +19,10 @@ from cuekit._checks import check_choice, check_integer, check_size, check_switch
 from cuekit.classes import COCO, class_names, coco_to_contiguous
 from cuekit.io._common import PathLike, check_path
 from cuekit.io.coco import check_classes
+from cuekit.run._plan import check_apart, map_sources
 from cuekit.run._progress import Progress, duration
 from cuekit.run._sources import (
     LABEL_SUFFIXES,
-    MAP_SUFFIXES,
     Files,
     check_name,
     read_list,
@@ -133,7 +133,7 @@ def convert_maps(
     """
     start = time.monotonic()
     source, folder = check_path(maps, "maps"), check_path(out, "out")
-    check_apart(folder, source)
+    check_apart(folder, [source])
     if stride is not None and size is not None:
         raise ValueError("stride and size must not be given both")
     settings = {
@@ -145,14 +145,9 @@ def convert_maps(
         "reading": {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
     }
     jobs = check_integer(jobs, "jobs", minimum=1)
-    files: Files | None = None
-    if source.is_file():
-        with io.MapArchive(source) as archive:
-            there: Sequence[str] = archive.names
-    else:
-        files = Files(source, MAP_SUFFIXES, "maps")
-        there = files.names()
-    wanted = _wanted(names, there, source)
+    (found,) = map_sources(source)
+    files = found.files
+    wanted = _wanted(names, sorted(found.names), source)
     report = _Report(len(wanted), progress)
 
     def items() -> Iterator[dict[str, Any]]:
@@ -319,7 +314,8 @@ def convert_labels(
     source, target = check_path(labels, "labels"), check_path(out, "out")
     check_choice(to, "to", get_args(LabelFormat))
     check_switch(official_ids, "official_ids")
-    check_apart(target, source)
+    for each in [target, target.with_suffix("")] if to == "coco-panoptic" else [target]:
+        check_apart(each, [source])
     if source.is_file():
         reader: _TruthLabels | _FolderLabels = _TruthLabels(source, overlap, crowds)
     else:
@@ -459,10 +455,3 @@ def _wanted(
     if len(set(wanted)) != len(wanted):
         raise ValueError("names must be distinct, got some twice")
     return wanted
-
-
-def check_apart(out: Path, source: Path) -> None:
-    """Refuse to write into what is read, or around it."""
-    target, read = out.resolve(), source.resolve()
-    if target == read or read in target.parents or target in read.parents:
-        raise ValueError(f"out must be apart from {source}, got {out}")

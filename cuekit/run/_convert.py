@@ -275,8 +275,8 @@ def convert_labels(
     to : str, default "png"
         ==================  =====================================================================
         "png"               folder of NAME.png with class ids and the PASCAL VOC palette
-        "colours"           folder of NAME.png in the PASCAL VOC colours (RGB), with
-                            `labelmap.txt`, as CVAT and Datumaro read them
+        "colours"           folder of NAME.png in the PASCAL VOC colours (RGB), with the
+                            ``labelmap.txt`` that CVAT and Datumaro want beside them
         "coco"              an instances JSON, see `write_coco`
         "coco-panoptic"     a panoptic JSON, and PNGs beside it, see `write_coco_panoptic`
         "label-studio"      a JSON of tasks, see `write_label_studio`

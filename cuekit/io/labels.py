@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,16 @@ def write_labels(path: PathLike, labels: Any) -> None:
         If the file cannot be written, or `path` is a folder, a device or a pipe. What was at
         `path` is then unchanged. The message names `path`, or its folder where that is missing.
     """
+    file_path = check_path(path)
+    data = encode_labels(labels)
+    with replace_file(file_path) as file:
+        file.write(data)
+
+
+def encode_labels(labels: Any) -> bytes:
+    """Return the file that `write_labels` writes; it checks `labels` as described there."""
     from PIL import Image
 
-    file_path = check_path(path)
     pixels = check_array(labels, "labels", INTEGERS, ndim=2, layout="(H, W)")
     if pixels.ndim != 2:
         raise ValueError(f"labels must have shape (H, W), got {pixels.shape}")
@@ -49,8 +57,9 @@ def write_labels(path: PathLike, labels: Any) -> None:
     check_range(pixels, "labels", 0, 255)
     image = Image.fromarray(pixels.astype(np.uint8))
     image.putpalette(palette())
-    with replace_file(file_path) as file:
-        image.save(file, format="PNG")
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
 
 
 def read_labels(path: PathLike) -> NDArray[np.uint8]:

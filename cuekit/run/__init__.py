@@ -1,8 +1,20 @@
-"""Work on whole folders: labels, evaluation, tables and pictures."""
+"""Work on whole folders: labels, evaluation, tables and pictures.
+
+Each function is a command of `cuekit`, too.
+
+==================  ============================================================================
+`evaluate`          label images and the truth -> IoU, accuracy, intervals, differences
+`labels`            photos and activation maps -> label images; can be interrupted and resumed
+`read_list`         a text file that lists photos -> their names
+`read_tags`         a file of image tags -> the classes of each photo
+==================  ============================================================================
+"""
 
 from __future__ import annotations
 
 from cuekit.run._evaluate import evaluate
 from cuekit.run._evaluation import Evaluation
+from cuekit.run._labels import DryRun, LabelRun, labels
+from cuekit.run._sources import read_list, read_tags
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["DryRun", "Evaluation", "LabelRun", "evaluate", "labels", "read_list", "read_tags"]

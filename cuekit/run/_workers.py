@@ -4,7 +4,7 @@ A *task* is a class: it is made once in every worker with the settings of the ru
 called with one item after the other. Settings, items and results are JSON, so that nothing large
 and nothing that runs code passes between processes; a result holds counts and states, never pixels.
 
-A worker is ``python -m cuekit.run._workers``. It reads items from its standard input and writes
+A worker is a new Python that runs `main`. It reads items from its standard input and writes
 results to its standard output, one JSON value in each line. It does not import the caller's main
 module, as workers of `multiprocessing` do. A worker that crashes loses the photo in work only:
 that photo fails, and a new worker takes its place. If the caller is killed, the input ends, and so
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import queue
@@ -37,7 +38,10 @@ class RunStoppedError(OSError):
 
 
 def run_all(
-    task: str, settings: dict[str, Any], items: Iterable[Item], jobs: int = 1
+    task: str | Callable[[dict[str, Any]], Callable[[Item], Result]],
+    settings: dict[str, Any],
+    items: Iterable[Item],
+    jobs: int = 1,
 ) -> Iterator[tuple[Item, Result]]:
     """Call a task with every item, and yield each item with its result, in the order of completion.
 
@@ -45,8 +49,9 @@ def run_all(
 
     Parameters
     ----------
-    task : str
-        ``"module:Class"``. The class takes `settings`, and its objects take an item.
+    task : str or callable
+        ``"module:Class"``. The class takes `settings`, and its objects take an item; they may have
+        a method `close`. For one job, it may be the class itself.
     settings : dict
         JSON.
     items : iterable of dict
@@ -65,10 +70,13 @@ def run_all(
     RunStoppedError
         If the task raised it, or could not be made.
     """
-    if jobs == 1:
-        work = load(task)(settings)
-        for item in items:
-            yield item, _attempt(work, item)
+    if jobs == 1 or not isinstance(task, str):
+        work = (load(task) if isinstance(task, str) else task)(settings)
+        try:
+            for item in items:
+                yield item, _attempt(work, item)
+        finally:
+            getattr(work, "close", lambda: None)()
         return
     pool = _Pool(task, settings)
     try:
@@ -108,7 +116,7 @@ class _Worker:
         self.ready = False
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cuekit.run._workers"],
+            [sys.executable, "-c", "from cuekit.run._workers import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -130,10 +138,10 @@ class _Worker:
             stream.flush()
 
     def _receive(self) -> None:
-        with self._stream(self.process.stdout) as lines:
-            with contextlib.suppress(ValueError):  # a line that was cut, when the process was ended
-                for line in lines:
-                    self._answers.put((self, json.loads(line)))
+        # ValueError: a line that was cut, because the process was ended.
+        with self._stream(self.process.stdout) as lines, contextlib.suppress(ValueError):
+            for line in lines:
+                self._answers.put((self, json.loads(line)))
         self._answers.put((self, None))
 
     @staticmethod
@@ -165,8 +173,8 @@ class _Pool:
 
     def run(self, items: Iterable[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
         source = iter(items)
-        for _ in range(jobs):
-            self._workers.add(_Worker(self._start, self._answers))
+        for item in itertools.islice(source, jobs):
+            self._start_worker(item)
         while self._workers:
             worker, answer = self._next_answer()
             if answer is None:
@@ -175,22 +183,28 @@ class _Pool:
                 how = worker.how_it_ended()
                 if not worker.ready:
                     raise RunStoppedError(f"a worker process {how} at its start")
-                if worker.item is None:  # it had no more to do
+                if worker.item is None:  # there was no more to do
                     continue
                 yield worker.item, {"failed": f"the worker process {how}"}
-                self._workers.add(_Worker(self._start, self._answers))
-                continue
-            if "stop" in answer:
+                for item in itertools.islice(source, 1):
+                    self._start_worker(item)
+            elif "stop" in answer:
                 raise RunStoppedError(answer["stop"])
-            item, worker.item = worker.item, None
-            following = next(source, None)
-            if following is None:
-                worker.close()
+            elif not worker.ready:  # the first answer says that it is
+                worker.ready = True
             else:
-                worker.give(following)
-            worker.ready = True
-            if item is not None:  # else it said that it is ready
-                yield item, answer
+                done, worker.item = worker.item, None
+                for item in itertools.islice(source, 1):
+                    worker.give(item)
+                if worker.item is None:
+                    worker.close()
+                if done is not None:
+                    yield done, answer
+
+    def _start_worker(self, item: Item) -> None:
+        worker = _Worker(self._start, self._answers)
+        self._workers.add(worker)
+        worker.give(item)
 
     def _next_answer(self) -> tuple[_Worker, Result | None]:
         while True:
@@ -212,7 +226,8 @@ class _Pool:
             worker.close()
 
 
-def _main() -> None:
+def main() -> None:
+    """Work as a worker process, until there are no more items."""
     # What a recipe prints goes to standard error: answers alone are written to standard output.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     requests = os.fdopen(os.dup(0), encoding="utf-8")
@@ -230,14 +245,10 @@ def _main() -> None:
     with contextlib.suppress(BrokenPipeError):  # the caller has ended
         try:
             work = load(start["task"])(start["settings"])
-            answer({})  # ready
+            answer({"ready": True})
             for line in requests:
                 answer(_attempt(work, json.loads(line)))
         except RunStoppedError as error:
             answer({"stop": str(error)})
         except Exception as error:  # the task could not be made
             answer({"stop": describe(error)})
-
-
-if __name__ == "__main__":
-    _main()

@@ -12,22 +12,27 @@ from typing import TYPE_CHECKING, Any
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.bilateral_filter import bilateral_filter
+from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
 from cuekit.mask_scores import MaskScores, label_masks, mask_scores
+from cuekit.merge_scales import merge_scales
 from cuekit.photo_boundary import photo_boundary
+from cuekit.probabilities_to_labels import probabilities_to_labels
 from cuekit.random_walk import random_walk
 from cuekit.raw_cues import raw_cues
 from cuekit.refine_local import RefineParams, refine_local
 from cuekit.resize import resize_cues
+from cuekit.resize_maps import resize_maps
 from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
 from cuekit.superpixel_mean import superpixel_mean
 from cuekit.suppress import suppress_absent
+from cuekit.with_background import with_background
 
 if TYPE_CHECKING:
     from cuekit import io, metrics
@@ -44,6 +49,7 @@ __all__ = [
     "background_map",
     "bilateral_filter",
     "build_config",
+    "confident_labels",
     "cues_to_labels",
     "dense_crf",
     "felzenszwalb",
@@ -52,18 +58,22 @@ __all__ = [
     "label_masks",
     "labels_to_probabilities",
     "mask_scores",
+    "merge_scales",
     "metrics",
     "photo_boundary",
+    "probabilities_to_labels",
     "random_walk",
     "raw_cues",
     "refine_local",
     "resize_cues",
+    "resize_maps",
     "sepl_labels",
     "slic",
     "snap_cues",
     "subtract_classes",
     "superpixel_mean",
     "suppress_absent",
+    "with_background",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cuekit._arrays import adopt, is_on_cpu
+from cuekit._arrays import adopt, find_outside, is_on_cpu
 from cuekit._device import AnyArray, Array, DeviceArray
 
 FLOATS = ("float16", "float32", "float64")
@@ -122,6 +122,36 @@ def integers_of(value: Any) -> list[Any] | None:
         # tolist() of an array of floats gives floats, which are not integers.
         return items if isinstance(items, list) else None
     return list(value) if isinstance(value, Iterable) and isinstance(value, Sized) else None
+
+
+def check_classes(classes: Any, channels: int | None, name: str, ignore: int | None) -> list[int]:
+    """Return the label of each channel of `name`; None means that channel i has label i.
+
+    With `channels` None, there may be any number of them.
+    """
+    ids = list(range(channels or 0)) if classes is None else integers_of(classes)
+    if ids is None:
+        raise TypeError(f"classes must be a sequence of integers, got {classes!r}")
+    class_ids = [check_integer(label, f"classes[{i}]") for i, label in enumerate(ids)]
+    if not class_ids and channels is None:
+        raise ValueError("classes must have an entry for the background, got none")
+    if channels is not None and len(class_ids) != channels:
+        raise ValueError(
+            f"classes must have {channels} entries, one per channel of {name}, got {len(class_ids)}"
+        )
+    if ignore in class_ids:
+        raise ValueError(
+            f"classes must not contain {ignore}, the label of ignored pixels, "
+            f"got it for channel {class_ids.index(ignore)}; pass another ignore="
+        )
+    return class_ids
+
+
+def label_dtype(labels: list[int], names: str) -> np.dtype[Any]:
+    """Return the dtype of a label map: uint8 if all labels lie in 0..255, else int32."""
+    if min(labels) < -(2**31) or max(labels) >= 2**31:
+        raise ValueError(f"{names} must fit in int32, got {labels}")
+    return np.dtype(np.uint8 if min(labels) >= 0 and max(labels) <= 255 else np.int32)
 
 
 def check_pixels(array: AnyArray, name: str) -> None:
@@ -454,3 +484,17 @@ def check_finite(
                 f"{index}: differences must fit in float64"
             )
     raise ValueError(f"{arrays[0][0]} must be small enough for float64 sums, got an infinite sum")
+
+
+def check_unit_range(array: Array, name: str, advice: str) -> None:
+    """Refuse values that are not finite, or outside [0, 1] by more than rounding leaves."""
+    kind = array.dtype.type
+    lowest, largest = kind(-RANGE_TOLERANCE), kind(1 + RANGE_TOLERANCE)
+    if array.size == 0 or (array.min() >= lowest and array.max() <= largest):
+        return
+    index = find_outside(array, lowest, largest, allow_infinity=False)
+    if index is not None:
+        got = f"got {array[index]} at index {index}"
+        if not np.isfinite(array[index]):
+            raise ValueError(f"{name} must be finite, {got}")
+        raise ValueError(f"{name} must lie in [0, 1], {got}: {advice}")

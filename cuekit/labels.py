@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
-
 from cuekit._arrays import empty, flat, like
 from cuekit._backend import backend
 from cuekit._checks import (
     CUES,
     check_any_array,
     check_choice,
+    check_classes,
     check_integer,
     check_masks,
     check_threads,
-    integers_of,
+    label_dtype,
 )
 from cuekit._device import AnyFramework
 
@@ -100,16 +99,14 @@ def cues_to_labels(
         raise ValueError("unknown must be given where ignore is None, got None")
     elif ignores:
         raise ValueError("overlap='ignore' needs a label to ignore, got ignore=None")
-    class_ids: list[int] = _check_classes(classes, channels, ignore)
+    class_ids: list[int] = check_classes(classes, channels, "cues", ignore)
     unknown_label: int = check_integer(ignore if unknown is None else unknown, "unknown")
     ignore_label: int = unknown_label if ignore is None else ignore  # not written in the first case
     written: list[int] = [*class_ids, unknown_label]
     if ignores:
         written.append(ignore_label)
-    if min(written) < -(2**31) or max(written) >= 2**31:
-        raise ValueError(f"classes, unknown and ignore must fit in int32, got {written}")
-    fits_uint8 = min(written) >= 0 and max(written) <= 255
-    out = empty((*batch, height, width), np.uint8 if fits_uint8 else np.int32, maps)
+    dtype = label_dtype(written, "classes, unknown and ignore")
+    out = empty((*batch, height, width), dtype, maps)
     shape = (math.prod(batch), channels, height * width)
     kernels, context = backend(maps, threads)
     kernels.labels(
@@ -123,20 +120,3 @@ def cues_to_labels(
         context,
     )
     return like(out, cues)
-
-
-def _check_classes(classes: Any, channels: int, ignore: int | None) -> list[int]:
-    ids = list(range(channels)) if classes is None else integers_of(classes)
-    if ids is None:
-        raise TypeError(f"classes must be a sequence of integers, got {classes!r}")
-    class_ids = [check_integer(label, f"classes[{i}]") for i, label in enumerate(ids)]
-    if len(class_ids) != channels:
-        raise ValueError(
-            f"classes must have {channels} entries, one per channel of cues, got {len(class_ids)}"
-        )
-    if ignore in class_ids:
-        raise ValueError(
-            f"classes must not contain {ignore}, the label of ignored pixels, "
-            f"got it for channel {class_ids.index(ignore)}; pass another ignore="
-        )
-    return class_ids

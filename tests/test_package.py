@@ -64,6 +64,13 @@ SIGNATURES = {
     "validate=False, threads=1)",
     "photo_boundary": "(image, superpixels=None, *, size=None, contrast=0.3, channel_axis=-1, "
     "threads=1)",
+    "confident_labels": "(high, low, *, classes=None, ignore=255)",
+    "merge_scales": "(maps, *, flipped=None, size=None, crop=None, flips='sum', scales='sum', "
+    "normalize='max', epsilon=1e-05)",
+    "probabilities_to_labels": "(probabilities, *, present=None, classes=None, confidence=None, "
+    "ignore=255)",
+    "resize_maps": "(maps, size)",
+    "with_background": "(maps, *, threshold=None, alpha=None)",
     "build_config": "()",
 }
 

@@ -150,15 +150,15 @@ class Evaluation:
             occurs |= ~np.isnan(self.other.iou)
         rows = []
         for i in np.flatnonzero(occurs):
-            row = [_percent(self.iou[i]), _percent(self.accuracy[i]), _percent(shares[i])]
+            row = [percent(self.iou[i]), percent(self.accuracy[i]), percent(shares[i])]
             if self.other is not None:
                 other = self.other.iou[i]
-                row += [_percent(other), _percent(self.iou[i] - other, "+")]
+                row += [percent(other), percent(self.iou[i] - other, "+")]
             rows.append([self.class_names[i], *row])
-        means = ["mean", _percent(self.mean_iou.value), _percent(self.mean_accuracy.value), ""]
+        means = ["mean", percent(self.mean_iou.value), percent(self.mean_accuracy.value), ""]
         if self.other is not None:
             difference = self.differences["mean_iou"].value
-            means += [_percent(self.other.mean_iou.value), _percent(difference, "+")]
+            means += [percent(self.other.mean_iou.value), percent(difference, "+")]
         return [header, *rows, means]
 
     def _figures(self) -> list[tuple[str, str]]:
@@ -191,8 +191,8 @@ class Evaluation:
         absent = int(np.isnan(self.iou[averaged]).sum())
         added = int(((true == 0) & ~np.isnan(self.iou))[averaged].sum())
         return [
-            f"truth 255: left out, {_percent(_ratio(left_out, known + left_out))} % of the pixels",
-            f"labels 255: {_COUNTED_AS[self.unknown]}, {_percent(_ratio(unknown, known))} % of the "
+            f"truth 255: left out, {percent(_ratio(left_out, known + left_out))} % of the pixels",
+            f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_ratio(unknown, known))} % of the "
             "pixels with known truth",
             f"means: over {averaged_text(self.averaged, self.class_names)}, without the {absent} "
             f"in neither truth nor labels, with IoU 0 for the {added} in labels only",
@@ -314,10 +314,11 @@ def _by_class(values: NDArray[np.float64], class_names: Sequence[str]) -> dict[s
     }
 
 
-def _percent(share: Any, sign: str = "") -> str:
+def percent(share: Any, sign: str = "") -> str:
+    """Return a share as percent with two digits, and "-" for NaN."""
     return "-" if math.isnan(share) else f"{100 * share:{sign}.2f}"
 
 
 def _interval_text(interval: Interval, sign: str = "") -> str:
-    value, low, high = (_percent(each, sign) for each in interval)
+    value, low, high = (percent(each, sign) for each in interval)
     return f"{value} [{low}, {high}]"

@@ -33,8 +33,8 @@ class MapArchive:
     ``NAME/features``    (D, h', w'), optional: see `Maps.features`
     ===================  =====================================================================
 
-    Other entries are ignored. The file stays open until `close`; it is a context manager, too. An
-    object is for one thread.
+    Other entries are ignored. The file stays open until `close`, or until the object is deleted; it
+    is a context manager, too. An object is for one thread.
 
     Parameters
     ----------
@@ -146,6 +146,10 @@ class MapArchive:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):  # else it could not be opened
+            self.close()
 
     def __enter__(self) -> MapArchive:
         return self

@@ -14,9 +14,10 @@ Each function is a command of `cuekit`, too.
 from __future__ import annotations
 
 from cuekit.run._curve import Sweep
+from cuekit.run._dry_run import DryRun
 from cuekit.run._evaluate import evaluate
 from cuekit.run._evaluation import Evaluation
-from cuekit.run._labels import DryRun, LabelRun, labels
+from cuekit.run._labels import LabelRun, labels
 from cuekit.run._sources import read_list, read_tags
 from cuekit.run._sweep import sweep
 

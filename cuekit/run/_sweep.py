@@ -14,11 +14,12 @@ import numpy as np
 from cuekit._checks import check_integer, check_number, check_switch
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.io import MapArchive, Maps, read_labels, read_maps, read_photo
-from cuekit.io._common import PathLike, check_path
+from cuekit.io._common import PathLike
 from cuekit.metrics import IGNORE
+from cuekit.recipes import _normalized
 from cuekit.resize_maps import resize_maps
 from cuekit.run._curve import Sweep
-from cuekit.run._labels import _check_sizes, _tags
+from cuekit.run._label_task import _check_sizes
 from cuekit.run._pairs import (
     check_class_ids,
     class_ids_of,
@@ -28,7 +29,8 @@ from cuekit.run._pairs import (
     wanted_names,
     with_files,
 )
-from cuekit.run._sources import LABEL_SUFFIXES, MAP_SUFFIXES, PHOTO_SUFFIXES, Files
+from cuekit.run._plan import map_sources, tags_of
+from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files
 from cuekit.run._workers import Item
 from cuekit.superpixel_mean import superpixel_mean
 
@@ -135,15 +137,9 @@ def sweep(
         values = tuple(i / 100 for i in range(101))
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
-    path = check_path(maps, "maps")
-    archive = path if path.is_file() else None
-    folders: dict[str, Files] = {}
-    if archive is None:
-        folders["maps"] = Files(path, MAP_SUFFIXES, "maps")
-        with_maps = folders["maps"].names()
-    else:
-        with MapArchive(archive) as opened:
-            with_maps = sorted(opened.names)
+    (source,) = map_sources([maps])
+    with_maps = sorted(source.names)
+    folders = {} if source.files is None else {"maps": source.files}
     if truth is not None:
         folders["truth"] = Files(truth, LABEL_SUFFIXES, "truth")
     if photos is not None:
@@ -151,16 +147,17 @@ def sweep(
     complete = [name for name in with_maps if all(name in each for each in folders.values())]
     if names is None and not complete:
         places = " and ".join(str(each.folder) for each in folders.values())
-        raise ValueError(f"maps must have names of files in {places}, got none in {path}")
+        raise ValueError(f"maps must have names of files in {places}, got none in {source.path}")
     wanted = complete if names is None else wanted_names(names)
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
-    if tags is not None:
-        items = _with_tags(items, _tags(tags, known_names), failures)
+    tag_ids = tags_of(tags, known_names)
+    if tag_ids is not None:
+        items = _with_tags(items, tag_ids, failures)
     settings = {
         "parameter": "threshold" if alphas is None else "alpha",
         "values": values,
-        "archive": None if archive is None else os.fspath(archive),
+        "archive": None if source.files is not None else os.fspath(source.path),
         "normalize": check_switch(normalize, "normalize"),
         "reading": {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
     }
@@ -189,7 +186,7 @@ def sweep(
         if alphas is not None:  # t = (1 - t) ** alpha
             estimate = math.log(estimate) / math.log1p(-estimate)
     return Sweep(
-        folder=os.fspath(path),
+        folder=os.fspath(source.path),
         parameter=settings["parameter"],
         values=values,
         class_names=known_names,
@@ -307,13 +304,6 @@ def _check_peak(peak: float, name: str, settings: Mapping[str, Any]) -> None:
             f"maps must be at most {limit:g}, got {peak:g} in those of {name}: pass --normalize "
             "(normalize=True) to divide each map by its maximum"
         )
-
-
-def _normalized(maps: NDArray[Any]) -> NDArray[Any]:
-    """Divide each map by its maximum, as recipes do; a map without positive values is 0."""
-    result = np.zeros_like(maps)
-    np.divide(maps, maps.max(axis=(1, 2), keepdims=True), out=result, where=maps > 0)
-    return result
 
 
 def _best(maps: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:

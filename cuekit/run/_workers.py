@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any, TypeAlias
 
 Item: TypeAlias = dict[str, Any]
@@ -42,7 +42,7 @@ def run_all(
     settings: dict[str, Any],
     items: Iterable[Item],
     jobs: int = 1,
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Call a task with every item, and yield each item with its result, in the order of completion.
 
     Close the iterator (`contextlib.closing`) to end the workers at once.

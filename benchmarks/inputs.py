@@ -20,7 +20,7 @@ CAT = 8  # the channel of cat, which chelsea shows, among the 21 of PASCAL VOC
 PRESENT = (2, 7, 14)  # the present classes in cases with 3 of 20
 DATA = Path(os.environ.get("CUEKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 VOC = DATA / "voc-animals" / "JPEGImages"
-EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "maps.npz"
+EXAMPLE_MAPS = Path(__file__).parent.parent / "examples" / "data" / "color.npz"
 
 
 @cache
@@ -128,8 +128,8 @@ def random_cues(seed: int = 0) -> np.ndarray:
 def real_cues() -> np.ndarray:
     """Return cues of chelsea's activation maps: background and cat, 19 empty channels."""
     with np.load(EXAMPLE_MAPS) as data:
-        cams = reference.resize_bilinear(data["chelsea/color/cams"], GRID)
-        below_top, top = data["chelsea/color/features"][:, None].astype(np.float64)
+        cams = reference.resize_bilinear(data["chelsea/cams"], GRID)
+        below_top, top = data["chelsea/features"][:, None].astype(np.float64)
     cues = np.zeros((CHANNELS, *GRID), dtype=bool)
     ground = cuekit.background_map(below_top, top, size=GRID)
     cues[0], cues[CAT] = cuekit.raw_cues(cams, ground)

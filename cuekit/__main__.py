@@ -1,18 +1,106 @@
-"""`python -m cuekit`: what was built, what was found."""
+"""The command `cuekit`; `python -m cuekit` is the same."""
 
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-from cuekit._backend import build_config
+import cuekit
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# Command -> its module in cuekit.commands, which has SUMMARY (a line), EXAMPLES (the end of its
+# help), add_arguments(parser) and run(arguments), which returns the exit status.
+COMMANDS = {
+    "labels": "labels",
+    "convert": "convert",
+    "eval": "evaluate",
+    "sweep": "sweep",
+    "view": "view",
+    "info": "info",
+}
+_EPILOG = """\
+exit status: 0 all is done; 1 some photos failed; 2 the request cannot be carried out;
+130 and 143 stopped by Ctrl-C and by SIGTERM
+
+`cuekit COMMAND --help` shows options and examples."""
 
 
-def main() -> None:
-    """Write one line per fact."""
-    config = build_config()
-    reason = config.pop("cuda_missing")
-    config["cuda"] = config["cuda"] or f"missing: {reason}"
-    for key, value in config.items():
-        sys.stdout.write(f"{key:<16} {'not installed' if value is None else value}\n")
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="cuekit",
+        description="Training labels for segmentation networks, from activation maps of a folder.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    whole.add_argument("--version", action="version", version=f"cuekit {cuekit.__version__}")
+    _add_completion(whole)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(f"cuekit.commands.{module_name}")
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return whole
+
+
+def _add_completion(whole: argparse.ArgumentParser) -> None:
+    try:
+        import shtab
+    except ImportError:
+        whole.add_argument(
+            "--print-completion",
+            metavar="SHELL",
+            action=_MissingCompletion,
+            help="print a completion script for bash, zsh or tcsh (needs shtab)",
+        )
+    else:
+        shtab.add_argument_to(whole, help="print a completion script")
+
+
+class _MissingCompletion(argparse.Action):
+    """Says how to get completion."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error("completion needs shtab: pip install 'cuekit[cli]'")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    parsed = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(parsed.run(parsed))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"cuekit {parsed.command}: stopped by Ctrl-C\n")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.stderr.write(f"cuekit {parsed.command}: {error}\n")
+        return 2
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave all blocks that clean up, and then the process."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -19,18 +20,19 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import cuekit
+import cuekit.io
 
-MAPS = Path(__file__).parent / "data" / "maps.npz"
+MAPS = Path(__file__).parent / "data" / "color.npz"
 PHOTOS = ("chelsea", "coffee", "astronaut")
 TITLES = ("photo", "cues of the maps", "after the dense CRF")
 UNKNOWN = 255
 
 
-def before_and_after(photo: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def before_and_after(photo: np.ndarray, maps: cuekit.io.Maps) -> tuple[np.ndarray, ...]:
     """Return labels (H, W) of a photo (H, W, 3): those of its cues, and those after a CRF."""
-    below_top, top = maps["features"]
-    own = cuekit.subtract_classes(maps["cams"])
-    raw = cuekit.raw_cues(own, cuekit.background_map(below_top[None], top[None]))
+    features: Any = maps.features  # this file has them
+    own = cuekit.subtract_classes(maps.maps)
+    raw = cuekit.raw_cues(own, cuekit.background_map(*features[:, None]))
     labels = cuekit.cues_to_labels(cuekit.resize_cues(raw, photo.shape[:2]), unknown=UNKNOWN)
     # The cues have errors: each gets probability 0.7. Unknown pixels get equal probabilities.
     probabilities = cuekit.labels_to_probabilities(labels, len(raw), gt_prob=0.7, ignore=UNKNOWN)
@@ -47,7 +49,7 @@ def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    results: Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, ...]],
+    results: Callable[[np.ndarray, cuekit.io.Maps], tuple[np.ndarray, ...]],
     titles: tuple[str, ...],
     side: float,
     path: Path,
@@ -57,10 +59,10 @@ def draw(
     heights = [photo.shape[0] / photo.shape[1] for photo in photos]
     figure = Figure(figsize=(side * len(titles), side * sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(PHOTOS), len(titles), height_ratios=heights)
-    with np.load(MAPS) as data:
+    with cuekit.io.MapArchive(MAPS) as archive:
         for row, name, photo in zip(axes, PHOTOS, photos, strict=True):
-            maps = {kind: data[f"{name}/color/{kind}"] for kind in ("cams", "features")}
-            images = (photo, *(overlay(photo, labels) for labels in results(photo, maps)))
+            labels = results(photo, archive.read(name))
+            images = (photo, *(overlay(photo, each) for each in labels))
             for ax, image, title in zip(row, images, titles, strict=True):
                 ax.imshow(image)
                 ax.set_axis_off()

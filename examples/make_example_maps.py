@@ -1,4 +1,4 @@
-r"""Make examples/data/maps.npz: real activation maps of three photos from scikit-image.
+r"""Make examples/data/color.npz and gray.npz: real activation maps of scikit-image's photos.
 
 The network is MobileNetV2 1.0 trained on ImageNet (by TensorFlow's authors, Apache-2.0), with batch
 norm folded into the convolutions. The photos are part of the scikit-image package, so the
@@ -87,7 +87,7 @@ def resized(network: Network, photo: Image.Image, size: tuple[int, int]) -> torc
 
 
 def main() -> None:
-    """Compute the maps of every example and write them to one file."""
+    """Compute the maps of every example, and write an archive for each kind of photo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="the network's weights (npz)")
     parser.add_argument(
@@ -95,10 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--stride", type=int, choices=(32, 16, 8), default=16, help="default 16")
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).parent / "data" / "maps.npz",
-        help="file to write",
+        "--out", type=Path, default=Path(__file__).parent / "data", help="folder to write to"
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -109,13 +106,13 @@ def main() -> None:
     lines = args.labels.read_text(encoding="utf-8").splitlines()
     names = [line.split(maxsplit=1)[1].split(",")[0].strip() for line in lines]
 
-    arrays: dict[str, Any] = {}
+    class_names = ["background", *(name for each in EXAMPLES.values() for name in each.classes)]
+    arrays: dict[str, dict[str, Any]] = {"color": {}, "gray": {}}
     for name, example in EXAMPLES.items():
         color = Image.fromarray(getattr(skimage.data, name)())
         scale = example.longer_side / max(color.size)
         size = tuple(round(side * scale / args.stride) * args.stride for side in color.size)
-        arrays[f"{name}/classes"] = np.array(list(example.classes))
-        arrays[f"{name}/imagenet"] = np.array(["; ".join(m) for m in example.classes.values()])
+        class_ids = np.array([class_names.index(each) for each in example.classes], np.uint8)
         for kind, photo in {"color": color, "gray": color.convert("L").convert("RGB")}.items():
             best = probabilities(classifier, resized(classifier, photo, (224, 224))).topk(3)
             seen = [
@@ -124,12 +121,16 @@ def main() -> None:
             log.info("%s, %s, at 224 x 224: %s", name, kind, ", ".join(seen))
             merged = [[names.index(n) for n in group] for group in example.classes.values()]
             cams, features = maps_of(localizer, resized(localizer, photo, size), merged)
-            arrays[f"{name}/{kind}/cams"] = cams.numpy().astype(np.float16)
-            arrays[f"{name}/{kind}/features"] = features.numpy().astype(np.float16)
+            arrays[kind][f"{name}/cams"] = cams.numpy().astype(np.float16)
+            arrays[kind][f"{name}/classes"] = class_ids
+            arrays[kind][f"{name}/features"] = features.numpy().astype(np.float16)
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(args.out, **arrays)  # NumPy dates every entry 1980-01-01: reproducible
-    log.info("%s: %d bytes", args.out, args.out.stat().st_size)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "classes.txt").write_text("\n".join(class_names) + "\n")
+    for kind, entries in arrays.items():
+        path = args.out / f"{kind}.npz"
+        np.savez_compressed(path, **entries)  # NumPy dates every entry 1980-01-01: reproducible
+        log.info("%s: %d bytes", path, path.stat().st_size)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resnet_maps
@@ -24,7 +25,7 @@ from PIL import Image
 import cuekit
 import cuekit.io
 
-MAPS = Path(__file__).parent / "data" / "maps.npz"
+DATA = Path(__file__).parent / "data"
 PHOTOS = ("chelsea", "coffee", "astronaut")
 KINDS = ("color", "gray")  # the network's input: the photo in colour, and in grayscale
 LONGEST = 640  # pixels; the superpixels' default scale suits photos of about this size
@@ -34,9 +35,7 @@ class BadPhotoError(Exception):
     """The photo cannot be read; the message names the file and the reason."""
 
 
-def cues_of(
-    photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> Row:
+def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, Any]]) -> Row:
     """Compute every step of the paper, from activation maps to fused cues.
 
     Parameters
@@ -63,12 +62,14 @@ def cues_of(
 
 def example_rows() -> dict[str, Row]:
     """Compute the cues of scikit-image's photos from the activation maps in the data folder."""
+    class_names = (DATA / "classes.txt").read_text().splitlines()
+    archives = {kind: cuekit.io.MapArchive(DATA / f"{kind}.npz") for kind in KINDS}
     rows = {}
-    with np.load(MAPS) as data:
-        for name in PHOTOS:
-            photo = getattr(skimage.data, name)()
-            maps = {k: (data[f"{name}/{k}/cams"], data[f"{name}/{k}/features"]) for k in KINDS}
-            rows[name] = cues_of(photo, data[f"{name}/classes"].tolist(), maps)
+    for name in PHOTOS:
+        read = {kind: archive.read(name) for kind, archive in archives.items()}
+        classes = [class_names[class_id] for class_id in read["color"].class_ids]
+        maps = {kind: (each.maps, each.features) for kind, each in read.items()}
+        rows[name] = cues_of(getattr(skimage.data, name)(), classes, maps)
     return rows
 
 

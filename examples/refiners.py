@@ -15,16 +15,17 @@ import numpy as np
 from dense_crf import draw
 
 import cuekit
+import cuekit.io
 
 TITLES = ("photo", "maps", "PAR", "random walk", "dense CRF")
 BACKGROUND_SCORE = 0.3
 STRIDE = 4  # of the cells of the random walk, in pixels
 
 
-def labels_of(photo: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def labels_of(photo: np.ndarray, maps: cuekit.io.Maps) -> tuple[np.ndarray, ...]:
     """Return labels (H, W) of maps (C, h, w), and after PAR, a random walk and a dense CRF."""
     size = photo.shape[:2]
-    cams = relative(cuekit.subtract_classes(maps["cams"].astype(np.float32)))
+    cams = relative(cuekit.subtract_classes(maps.maps.astype(np.float32)))
     coarse = cuekit.refine_local(cams, photo, "par", iterations=0)  # resizes only
     refined = cuekit.refine_local(with_background(cams), photo, "par")
 

@@ -751,6 +751,20 @@ def test_same_bits_for_any_threads_and_instructions(channels):
                 assert same_bits(result, expected), (name, threads)
 
 
+@pytest.mark.parametrize("threads", THREADS)
+def test_images_of_one_photo_share_its_lattice(threads):
+    rng = np.random.default_rng(5)
+    first, second = rng.integers(0, 256, (2, 30, 41, 3), dtype=np.uint8)
+    almost = second.copy()
+    almost[-1, -1, -1] ^= 1  # the last byte tells them apart
+    batch = np.stack([first, first, second, almost, almost, almost, first])
+    scores = rng.dirichlet(np.ones(3), (len(batch), 30, 41)).transpose(0, 3, 1, 2)
+    for setting in ("irn", CRFParams(3, 3, 0, 1, 1)):  # the second has no lattice of colours
+        alone = [cuekit.dense_crf(*pair, setting) for pair in zip(scores, batch, strict=True)]
+        together = cuekit.dense_crf(scores, batch, setting, threads=threads)
+        assert same_bits(together, np.stack(alone))
+
+
 def test_any_memory_order():
     photo = sample_photos()[0][:31, :33]
     maps = smooth_probabilities((31, 33), 9)

@@ -956,7 +956,7 @@ def small_files(folder):
     np.savez(folder / "d.npz", keys=KEYS, cam=maps)
     np.savez_compressed(folder / "e.npz", cam=maps, fg_cls=KEYS, att=maps)
     write_maps(folder / "f", maps, [1, 15], background=maps[0], photo_size=(9, 9), provenance="x")
-    write_maps(folder / "g", maps > 0.5, [1, 15])
+    write_maps(folder / "g", maps > 0.5, [1, 15], features=maps)
     written |= {name: folder / name for name in ("d.npz", "e.npz", "f", "g")}
     try:
         import torch
@@ -1144,8 +1144,17 @@ def test_extreme_maps(tmp_path, maps):
 
 def test_everything_is_kept(tmp_path):
     path = tmp_path / "a.npz"
-    write_maps(path, MAPS, (300, 2), photo_size=[375, 500], provenance="ResNet, 日本, epoch 3")
+    features = RNG.random((3, 2, 5)) * 7680
+    write_maps(
+        path,
+        MAPS,
+        (300, 2),
+        features=features,
+        photo_size=[375, 500],
+        provenance="ResNet, 日本, epoch 3",
+    )
     read = read_maps(path)
+    np.testing.assert_array_equal(read.features, features.astype(np.float16))
     assert read.class_ids.tolist() == [300, 2]
     assert read.photo_size == (375, 500)
     assert read.provenance == "ResNet, 日本, epoch 3"
@@ -1217,6 +1226,19 @@ def test_layouts_do_not_matter(tmp_path):
         ({"background": MAPS}, ValueError, r"background must have shape \(6, 9\) to match maps"),
         ({"background": MAPS[0, 1:]}, ValueError, r"background must have shape \(6, 9\) to match"),
         ({"background": MAPS[0] > 0}, TypeError, r"background must have dtype float32, got bool"),
+        (
+            {"features": MAPS[0]},
+            ValueError,
+            r"features must have shape \(D, h, w\), got",
+        ),
+        (
+            {"features": MAPS[:0]},
+            ValueError,
+            r"features must have shape \(D, h, w\), each >= 1, got",
+        ),
+        ({"features": MAPS * np.inf}, ValueError, r"features must be finite, got NaN or infinity"),
+        ({"features": MAPS * 1e6}, ValueError, r"features must be at most 65504, .* got .*divide"),
+        ({"features": MAPS > 0}, TypeError, r"features must have dtype float16 or float32"),
         ({"photo_size": 3}, TypeError, r"photo_size must be a pair \(height, width\), got 3"),
         ({"photo_size": (0, 3)}, ValueError, r"photo_size must be at least 1, got 0"),
         ({"encoding": "jpeg"}, ValueError, r"encoding must be one of 'uint8', 'float16', got 'jp"),
@@ -1275,6 +1297,8 @@ BITS = {
         ({**OWN, "scale": np.zeros((1, 2))}, r"with a scale \(C, 2\)"),
         ({**OWN, "scale": np.full((2, 2), np.nan)}, r"scale must be finite"),
         ({**OWN, "scale": np.zeros((2, 2), int)}, r"scale must be an array as write_maps"),
+        ({**OWN, "features": np.zeros((2, 3), "f2")}, r"features must be an array as write_maps"),
+        ({**OWN, "features": np.zeros((2, 3, 0), "f2")}, r"features must have shape \(D, h, w\)"),
         ({**OWN, "photo_size": np.array([3], "i4")}, r"photo_size must be two numbers >= 1"),
         ({**OWN, "photo_size": np.array([0, 3], "i4")}, r"photo_size must be two numbers >= 1"),
         ({**OWN, "provenance": np.array(3)}, r"provenance must be an array as write_maps"),

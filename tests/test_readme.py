@@ -17,7 +17,7 @@ def test_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     needs("skimage")
     data = tmp_path / "examples" / "data"  # they read a file from there and write labels.png
     data.mkdir(parents=True)
-    shutil.copy(ROOT / "examples" / "data" / "maps.npz", data)
+    shutil.copy(ROOT / "examples" / "data" / "color.npz", data)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(BLOCKS[0], names)  # noqa: S102

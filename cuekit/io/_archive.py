@@ -6,6 +6,7 @@ of a header's length. Arrays of objects are not read from `.npz` files.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -26,6 +27,8 @@ from cuekit.io._unpickle import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -35,6 +38,7 @@ _MAX_HEADER = 10_000  # of a .npy; structured dtypes, which need more, are not r
 _MAX_READ = 2**20
 _STORED, _DEFLATED = 0, 8  # compression methods; others may need much memory
 _MAX_ENTRIES = 1000
+_ENTRY_BYTES = 200  # of an entry in a zip file's directory, with a name of up to 150 characters
 _MAX_TEXT = 10_000  # characters of a string in an .npz
 # NumPy writes the three keys in this order, with repr; other writers differ in spaces only.
 _HEADER = re.compile(
@@ -106,7 +110,7 @@ def _plain_dtype(order: str, kind: str, size: str) -> np.dtype[Any] | None:
 class NpzArray:
     """An array of an `.npz`, of which only the header has been read."""
 
-    def __init__(self, archive: _Archive, name: str) -> None:
+    def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
         self._name = name
         with archive.open(name) as entry:
@@ -123,23 +127,27 @@ class NpzArray:
             return header.array(self._archive.read(entry, header.nbytes))
 
 
-class _Archive:
-    """A zip file that is read with limits."""
+class Archive:
+    """A zip file that is read with limits: its number of entries, and the bytes read from them."""
 
-    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+    def __init__(self, file: IO[bytes], max_bytes: int, max_entries: int = _MAX_ENTRIES) -> None:
         import zipfile  # here, because it imports much
 
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._zip = zipfile.ZipFile(_Pieces(file))
+        self._zip = zipfile.ZipFile(_Pieces(file, max(_MAX_READ, max_entries * _ENTRY_BYTES)))
         self.names = self._zip.namelist()
-        if len(self.names) > _MAX_ENTRIES:
+        if len(self.names) > max_entries:
             raise ValueError(
-                f"a zip file must have at most {_MAX_ENTRIES} entries, got {len(self.names)}: maps "
-                "are read from files of one photo each"
+                f"a zip file must have at most {max_entries} entries, got {len(self.names)}: "
+                "read_maps reads files of one photo each, MapArchive those of many"
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError("the entries of a zip file must have distinct names, got some twice")
+
+    def forget_read(self) -> None:
+        """Count the bytes that are read from zero again."""
+        self._bytes = 0
 
     def open(self, name: str) -> IO[bytes]:
         info = self._zip.getinfo(name)
@@ -175,14 +183,15 @@ class _Archive:
 class _Pieces(io.RawIOBase):
     """A file of which only small pieces are read at once: `zipfile` reads its directory whole."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], max_read: int) -> None:
         self._file = file
+        self._max_read = max_read
 
     def read(self, size: int | None = -1, /) -> bytes:
         to_end = size is None or size < 0
-        data = self._file.read(_MAX_READ + 1 if to_end else min(size or 0, _MAX_READ + 1))
-        if len(data) > _MAX_READ:
-            raise ValueError(f"a zip file's directory must have at most {_MAX_READ} bytes")
+        data = self._file.read(self._max_read + 1 if to_end else min(size or 0, self._max_read + 1))
+        if len(data) > self._max_read:
+            raise ValueError(f"a zip file's directory must have at most {self._max_read} bytes")
         return data
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -243,11 +252,13 @@ def _check_end(file: IO[bytes]) -> None:
         raise ValueError("nothing may follow the pickle's STOP, got more bytes")
 
 
-def _read_zip(file: IO[bytes], budget: Budget) -> object:
+@contextlib.contextmanager
+def undamaged() -> Iterator[None]:
+    """Turn what zipfile raises for damaged files into a ValueError."""
     import zipfile
 
     try:
-        return _read_entries(file, budget)
+        yield
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError, struct.error, KeyError),
         *(NotImplementedError, RuntimeError, OverflowError, IndexError),
@@ -255,8 +266,13 @@ def _read_zip(file: IO[bytes], budget: Budget) -> object:
         raise ValueError(f"a zip file must be whole and undamaged, got: {error}") from None
 
 
+def _read_zip(file: IO[bytes], budget: Budget) -> object:
+    with undamaged():
+        return _read_entries(file, budget)
+
+
 def _read_entries(file: IO[bytes], budget: Budget) -> object:
-    archive = _Archive(file, budget.max_bytes)
+    archive = Archive(file, budget.max_bytes)
     pickles = [name for name in archive.names if name.endswith("/data.pkl")]
     if len(pickles) == 1 and pickles[0].count("/") == 1:
         return _read_torch(archive, pickles[0].removesuffix("data.pkl"), budget)
@@ -266,7 +282,7 @@ def _read_entries(file: IO[bytes], budget: Budget) -> object:
     return {name.removesuffix(".npy"): NpzArray(archive, name) for name in archive.names}
 
 
-def _read_torch(archive: _Archive, folder: str, budget: Budget) -> object:
+def _read_torch(archive: Archive, folder: str, budget: Budget) -> object:
     order = b"little"
     if folder + "byteorder" in archive.names:
         order = archive.read_small(folder + "byteorder")

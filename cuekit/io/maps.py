@@ -37,6 +37,7 @@ _VERSION = "cuekit maps 1"
 _MAX_CLASS_ID = 2**16 - 1
 _MAX_PROVENANCE = 10_000  # characters
 _SHOWN = 20  # entries in an error
+_LARGEST_HALF = 65520  # from here on values round to infinity in float16
 # PSA's CRF output sums to 1 at every pixel, up to the rounding of float16.
 _SUM_TOLERANCE = 0.01
 
@@ -60,6 +61,9 @@ class Maps:
         The size of the photo, if the file says it. Maps are often smaller.
     provenance : str
         Where the maps come from, if the file says it.
+    features : (D, h', w') array of float16 or float32, or None
+        Layers of the classifier, each summed over its channels, if the file has them: the input of
+        `background_map`.
     """
 
     maps: NDArray[Any]
@@ -68,6 +72,7 @@ class Maps:
     format: str
     photo_size: tuple[int, int] | None = None
     provenance: str = ""
+    features: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,7 @@ def _recognise_by_class(entries: _Entries) -> str:
 
 def _read_by_class(entries: _Entries, name: str) -> Maps:
     maps = _stacked_by_class(entries)
-    ids = _checked_ids([int(key) for key in entries], name)
+    ids = checked_class_ids([int(key) for key in entries], name)
     if name == "psa":
         return Maps(maps, ids + 1, None, name)
     if 0 not in ids:
@@ -335,7 +340,7 @@ def _read_layout(entries: _Entries, name: str, maps_key: str | None, ids_key: st
     if lack is not None:
         raise _UnfitError(f"format {name!r} must have {lack}")
     maps = _copy(entries[maps_key or cast(str, _first(entries, layout.maps_keys))])
-    ids = _checked_ids(_array(entries[ids_key or layout.ids_key]).tolist(), name)
+    ids = checked_class_ids(_array(entries[ids_key or layout.ids_key]).tolist(), name)
     if layout.background_first:
         return Maps(maps[1:].copy(), ids + layout.first_class, maps[0].copy(), name)
     if layout.first_class:
@@ -432,10 +437,12 @@ def _first(entries: _Entries, keys: Sequence[str]) -> str | None:
     return next((key for key in keys if key in entries), None)
 
 
-def _checked_ids(ids: list[int], name: str) -> NDArray[np.int64]:
+def checked_class_ids(ids: list[int], name: str) -> NDArray[np.int64]:
+    """Return the class ids of a file of format `name`; refuse what cannot be class ids."""
     if any(not 0 <= each < _MAX_CLASS_ID for each in ids) or len(set(ids)) != len(ids):
-        raise _UnfitError(
-            f"class ids of format {name!r} must be distinct and in 0..{_MAX_CLASS_ID - 1}"
+        raise ValueError(
+            f"class ids of format {name!r} must be distinct and in 0..{_MAX_CLASS_ID - 1}, "
+            f"got {ids[:_SHOWN]}"
         )
     return np.array(ids, np.int64)
 
@@ -449,6 +456,7 @@ def write_maps(
     class_ids: Any,
     *,
     background: Any = None,
+    features: Any = None,
     photo_size: Any = None,
     encoding: Literal["uint8", "float16"] = "uint8",
     provenance: str = "",
@@ -470,6 +478,9 @@ def write_maps(
         The classes' ids, distinct, 1 to 65535.
     background : (h, w) array or tensor of the same dtype, optional
         The score, or the cue, of class 0; high = background.
+    features : (D, h', w') array or tensor of float16, float32 or float64, optional
+        Layers of the classifier, each summed over its channels, for `background_map`. Finite; they
+        are stored as float16, whatever `encoding`.
     photo_size : pair of int, optional
         Height and width of the photo.
     encoding : {"uint8", "float16"}, default "uint8"
@@ -501,6 +512,7 @@ def write_maps(
                     ``size``: the bits of each mask row by row, the highest bit first
     ``scale``       (C, 2) float64: the value of level 0, and the step from level to level
     ``size``        (2,) int32: h and w of packed masks
+    ``features``    (D, h', w') float16, if given
     ``photo_size``  (2,) int32, if given
     ``provenance``  a string, if given
     ==============  ==========================================================================
@@ -549,6 +561,8 @@ def write_maps(
         "class_ids": np.array(ids, np.uint8 if max(ids, default=0) < 256 else np.uint16),
         **_encoded(stack, encoding),
     }
+    if features is not None:
+        entries["features"] = _written_features(features)
     if photo_size is not None:
         entries["photo_size"] = np.array(check_size(photo_size, "photo_size"), np.int32)
     if not isinstance(provenance, str):
@@ -580,13 +594,28 @@ def _written_ids(class_ids: Any, count: int) -> list[int]:
     return ids
 
 
+def _written_features(features: Any) -> NDArray[np.float16]:
+    stack = check_array(features, "features", FLOATS, ndim=3, layout="(D, h, w)")
+    if stack.ndim != 3 or 0 in stack.shape:
+        raise ValueError(f"features must have shape (D, h, w), each >= 1, got {stack.shape}")
+    if not np.isfinite(stack).all():
+        raise ValueError("features must be finite, got NaN or infinity")
+    largest = float(np.abs(stack).max())
+    if largest >= _LARGEST_HALF:
+        raise ValueError(
+            f"features must be at most 65504, the largest float16, got {largest:g}: divide them, "
+            "as background_map normalises each layer"
+        )
+    return stack.astype(np.float16)
+
+
 def _encoded(stack: NDArray[Any], encoding: str) -> dict[str, NDArray[Any]]:
     if stack.dtype == bool:
         flat = stack.reshape(len(stack), stack.shape[1] * stack.shape[2])
         return {"maps": np.packbits(flat, axis=1), "size": np.array(stack.shape[1:], np.int32)}
     largest = float(np.abs(stack).max(initial=0))
     if encoding == "float16":
-        if largest >= 65520:  # rounds to infinity
+        if largest >= _LARGEST_HALF:
             raise ValueError(f"maps must be at most 65504 for float16, got {largest:g}")
         return {"maps": stack.astype(np.float16)}
     if largest > np.finfo(np.float32).max:
@@ -638,10 +667,13 @@ def _read_own(entries: _Entries, max_bytes: int) -> Maps:
         raise ValueError(f"maps must be float16, or have a scale or a size, got {stored.dtype}")
     if maps.ndim != 3 or len(maps) != len(ids) or 0 in maps.shape[1:]:
         raise ValueError(f"maps must have shape ({len(ids)}, h, w), got {maps.shape}")
-    found = _without_background(maps, _checked_ids(ids.tolist(), "cuekit"), "cuekit")
+    found = _without_background(maps, checked_class_ids(ids.tolist(), "cuekit"), "cuekit")
     size = _own_array(entries, "photo_size", "i", 1) if "photo_size" in entries else None
     if size is not None and (size.shape != (2,) or size.min() < 1):
         raise ValueError(f"photo_size must be two numbers >= 1, got {size.tolist()[:10]}")
+    features = _own_array(entries, "features", "f", 3) if "features" in entries else None
+    if features is not None and 0 in features.shape:
+        raise ValueError(f"features must have shape (D, h, w), each >= 1, got {features.shape}")
     return Maps(
         found.maps,
         found.class_ids,
@@ -649,6 +681,7 @@ def _read_own(entries: _Entries, max_bytes: int) -> Maps:
         "cuekit",
         None if size is None else (int(size[0]), int(size[1])),
         _string(entries, "provenance") if "provenance" in entries else "",
+        None if features is None else _copy(features),
     )
 
 

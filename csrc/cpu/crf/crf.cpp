@@ -15,8 +15,10 @@
 // (workspace.h).
 #include "cuekit/crf.h"
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
+#include <vector>
 
 #include "cpu/float_state.h"
 #include "cpu/parallel.h"
@@ -25,6 +27,23 @@
 #include "kept_lattices.h"
 
 namespace cuekit::cpu {
+namespace {
+
+// The first image of every run of images that have the same photo, and the number of images. They
+// share its lattice: publications refine the maps of a photo twice, with two background scores.
+std::vector<std::int64_t> first_images_of_photos(const std::uint8_t* photos,  // (B, H, W, 3)
+                                                 const CrfParams& p) {
+  const std::int64_t size = p.height * p.width * 3;
+  std::vector<std::int64_t> firsts;
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    const std::uint8_t* photo = photos + b * size;
+    if (b == 0 || !std::equal(photo, photo + size, photo - size)) firsts.push_back(b);
+  }
+  firsts.push_back(p.batch);
+  return firsts;
+}
+
+}  // namespace
 
 template <class T>
 bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
@@ -38,12 +57,24 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
         kept_spatial_lattice(p.height, p.width, p.gaussian_sxy,
                              p.gaussian_weight * static_cast<float>(log2_of_e), context.threads);
   const std::int64_t pixels = p.height * p.width;
+  const std::vector<std::int64_t> firsts = first_images_of_photos(photos, p);
+  const auto count = static_cast<std::int64_t>(firsts.size()) - 1;
   std::atomic<bool> valid{true};
-  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    Inference<T> inference(scores + b * p.channels * pixels, photos + b * 3 * pixels,
-                           present + b * (p.channels - 1), out + b * p.channels * pixels,
-                           spatial.get(), p, threads);
-    if (!inference.run()) valid = false;
+  for_each_image(count, context.threads, [&](std::int64_t i, int threads) {
+    const std::int64_t first = firsts[static_cast<std::size_t>(i)];
+    const std::int64_t last = firsts[static_cast<std::size_t>(i) + 1];
+    const bool filters = p.bilateral_weight > 0 && p.iterations > 0;
+    Lattice bilateral;
+    if (filters)
+      bilateral = bilateral_lattice(
+          photos + first * 3 * pixels, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
+          p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads);
+    for (std::int64_t b = first; b < last; ++b) {
+      Inference<T> inference(scores + b * p.channels * pixels, present + b * (p.channels - 1),
+                             out + b * p.channels * pixels, spatial.get(),
+                             filters ? &bilateral : nullptr, p, threads);
+      if (!inference.run()) valid = false;
+    }
   });
   return valid;
 }

@@ -25,8 +25,8 @@ std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  
 }  // namespace
 
 template <class T>
-Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::uint8_t* present,
-                        marginal_type<T>* out, const Lattice* spatial, const CrfParams& p,
+Inference<T>::Inference(const T* scores, const std::uint8_t* present, marginal_type<T>* out,
+                        const Lattice* spatial, const Lattice* bilateral, const CrfParams& p,
                         int threads)
     : scores_(scores),
       out_(out),
@@ -43,15 +43,12 @@ Inference<T>::Inference(const T* scores, const std::uint8_t* photo, const std::u
   } else if (spatial != nullptr) {
     spatial_.allocate(spatial, stride_);
   }
-  if (p.bilateral_weight > 0 && p.iterations > 0) {
-    bilateral_lattice_ = bilateral_lattice(
-        photo, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
-        p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads);
-    bilateral_.allocate(&bilateral_lattice_, stride_);
+  if (bilateral != nullptr) {
+    bilateral_.allocate(bilateral, stride_);
     // Both filters share the caches. Values of this one do not fit from 4 MB on, for those to slice
     // and as much again for those to splat into.
     spatial_.prefetch_values = bilateral_.prefetch_values =
-        bilateral_lattice_.node_count() * stride_ > std::int64_t{1} << 20;
+        bilateral->node_count() * stride_ > std::int64_t{1} << 20;
   }
 }
 

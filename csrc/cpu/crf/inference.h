@@ -22,12 +22,11 @@ namespace cuekit::cpu {
 template <class T>
 class Inference {
  public:
-  // `spatial` is null if there is no such filter. It must outlive this.
+  // A lattice is null if there is no such filter. It must outlive this.
   Inference(const T* scores,              // (K, H, W)
-            const std::uint8_t* photo,    // (H, W, 3)
             const std::uint8_t* present,  // (K - 1)
             marginal_type<T>* out,        // (K, H, W)
-            const Lattice* spatial, const CrfParams& p, int threads);
+            const Lattice* spatial, const Lattice* bilateral, const CrfParams& p, int threads);
   Inference(const Inference&) = delete;
   Inference& operator=(const Inference&) = delete;
 
@@ -47,7 +46,6 @@ class Inference {
   std::int64_t stride_;
   MeanFieldKernel mean_field_;
   Workspace<float> unary_;  // (N, stride)
-  Lattice bilateral_lattice_;
   Filter spatial_, bilateral_;
   // A spatial filter that is a multiplication needs no lattice, only Q of the pass before.
   Workspace<float> own_;  // (N, stride), or nothing

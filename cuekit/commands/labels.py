@@ -1,0 +1,107 @@
+"""`cuekit labels`: labels of a folder of photos."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+SUMMARY = "Make labels of a folder of photos from their activation maps."
+EXAMPLES = """\
+examples:
+  cuekit labels --photos JPEGImages --maps cams --out labels --recipe irn
+  cuekit labels --photos JPEGImages --maps cams --out labels --recipe crf --option alpha=8
+  cuekit labels --photos JPEGImages --maps cams --out labels --dry-run
+  cuekit labels --photos JPEGImages --maps color --maps gray --out labels --recipe snap --jobs 8
+  cuekit labels --photos JPEGImages --maps cams --out labels --recipe my_recipes:sharpest
+  cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
+
+The same command again goes on where it was stopped. Photos that fail are listed in
+OUT/failures.csv, the others are not affected."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("--photos", required=True, metavar="DIR", help="folder of photos")
+    add(
+        "--maps",
+        required=True,
+        action="append",
+        metavar="DIR|NPZ",
+        help="folder with a file of maps for each photo, or one .npz of all; again for each "
+        "further classifier",
+    )
+    add("--out", required=True, metavar="DIR", help="folder for the labels, NAME.png")
+    add(
+        "--recipe",
+        default="crf",
+        metavar="NAME",
+        help="a recipe of cuekit.recipes, or module:function (default: %(default)s)",
+    )
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the recipe; may be given several times",
+    )
+    add("--list", metavar="FILE", help="text file with a name in each line (default: all maps)")
+    add("--tags", metavar="FILE", help="the photos' classes: .npz, .npy, .json or text")
+    add("--classes", default="voc", metavar="voc|coco|FILE", help="names of the classes in --tags")
+    add("--masks", metavar="DIR", help="masks of a promptable segmenter, for recipes that use them")
+    add("--format", default="auto", metavar="NAME", help="format of the maps (default: found out)")
+    add("--maps-key", metavar="KEY", help="entry of a map file that holds the maps")
+    add("--ids-key", metavar="KEY", help="entry of a map file that holds the class ids")
+    add("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
+    add("--limit", type=int, metavar="N", help="do the first N photos only")
+    add("--retry-failed", action="store_true", help="try photos again that failed before")
+    add("--dry-run", action="store_true", help="check everything, write nothing")
+    add("--quiet", action="store_true", help="show no progress")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    try:
+        return int(number), int(count)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be I/N, such as 3/16, got {text!r}") from None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the labels, and write a summary."""
+    from cuekit.run import DryRun, labels
+
+    found = labels(
+        arguments.photos,
+        arguments.maps,
+        arguments.out,
+        arguments.recipe,
+        options=dict(map(_option, arguments.option)),
+        names=arguments.list,
+        tags=arguments.tags,
+        masks=arguments.masks,
+        maps_format=arguments.format,
+        maps_key=arguments.maps_key,
+        ids_key=arguments.ids_key,
+        jobs=arguments.jobs,
+        part=arguments.part,
+        limit=arguments.limit,
+        retry_failed=arguments.retry_failed,
+        dry_run=arguments.dry_run,
+        progress=not arguments.quiet,
+    )
+    sys.stdout.write(f"{found}\n")
+    return 1 if (found.failing if isinstance(found, DryRun) else found.failed) else 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), {"True": True, "False": False}.get(value, value)

@@ -1,0 +1,132 @@
+"""What a run would do, without writing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cuekit.io.labels import encode_labels
+from cuekit.run._folder import OutputFolder
+from cuekit.run._label_task import LabelTask
+from cuekit.run._plan import Plan
+from cuekit.run._progress import duration
+from cuekit.run._recipe import Recipe
+from cuekit.run._workers import describe
+
+_SAMPLES = 3  # photos that labels are made of, to say how long all take
+_SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `labels` would do, and what it found; `str` of it is a report.
+
+    Attributes
+    ----------
+    photos, done : int
+        Photos asked for, and those that are done already.
+    failing : dict of str to str
+        Photos that would fail, as far as it can be told without making their labels.
+    unused : int
+        Photos in the folder that are not asked for.
+    example : str
+        What the first file of maps holds.
+    samples : dict of str to str
+        Photos of which labels were made without writing them, with classes and time.
+    seconds, nbytes : float
+        Estimates for all photos that are left, from the samples; of one process.
+    free : int
+        Free space where the labels will be, in bytes.
+    """
+
+    photos: int
+    done: int
+    failing: dict[str, str]
+    unused: int
+    example: str
+    samples: dict[str, str]
+    seconds: float
+    nbytes: float
+    free: int
+    jobs: int = 1
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.photos} photos, {self.done} done already, {len(self.failing)} would fail, "
+            f"{self.unused} more in the folder are not asked for",
+            f"maps: {self.example}",
+            *(f"{name}: {text}" for name, text in self.samples.items()),
+            *(f"fails: {text}" for text in list(self.failing.values())[:_SHOWN_FAILURES]),
+        ]
+        if self.samples:
+            lines.append(
+                f"about {duration(self.seconds / self.jobs)} with {self.jobs} jobs, and "
+                f"{self.nbytes / 1e6:.1f} MB of labels; {self.free / 1e9:.1f} GB are free"
+            )
+        return "\n".join(lines)
+
+
+def dry_run(plan: Plan, function: Recipe, wanted: list[str], folder: Path, jobs: int) -> DryRun:
+    """Look at all that is there, and make labels of some photos without writing them."""
+    failing: dict[str, str] = {}
+    items = []
+    for name in wanted:
+        try:
+            items.append(plan.item(name))
+        except (OSError, ValueError) as error:
+            failing[name] = describe(error)
+    journal = OutputFolder(folder, plan.manifest(function), None)
+    journal.look()
+    pending = [item for item in items if not journal.is_done(item["name"], item["inputs"])]
+    samples: dict[str, str] = {}
+    seconds, nbytes = [], []
+    with contextlib.closing(LabelTask(plan.worker_settings(), function)) as task:
+        example = _example(task, items)
+        for item in pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]:
+            start = time.monotonic()
+            try:
+                found = task.make(item)
+            except Exception as error:  # whatever a recipe raises
+                failing[item["name"]] = describe(error)
+                continue
+            seconds.append(time.monotonic() - start)
+            nbytes.append(len(encode_labels(found)))
+            classes = ", ".join(map(str, np.unique(found).tolist()))
+            samples[item["name"]] = f"labels {classes} in {seconds[-1]:.2f} s"
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return DryRun(
+        photos=len(wanted),
+        done=len(items) - len(pending),
+        failing=failing,
+        unused=len(set(plan.photos.names()) - set(wanted)),
+        example=example,
+        samples=samples,
+        seconds=len(pending) * float(np.median(seconds or [0])),
+        nbytes=len(pending) * float(np.mean(nbytes or [0])),
+        free=shutil.disk_usage(place).free,
+        jobs=jobs,
+    )
+
+
+def _example(task: LabelTask, items: list[dict[str, Any]]) -> str:
+    """Say what a file of maps holds."""
+    if not items:
+        return "none"
+    where = items[0]["maps"][0]
+    try:
+        maps = task.read(where)
+    except (OSError, ValueError) as error:
+        return describe(error)
+    values = f"values {maps.maps.min():.3g} to {maps.maps.max():.3g}" if maps.maps.size else "none"
+    return (
+        f"{' of '.join(reversed(where))} has format {maps.format}, {maps.maps.dtype} "
+        f"{maps.maps.shape}, class ids {maps.class_ids.tolist()}, {values}, "
+        f"{'no background' if maps.background is None else 'a background map'}"
+        f"{'' if maps.features is None else ', features'}"
+    )

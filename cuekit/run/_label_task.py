@@ -1,0 +1,110 @@
+"""The labels of one photo: read, made by the recipe, checked, written."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cuekit import io
+from cuekit.io.labels import encode_labels
+from cuekit.run._recipe import Recipe, load_recipe
+from cuekit.run._workers import RunStoppedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class LabelTask:
+    """Makes and writes the labels of one photo; made once in every worker."""
+
+    def __init__(self, settings: dict[str, Any], function: Recipe | None = None) -> None:
+        self.settings = settings
+        self.function = load_recipe(settings["recipe"]) if function is None else function
+        self.archives = {path: io.MapArchive(path) for path in settings["archives"]}
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return what the journal says of the photo."""
+        found = self.make(item)
+        data = encode_labels(found)
+        self._write(item, data)
+        ids, counts = np.unique(found, return_counts=True)
+        return {
+            "bytes": len(data),
+            "crc32": zlib.crc32(data),
+            "pixels": dict(zip(map(str, ids.tolist()), counts.tolist(), strict=True)),
+        }
+
+    def make(self, item: dict[str, Any]) -> NDArray[Any]:
+        """Return the labels of a photo."""
+        photo = io.read_photo(item["photo"])
+        maps = [self.read(where) for where in item["maps"]]
+        for each in maps:
+            _check_sizes(each, photo)
+        extra = {} if item["masks"] is None else {"masks": io.read_masks(item["masks"])}
+        found = self.function(
+            photo,
+            maps[0] if len(maps) == 1 else maps,
+            item["tags"],
+            **self.settings["options"],
+            **extra,
+        )
+        return _checked_labels(found, photo)
+
+    def close(self) -> None:
+        """Close the archives."""
+        for archive in self.archives.values():
+            archive.close()
+
+    def read(self, where: list[str]) -> io.Maps:
+        """Return the maps of a photo from a file, or from an archive."""
+        if len(where) == 2:
+            return self.archives[where[0]].read(where[1])
+        return io.read_maps(where[0], **self.settings["reading"])
+
+    def _write(self, item: dict[str, Any], data: bytes) -> None:
+        target = Path(self.settings["out"]) / f"{item['name']}.png"
+        unfinished = Path(self.settings["unfinished"]) / f"{os.getpid()}.part"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_bytes(data)
+            unfinished.replace(target)
+        except OSError as error:  # a full disk, a folder without permission: so for all photos
+            raise RunStoppedError(
+                error.errno, f"labels cannot be written: {error.strerror}", os.fspath(target)
+            ) from error
+
+
+def _check_sizes(maps: io.Maps, photo: NDArray[np.uint8]) -> None:
+    """Refuse maps of another photo, or of a photo that was turned.
+
+    Networks resize photos to squares, or divide both sides by one number and round up or down.
+    """
+    height, width = photo.shape[:2]
+    if maps.photo_size is not None and maps.photo_size != (height, width):
+        raise ValueError(
+            f"maps must be those of a photo of {height} x {width}, got maps of one of "
+            f"{maps.photo_size[0]} x {maps.photo_size[1]}"
+        )
+    h, w = maps.maps.shape[-2:]
+    # The strides that would give h and w, up to one cell.
+    least = max(height / (h + 1), width / (w + 1))
+    most = min(height / max(h - 1, 0.5), width / max(w - 1, 0.5))
+    if h != w and least > most:
+        raise ValueError(
+            f"maps must have the proportions of the photo, {height} x {width}, or be square, "
+            f"got {h} x {w}"
+        )
+
+
+def _checked_labels(found: Any, photo: NDArray[np.uint8]) -> NDArray[Any]:
+    array = np.asarray(found)
+    if array.shape != photo.shape[:2] or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"a recipe must return integers of shape {photo.shape[:2]}, "
+            f"got {array.dtype} {array.shape}"
+        )
+    return array

@@ -1,0 +1,288 @@
+"""Labels of a folder of photos: the run behind `cuekit labels`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cuekit._checks import check_integer
+from cuekit.io._common import PathLike, check_path
+from cuekit.run._dry_run import DryRun
+from cuekit.run._dry_run import dry_run as dry_run_of
+from cuekit.run._folder import OutputFolder
+from cuekit.run._label_task import LabelTask
+from cuekit.run._plan import Plan, check_apart, map_sources, tags_of, wanted_names
+from cuekit.run._progress import Progress, duration
+from cuekit.run._recipe import (
+    Recipe,
+    check_importable,
+    check_options,
+    load_recipe,
+    recipe_name,
+)
+from cuekit.run._sources import (
+    PHOTO_SUFFIXES,
+    Files,
+)
+from cuekit.run._workers import describe, run_all
+
+_TASK = "cuekit.run._label_task:LabelTask"
+_SHOWN_FAILURES = 10
+_MOST_JOBS = 1024
+
+
+@dataclass(frozen=True)
+class LabelRun:
+    """What `labels` did.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the labels are.
+    photos : int
+        Number of photos asked for.
+    written : int
+        Photos whose labels this call has written.
+    kept : int
+        Photos whose labels were complete before.
+    failed : dict of str to str
+        Photos without labels, and why.
+    pixels : dict of int to int
+        Class id -> number of pixels, over all photos with labels.
+    seconds : float
+        How long this call took.
+    """
+
+    folder: Path
+    photos: int
+    written: int
+    kept: int
+    failed: dict[str, str]
+    pixels: dict[int, int]
+    seconds: float
+
+    def __str__(self) -> str:
+        total = max(sum(self.pixels.values()), 1)
+        background = 100 * self.pixels.get(0, 0) / total
+        unknown = 100 * self.pixels.get(255, 0) / total
+        classes = len(self.pixels.keys() - {0, 255})
+        lines = [
+            f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
+            f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}",
+            f"pixels: {background:.1f} % background, {100 - background - unknown:.1f} % of "
+            f"{classes} classes, {unknown:.1f} % unknown (255)",
+        ]
+        return "\n".join(lines)
+
+
+def labels(
+    photos: PathLike,
+    maps: PathLike | Sequence[PathLike],
+    out: PathLike,
+    recipe: str | Recipe = "crf",
+    *,
+    options: Mapping[str, Any] | None = None,
+    names: PathLike | Iterable[str] | None = None,
+    tags: PathLike | Mapping[str, Iterable[int]] | None = None,
+    classes: Sequence[str] = (),
+    masks: PathLike | None = None,
+    maps_format: str = "auto",
+    maps_key: str | None = None,
+    ids_key: str | None = None,
+    jobs: int = 1,
+    part: tuple[int, int] | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> LabelRun | DryRun:
+    """Make labels of many photos from their activation maps, and write them as PNGs.
+
+    The same call again goes on where an earlier one stopped. `out` never holds a partial file.
+
+    Parameters
+    ----------
+    photos : str or path-like
+        A folder of photos, which may have folders in it. The *name* of a photo is its path there,
+        without the suffix.
+    maps : str or path-like, or a sequence of them
+        The activation maps: a folder with one file for each photo, of the same name, in any format
+        of `cuekit.io.read_maps`; or an ``.npz`` of many photos (`cuekit.io.MapArchive`). Several:
+        those of several classifiers, which the recipe combines.
+    out : str or path-like
+        The folder of the labels. It is made if it is missing. Labels of NAME are ``NAME.png``, with
+        the palette of PASCAL VOC; 255 = unknown. It also holds the manifest ``run.json``, the
+        journal and ``failures.csv``.
+    recipe : str or callable, default "crf"
+        A function of `cuekit.recipes`, by its name; ``"module:function"``, a function of your own,
+        found in the current folder, too; or a function: ``(photo, maps, tags) -> labels``, as
+        `cuekit.recipes` describes.
+    options : dict, optional
+        Keyword arguments of the recipe: numbers, strings, lists.
+    names : str, path-like or iterable of str, optional
+        A text file that lists the photos (`read_list`), or their names. Default: all names that
+        have maps.
+    tags : str, path-like or dict, optional
+        The classes of each photo: a file (see `read_tags`) or ``{name: class ids}``. Default: the
+        classes of which there are maps. A photo without tags fails.
+    classes : sequence of str, optional
+        Names of the classes, the background first, for tags that are names.
+    masks : str or path-like, optional
+        A folder with masks for each photo (`cuekit.io.read_masks`), which are given to the recipe
+        as ``masks=``.
+    maps_format, maps_key, ids_key : str, optional
+        How maps are read: `format` and the keys of `cuekit.io.read_maps`.
+    jobs : int, default 1
+        Number of processes. 1: this process does the work.
+    part : (i, n), optional
+        Do part i of n only, i from 1 to n: photos i, i + n, ... of the list. Several parts can run
+        at once, on several machines with a common folder.
+    limit : int, optional
+        Do the first `limit` photos (of the part) only.
+    retry_failed : bool, default False
+        Also try photos again that failed in an earlier run.
+    dry_run : bool, default False
+        Write nothing; check what can be checked.
+    progress : bool, default False
+        Show progress and failures on standard error.
+
+    Returns
+    -------
+    LabelRun
+        Counts; or a DryRun, with `dry_run`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong, or `out` has labels that were made with other settings.
+    OSError
+        If a folder is missing, `out` cannot be written or is in use by another run, or the disk is
+        full. Labels that are complete stay.
+
+    Notes
+    -----
+    A photo that cannot be read, has no maps, or for which the recipe raises an error is listed in
+    ``failures.csv``, and the run goes on. Later runs leave it out unless `retry_failed` is set.
+
+    Settings that change results are compared with those of earlier runs into the same folder:
+    cuekit's version, the recipe, its options and the source file of a recipe of your own (not of
+    what that imports), the paths, the contents of tags. Photos whose files or maps have changed
+    since are done again.
+    """
+    jobs = check_integer(jobs, "jobs", minimum=1)
+    if jobs > _MOST_JOBS:
+        raise ValueError(f"jobs must be at most {_MOST_JOBS}, got {jobs}")
+    if limit is not None:
+        limit = check_integer(limit, "limit", minimum=1)
+    start = time.monotonic()
+    plan = Plan(
+        photos=Files(photos, PHOTO_SUFFIXES, "photos"),
+        maps=map_sources(maps),
+        masks=None if masks is None else check_path(masks, "masks"),
+        recipe=recipe_name(recipe),
+        options=dict(options or {}),
+        tags=tags_of(tags, classes),
+        reading={"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
+    )
+    function = recipe if callable(recipe) else load_recipe(recipe)
+    check_options(function, plan.options, plan.recipe, has_masks=masks is not None)
+    if jobs > 1 and callable(recipe):
+        check_importable(recipe)
+    wanted = wanted_names(names, plan)
+    part = _check_part(part)
+    if part is not None:
+        wanted = wanted[part[0] - 1 :: part[1]]
+    wanted = wanted[:limit]
+    folder_path = check_path(out, "out")
+    check_apart(folder_path, [plan.photos.folder, *(source.path for source in plan.maps)])
+    settings = plan.manifest(function)
+    if dry_run:
+        return dry_run_of(plan, function, wanted, folder_path, jobs)
+    with OutputFolder(folder_path, settings, part) as folder:
+        return _run(plan, function, wanted, folder, jobs, retry_failed, progress, start)
+
+
+def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
+    if part is None:
+        return None
+    number, count = (check_integer(each, "part", minimum=1) for each in part)
+    if number > count:
+        raise ValueError(f"part must be i of n with i <= n, got {number} of {count}")
+    return number, count
+
+
+def _run(
+    plan: Plan,
+    function: Recipe,
+    wanted: list[str],
+    folder: OutputFolder,
+    jobs: int,
+    retry_failed: bool,
+    shows_progress: bool,
+    start: float,
+) -> LabelRun:
+    settings = {
+        **plan.worker_settings(),
+        "out": os.fspath(folder.path),
+        "unfinished": os.fspath(folder.unfinished),
+    }
+    task: Any = _TASK
+    if jobs == 1:
+        task = partial(LabelTask, function=function)
+    pixels: Counter[int] = Counter()
+    written = kept = failed = 0
+    progress = Progress(len(wanted), shown=shows_progress)
+
+    def fail(name: str, reason: str, inputs: list[list[int]] | None) -> None:
+        nonlocal failed
+        failed += 1
+        folder.record(name, state="failed", reason=reason, inputs=inputs)
+        progress.add(failed=True)
+        if failed <= _SHOWN_FAILURES:
+            progress.note(f"{name} failed: {reason}")
+
+    def left() -> Iterator[dict[str, Any]]:
+        """Yield the photos that are to be done; count the others."""
+        nonlocal kept
+        for name in wanted:
+            try:
+                item = plan.item(name)
+            except (OSError, ValueError) as error:
+                fail(name, describe(error), None)
+                continue
+            if folder.is_done(name, item["inputs"]):
+                kept += 1
+                pixels.update(_by_class(folder.pixels(name)))
+                progress.add()
+            elif folder.has_failed(name, item["inputs"]) and not retry_failed:
+                progress.add(failed=True)
+            else:
+                yield item
+
+    try:
+        with contextlib.closing(run_all(task, settings, left(), jobs)) as results:
+            for item, result in results:
+                if "failed" in result:
+                    fail(item["name"], result["failed"], item["inputs"])
+                    continue
+                folder.record(item["name"], state="done", inputs=item["inputs"], **result)
+                written += 1
+                pixels.update(_by_class(result["pixels"]))
+                progress.add()
+    finally:
+        progress.close()
+        folder.write_failures(wanted)
+    failures = folder.failures_of(wanted)
+    seconds = time.monotonic() - start
+    return LabelRun(folder.path, len(wanted), written, kept, failures, dict(pixels), seconds)
+
+
+def _by_class(pixels: Mapping[str, int]) -> dict[int, int]:
+    return {int(class_id): count for class_id, count in pixels.items()}

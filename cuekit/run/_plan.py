@@ -1,0 +1,185 @@
+"""What is to be done: which photos, with which maps, tags and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cuekit
+from cuekit import io
+from cuekit._checks import check_integer
+from cuekit.io._common import PathLike, check_path
+from cuekit.run._recipe import Recipe, source_hash
+from cuekit.run._sources import (
+    MAP_SUFFIXES,
+    Files,
+    check_name,
+    read_list,
+    read_tags,
+    without_suffix,
+)
+
+_MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """A folder of map files, or an archive of many photos."""
+
+    path: Path
+    files: Files | None  # None: an archive
+    names: frozenset[str]
+
+
+def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
+    """Return the folders and archives of maps that an argument names."""
+    paths = [maps] if isinstance(maps, str | os.PathLike) else list(maps)
+    if not paths:
+        raise ValueError("maps must name at least one folder or archive, got none")
+    sources = []
+    for each in paths:
+        path = check_path(each, "maps")
+        if path.is_file():
+            with io.MapArchive(path) as archive:
+                sources.append(MapSource(path, None, frozenset(archive.names)))
+        else:
+            files = Files(path, MAP_SUFFIXES, "maps")
+            sources.append(MapSource(path, files, frozenset(files.names())))
+    return sources
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of a run that say what the labels of a photo are."""
+
+    photos: Files
+    maps: list[MapSource]
+    masks: Path | None
+    recipe: str
+    options: dict[str, Any]
+    tags: dict[str, tuple[int, ...]] | None
+    reading: dict[str, Any]
+
+    def manifest(self, function: Recipe) -> dict[str, Any]:
+        """Return all that changes results."""
+        tags = None
+        if self.tags is not None:
+            table = json.dumps(sorted(self.tags.items())).encode()
+            tags = hashlib.sha256(table).hexdigest()
+        try:
+            options = json.loads(json.dumps(self.options))
+        except TypeError as error:
+            raise TypeError(f"options must be numbers, strings or lists, got: {error}") from None
+        return {
+            "cuekit": cuekit.__version__,
+            "photos": os.fspath(self.photos.folder.resolve()),
+            "maps": [os.fspath(source.path.resolve()) for source in self.maps],
+            "masks": None if self.masks is None else os.fspath(self.masks.resolve()),
+            "reading": self.reading,
+            "recipe": self.recipe,
+            "recipe_source": source_hash(function),
+            "options": options,
+            "tags": tags,
+        }
+
+    def worker_settings(self) -> dict[str, Any]:
+        """Return what a worker has to know for all photos."""
+        return {
+            "recipe": self.recipe,
+            "options": self.options,
+            "reading": self.reading,
+            "archives": [os.fspath(s.path) for s in self.maps if s.files is None],
+        }
+
+    def item(self, name: str) -> dict[str, Any]:
+        """Return what a worker has to know of one photo; raises if something is missing."""
+        paths = [self.photos.path(name)]
+        maps: list[list[str]] = []
+        for source in self.maps:
+            if source.files is not None:
+                paths.append(source.files.path(name))
+                maps.append([os.fspath(paths[-1])])
+            elif name in source.names:
+                paths.append(source.path)
+                maps.append([os.fspath(source.path), name])
+            else:
+                raise FileNotFoundError(f"{source.path} has no maps of {name}")
+        masks = None
+        if self.masks is not None:
+            paths.append(_masks_of(self.masks, name))
+            masks = os.fspath(paths[-1])
+        tags = None
+        if self.tags is not None:
+            if name not in self.tags:
+                raise ValueError(f"tags must list every photo, got none for {name}")
+            tags = list(self.tags[name])
+        stamps = [path.stat() for path in paths]
+        return {
+            "name": name,
+            "photo": os.fspath(paths[0]),
+            "maps": maps,
+            "masks": masks,
+            "tags": tags,
+            "inputs": [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps],
+        }
+
+
+def _masks_of(folder: Path, name: str) -> Path:
+    for suffix in _MASK_SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{folder} has no masks of {name}")
+
+
+def tags_of(
+    tags: PathLike | Mapping[str, Iterable[int]] | None, classes: Sequence[str]
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the classes of each photo, from a file or a dict."""
+    if tags is None:
+        return None
+    if isinstance(tags, Mapping):
+        return {
+            name: tuple(sorted(check_integer(each, "tags", minimum=1) for each in set(ids)))
+            for name, ids in tags.items()
+        }
+    return read_tags(tags, classes)
+
+
+def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str]:
+    """Return the names of all photos asked for."""
+    with_maps = frozenset[str]().union(*(source.names for source in plan.maps))
+    if names is None:
+        wanted = sorted(with_maps)
+    elif isinstance(names, str | os.PathLike):
+        wanted = read_list(names)
+    else:
+        wanted = [without_suffix(name) for name in names]
+        for name in wanted:
+            check_name(name, "names")
+        if len(set(wanted)) != len(wanted):
+            twice = next(name for name, count in Counter(wanted).items() if count > 1)
+            raise ValueError(f"names must be distinct, got {twice!r} twice")
+    if not any(name in plan.photos and name in with_maps for name in wanted):
+        shown = (
+            f"photo {next(iter(plan.photos.names()), 'none')!r}, "
+            f"maps of {next(iter(sorted(with_maps)), 'none')!r}, "
+            f"asked for {next(iter(wanted), 'none')!r}"
+        )
+        raise ValueError(f"no photo asked for has a photo and maps of its name: first {shown}")
+    return wanted
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output folder that is one of the inputs, or in one, or around one."""
+    target = out.resolve()
+    for each in inputs:
+        source = each.resolve()
+        if target == source or source in target.parents or target in source.parents:
+            raise ValueError(f"out must be a folder apart from {each}, got {out}")

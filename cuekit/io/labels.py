@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -231,7 +231,7 @@ def _check_number_of_pixels(header: Header) -> None:
         raise _WrongKindError(f"have at most {limit} pixels, got {header.width} x {header.height}")
 
 
-@functools.cache
+@cache
 def voc_colours() -> NDArray[np.uint8]:
     """Return the 256 PASCAL VOC colours, (256, 3), read-only."""
     colours = np.array(palette(), np.uint8).reshape(256, 3)
@@ -239,7 +239,7 @@ def voc_colours() -> NDArray[np.uint8]:
     return colours
 
 
-@functools.cache
+@cache
 def palette() -> list[int]:
     """Return red, green, blue of the 256 PASCAL VOC colours, one after the other.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser
+from common import DATA, VOC, needs_data
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,7 +23,7 @@ from PIL import Image
 from cuekit.__main__ import main
 from cuekit.io import write_labels, write_maps
 from cuekit.metrics import confusion_matrix, iou, mean_iou
-from cuekit.run import _page, _panels, _view, view
+from cuekit.run import _page, _panels, _view, evaluate, view
 
 RNG = np.random.default_rng(0)
 H, W = 24, 32
@@ -159,6 +160,28 @@ def test_figures_are_those_of_metrics(run):
     ]
     assert [text for text in page.texts_of("td") if text.isdecimal()] == list(map(str, present))
     assert page.texts_of("h3") == list(result.shown)
+
+
+def test_figures_are_those_of_the_command_eval(run):
+    other, mean_over = run.folder / "other", ["background", "dog"]
+    folders = [run.folder / "labels", other]
+    result = run.view(labels=folders, mean_over=mean_over, count=20)
+    found = evaluate(
+        *(folders[0], run.folder / "truth"),
+        classes=CLASSES,
+        mean_over=mean_over,
+        compare=other,
+    )
+    assert result.mean_iou == (found.mean_iou.value, found.other.mean_iou.value)
+    scores = {photo["name"]: photo["mean_iou"] for photo in found.by_photo()}
+    assert list(result.shown) == sorted(run.names, key=scores.get)
+    other_scores = {photo["name"]: photo["mean_iou"] for photo in found.other.by_photo()}
+    shown = [text for text in seen(run).texts_of("p") if "other: mean IoU" in text]
+    assert shown == [
+        f"labels: mean IoU {_page.percent(scores[name])} · "
+        f"other: mean IoU {_page.percent(other_scores[name])}"
+        for name in result.shown
+    ]
 
 
 def test_mean_over(run):
@@ -352,6 +375,18 @@ def test_page_is_the_same_each_time(run):
     first = run.page.read_bytes()
     run.view(maps=run.folder / "maps")
     assert run.page.read_bytes() == first
+
+
+@needs_data(VOC, DATA / "cams" / "color.npz")
+def test_size_of_a_page_of_real_photos(tmp_path):
+    truth = VOC / "SegmentationClass"
+    names = sorted(path.stem for path in truth.glob("*.png"))[:24]
+    folders = (VOC / "JPEGImages", truth, tmp_path / "page.html")
+    result = view(*folders, truth=truth, maps=DATA / "cams" / "color.npz", names=names)
+    assert result.failed == {}
+    assert result.mean_iou == (1,)
+    assert len(result.shown) == 24
+    assert (tmp_path / "page.html").stat().st_size < 6e6  # 3 MB
 
 
 # ------------------------------------------------------------------------------ what attacks

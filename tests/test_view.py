@@ -707,7 +707,9 @@ def test_a_failure_leaves_the_old_page(run, monkeypatch):
     [
         ({"out": "page.txt"}, ValueError, "out must be a file .html or .htm, got page.txt"),
         ({"png": "page.jpg"}, ValueError, "png must be a file .png, got page.jpg"),
+        ({"png": "labels/all.png"}, ValueError, "png must not be in a folder of labels"),
         ({"out": "no/folder.html"}, OSError, "No such file"),
+        ({"out": "folder.html"}, ValueError, "got folder.html, which is something else"),
         ({"count": 0}, ValueError, "count must be at least 1, got 0"),
         ({"count": 201}, ValueError, "count must be at most 200, got 201"),
         ({"labels": []}, ValueError, "labels must be at least one folder"),
@@ -726,6 +728,7 @@ def test_a_failure_leaves_the_old_page(run, monkeypatch):
 )
 def test_wrong_arguments(run, options, error, message, monkeypatch):
     monkeypatch.chdir(run.folder)
+    (run.folder / "folder.html").mkdir()
     names = options.get("names", [run.names[0]])
     if "classes" in options:
         write_labels(run.folder / "labels" / "p00.png", np.full((H, W), 2))

@@ -165,8 +165,6 @@ def view(
 
     All labels and truths are read once, one after the other; photos and maps only of those shown.
     """
-    reading = {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key}
-    request = _Request(photos, labels, truth, maps, reading, names, classes, mean_over)
     count = check_integer(count, "count", minimum=1)
     if count > _MOST_SHOWN:
         raise ValueError(f"count must be at most {_MOST_SHOWN}, got {count}")
@@ -174,7 +172,10 @@ def view(
     page_path = _check_output(out, "out", (".html", ".htm"))
     png_path = None if png is None else _check_output(png, "png", (".png",))
     curve = None if sweep is None else read_curve(check_path(sweep, "sweep"))
-    with request:
+    reading = {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key}
+    with _Request(photos, labels, truth, maps, reading, names, classes, mean_over) as request:
+        if png_path:
+            _check_apart(png_path, request)
         totals = _count(request, progress)
         chosen = _choose(request, totals, count)
         title = f"Labels in {' and '.join(request.sets)}"
@@ -316,6 +317,13 @@ def _check_output(path: PathLike, name: str, suffixes: tuple[str, ...]) -> Path:
                 f"got {file_path}, which is something else"
             )
     return file_path
+
+
+def _check_apart(png: Path, request: _Request) -> None:
+    """Refuse a picture where it would be taken for a photo or a label image the next time."""
+    for files in (request.photos, *request.labels, request.truth):
+        if files is not None and png.resolve().is_relative_to(files.folder.resolve()):
+            raise ValueError(f"png must not be in a folder of {files.kind}, got {png}")
 
 
 # ------------------------------------------------------------------------- first pass: all photos

@@ -128,9 +128,11 @@ def class_ids_of(
     return tuple(sorted(chosen))
 
 
-def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str]) -> None:
-    """Refuse values that are neither a class nor 255."""
-    wrong = values[(values >= len(class_names)) & (values != IGNORE)]
+def check_class_ids(
+    values: NDArray[Any], name: str, class_names: Sequence[str], *, ignore: int | None = IGNORE
+) -> None:
+    """Refuse values that are neither a class nor `ignore`."""
+    wrong = values[(values >= len(class_names)) & (values != ignore)]
     if not wrong.size:
         return
     largest = int(wrong.max())
@@ -140,8 +142,8 @@ def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str])
     elif len(class_names) == 81 and largest <= 90:
         hint = "COCO's official ids have gaps: see cuekit.classes.coco_to_contiguous"
     raise ValueError(
-        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes, or "
-        f"{IGNORE}, got {largest}: {hint}"
+        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes"
+        f"{'' if ignore is None else f', or {ignore}'}, got {largest}: {hint}"
     )
 
 

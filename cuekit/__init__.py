@@ -35,7 +35,7 @@ from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
 
 if TYPE_CHECKING:
-    from cuekit import io, metrics
+    from cuekit import classes, io, metrics
     from cuekit import losses as losses  # not in __all__: import * must not need torch
     from cuekit import nn as nn
     from cuekit import reference as reference
@@ -49,6 +49,7 @@ __all__ = [
     "background_map",
     "bilateral_filter",
     "build_config",
+    "classes",
     "confident_labels",
     "cues_to_labels",
     "dense_crf",
@@ -79,7 +80,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("io", "losses", "metrics", "nn", "reference"):
+    if name in ("classes", "io", "losses", "metrics", "nn", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

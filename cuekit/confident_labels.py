@@ -16,6 +16,7 @@ from cuekit._checks import (
     check_integer,
     check_shape,
     label_dtype,
+    widened,
 )
 from cuekit._device import AnyFramework, Array
 from cuekit.probabilities_to_labels import check_scores, find_largest
@@ -96,7 +97,8 @@ def confident_labels(
         scores, other_scores = check_scores(high, "high"), check_scores(low, "low")
         check_shape(other_scores, "low", scores.shape, "high")
         ids = check_classes(classes, scores.shape[-3], "high", ignore)
-        labels, others = _largest_channels(scores), _largest_channels(other_scores)
+        labels, _ = find_largest(widened(scores, "high"))
+        others, _ = find_largest(widened(other_scores, "low"))
         foreground = labels != 0
     else:
         labels = check_array(high, "high", (*FLOATS, *INTEGERS), ndim=2, layout="(..., H, W)")
@@ -104,6 +106,10 @@ def confident_labels(
         check_shape(others, "low", labels.shape, "high")
         if classes is not None:
             ids = check_classes(classes, None, "high", ignore)
+            if 0 <= ignore < len(ids):
+                raise ValueError(
+                    f"ignore must not be a channel, 0 to {len(ids) - 1}, got {ignore}: pass another"
+                )
         for name, array in (("high", labels), ("low", others)):
             _check_labels(array, name, len(ids), ignore)
         foreground = (labels != 0) & (labels != ignore)
@@ -123,18 +129,15 @@ def confident_labels(
     return like(out, high)
 
 
-def _largest_channels(scores: Array) -> Array:  # (..., K, H, W) -> (..., H, W) int32
-    """Return the channel with the largest score."""
-    return find_largest(scores, None, list(range(scores.shape[-3])), np.int32)[0]
-
-
 def _check_labels(labels: Array, name: str, classes: int, ignore: int) -> None:
     """Refuse labels that are negative, or not below `classes` if it is not 0, and not `ignore`."""
     wrong = (labels < 0) | ((labels >= classes) if classes else False)
     index = first_true(wrong & (labels != ignore))
     if index is not None:
         allowed = f"from 0 to {classes - 1}" if classes else "at least 0"
-        raise ValueError(f"{name} must be {allowed} or {ignore}, got {labels[index]} at {index}")
+        raise ValueError(
+            f"{name} must be {allowed} or {ignore}, got {labels[index]} at index {index}"
+        )
 
 
 def _own_dtype(labels: Array, ignore: int) -> np.dtype[Any]:

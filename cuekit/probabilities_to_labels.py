@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cuekit._arrays import like
 from cuekit._checks import (
     FLOATS,
     check_array,
     check_classes,
-    check_finite,
     check_integer,
     check_number,
     check_pixels,
     check_present,
     check_unit_range,
     label_dtype,
+    widened,
 )
 from cuekit._device import AnyFramework, Array
 
@@ -87,6 +86,7 @@ def probabilities_to_labels(
     scores = check_scores(probabilities, "probabilities")
     *batch, channels, _, _ = scores.shape
     tags = check_present(present, "present", tuple(batch), channels - 1, scores, "probabilities")
+    wide = widened(scores, "probabilities")
     if ignore is not None:
         ignore = check_integer(ignore, "ignore")
     ids: list[int] = check_classes(classes, channels, "probabilities", ignore)
@@ -99,37 +99,39 @@ def probabilities_to_labels(
         if ignore is None:
             raise ValueError(f"confidence={confidence} needs a label to ignore, got ignore=None")
         dtype = label_dtype([*ids, ignore], "classes and ignore")
-        check_unit_range(scores, "probabilities", "apply softmax first")
-    labels, largest = find_largest(scores, tags, ids, dtype)
+        check_unit_range(wide, "probabilities", "apply softmax first")
+    best, largest = find_largest(wide, tags)
+    labels = np.array(ids, dtype)[best]
     if confidence is not None:
-        labels[largest < confidence] = ignore
+        labels[largest < scores.dtype.type(confidence)] = ignore
     return like(labels, probabilities)
 
 
 def check_scores(scores: Any, name: str) -> Array:
-    """Adopt finite scores (..., K, H, W) on the CPU, channel 0 of which is the background."""
+    """Adopt scores (..., K, H, W) on the CPU, channel 0 of which is the background."""
     array = check_array(scores, name, FLOATS, ndim=3, layout="(..., K, H, W)")
     if array.shape[-3] == 0:
         raise ValueError(f"{name} must have a background channel, got {array.shape}")
     check_pixels(array, name)
-    check_finite(bool(np.isfinite(array).all()), (name, array))
     return array
 
 
 def find_largest(
-    scores: Array,  # (..., K, H, W)
-    tags: Array | None,  # (..., K - 1) bool; None: all classes are present
-    ids: list[int],  # K labels
-    dtype: npt.DTypeLike,
+    scores: Array,  # (..., K, H, W), finite
+    tags: Array | None = None,  # (..., K - 1) bool; None: all classes are present
 ) -> tuple[Array, Array]:  # (..., H, W) each
-    """Return the label of the channel with the largest score, and this score."""
+    """Return the channel with the largest score, the lowest of several, and this score.
+
+    The same as ``np.argmax`` without a branch for each pixel, which is several times as fast.
+    """
     largest = scores[..., 0, :, :].copy()
-    labels = np.full(largest.shape, ids[0], dtype)
-    for k in range(1, len(ids)):
+    best = np.zeros(largest.shape, np.uint8 if scores.shape[-3] <= 256 else np.int32)
+    for k in range(1, scores.shape[-3]):
         channel = scores[..., k, :, :]
+        if tags is not None and not tags[..., k - 1].all():
+            channel = np.where(tags[..., k - 1, None, None], channel, -np.inf)
         larger = channel > largest
-        if tags is not None:
-            larger &= tags[..., k - 1, None, None]
-        np.copyto(largest, channel, where=larger)
-        np.copyto(labels, ids[k], where=larger)
-    return labels, largest
+        np.maximum(largest, channel, out=largest)
+        # All channels so far are below k.
+        np.maximum(best, larger.view(np.uint8) * best.dtype.type(k), out=best)
+    return best, largest

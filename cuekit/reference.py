@@ -16,6 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from cuekit.crf import CRFParams
     from cuekit.labels import BackgroundOverlap, Overlap
+    from cuekit.merge_scales import Merge, Normalize
     from cuekit.refine_local import Affinity
     from cuekit.resize import Rule
     from cuekit.snap import Accept
@@ -301,6 +302,35 @@ def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:  # (..., h, w)
     return maps
 
 
+# ------------------------------------------------------------------------------------- merge_scales
+
+
+def merge_scales(
+    maps: list[Array],  # (C, h_i, w_i) each
+    flipped: list[Array] | None,  # (C, h_i, w_i) each
+    size: tuple[int, int],
+    flips: Merge,
+    scales: Merge,
+    normalize: Normalize | None,
+    epsilon: float,
+) -> Array:  # (C, H, W)
+    """Merge maps of a photo at several scales, and of its mirror image, at one size."""
+    merge: dict[str, Any] = {"sum": np.sum, "mean": np.mean, "max": np.max}
+    resized = np.stack([resize_bilinear(each, size) for each in maps])  # (S, C, H, W)
+    if flipped is not None:
+        mirrored = np.stack([resize_bilinear(each, size) for each in flipped])[..., ::-1]
+        resized = merge[flips]([resized, mirrored], axis=0)
+    if normalize is not None:
+        resized = np.maximum(resized, 0)
+    merged: Array = merge[scales](resized, axis=0)
+    if normalize == "minmax":
+        merged = merged - merged.min((-2, -1), keepdims=True)
+    if normalize is not None:
+        divisor = merged.max((-2, -1), keepdims=True) + epsilon
+        merged = merged / np.where(divisor == 0, 1, divisor)
+    return merged
+
+
 # ------------------------------------------------------------------------------------------ labels
 
 
@@ -326,6 +356,43 @@ def cues_to_labels(
             out[y, x] = ignore
         elif on[0, y, x] and not (foreground and background_overlap == "foreground"):
             out[y, x] = class_ids[0]
+    return out
+
+
+# -------------------------------------------------------------------------- probabilities_to_labels
+
+
+def probabilities_to_labels(
+    probabilities: Array,  # (K, H, W)
+    present: Array,  # (K - 1,) bool
+    class_ids: Array,  # (K,)
+    confidence: float | None,
+    ignore: int,
+) -> Array:  # (H, W) int64
+    """Write the class id of the largest probability, or `ignore` where it is too low."""
+    channels = np.flatnonzero([True, *present])
+    best = channels[np.argmax(probabilities[channels], axis=0)]
+    labels: Array = class_ids[best]
+    if confidence is not None:
+        labels[np.max(probabilities[channels], axis=0) < confidence] = ignore
+    return labels
+
+
+# --------------------------------------------------------------------------------- confident_labels
+
+
+def confident_labels(
+    high: Array,  # (H, W)
+    low: Array,  # (H, W)
+    ignore: int,
+) -> Array:  # (H, W)
+    """Keep the foreground of one run and what is background in both."""
+    out = np.full_like(high, ignore)
+    for pixel in np.ndindex(*high.shape):
+        if high[pixel] != 0:
+            out[pixel] = high[pixel]
+        elif low[pixel] == 0:
+            out[pixel] = 0
     return out
 
 

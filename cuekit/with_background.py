@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cuekit._arrays import like
-from cuekit._checks import FLOATS, check_array, check_number, check_unit_range
+from cuekit._checks import FLOATS, check_array, check_number, check_unit_range, widened
 from cuekit._device import AnyFramework
 
 # Beyond it, a background map is 0 wherever any class is seen at all. Published are 1 to 32.
@@ -83,7 +83,8 @@ def with_background(
             "exactly one of threshold and alpha must be given, got "
             + ("none" if alpha is None else f"threshold={threshold!r} and alpha={alpha!r}")
         )
-    check_unit_range(source, "maps", "divide each map by its maximum first, as merge_scales does")
+    wide = widened(source, "maps")
+    check_unit_range(wide, "maps", "divide each map by its maximum first, as merge_scales does")
     background: Any
     if threshold is not None:
         background = check_number(threshold, "threshold", minimum=0)
@@ -93,7 +94,7 @@ def with_background(
         exponent = check_number(alpha, "alpha")
         if not 0 < exponent <= LARGEST_ALPHA:
             raise ValueError(f"alpha must be above 0 and at most {LARGEST_ALPHA}, got {exponent}")
-        largest = np.minimum(np.max(source, axis=-3, initial=0), 1)
+        largest = np.minimum(np.max(wide, axis=-3, initial=0), 1).astype(source.dtype)
         background = np.power(1 - largest, exponent)
     *batch, classes, height, width = source.shape
     out = np.empty((*batch, classes + 1, height, width), source.dtype)

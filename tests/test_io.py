@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import at_most
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -1243,6 +1244,190 @@ def test_system_errors_are_not_taken_for_damage(tmp_path, monkeypatch):
         io.read_labels(tmp_path / "a.png")
     with pytest.raises(PermissionError):
         io.read_photo(tmp_path / "a.png")
+
+
+# ------------------------------------------------------------------------------- labels in colours
+
+
+@at_most(100)
+@given(
+    hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 255)
+    )
+)
+def test_colours_round_trip(scratch, labels):
+    io.write_colours(scratch, labels)
+    with Image.open(scratch) as image:
+        assert image.mode == "RGB"
+        colours = np.array(image)
+    np.testing.assert_array_equal(io.read_labels(scratch, colours="voc"), labels)
+    io.write_labels(scratch, labels)
+    with Image.open(scratch) as image:
+        np.testing.assert_array_equal(colours, np.array(image.convert("RGB")))
+    # A palette PNG is read by its colours, too: programs reorder palettes.
+    np.testing.assert_array_equal(io.read_labels(scratch, colours="voc"), labels)
+
+
+def test_reordered_palette_is_read_by_its_colours(tmp_path):
+    labels = np.array([[0, 15, 255], [1, 1, 20]])
+    io.write_colours(tmp_path / "a.png", labels)
+    with Image.open(tmp_path / "a.png") as image:
+        image.quantize(5, dither=Image.Dither.NONE).save(tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.mode == "P"
+    assert io.read_labels(tmp_path / "b.png").tolist() != labels.tolist()
+    assert io.read_labels(tmp_path / "b.png", colours="voc").tolist() == labels.tolist()
+
+
+def test_void_is_255_and_own_colours(tmp_path):
+    pixels = np.array([[[0, 0, 0], [224, 224, 192], [128, 0, 0]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert io.read_labels(tmp_path / "a.png", colours="voc").tolist() == [[0, 255, 1]]
+    table = np.array([[128, 0, 0], [9, 9, 9], [224, 224, 192], [0, 0, 0]], np.uint8)
+    assert io.read_labels(tmp_path / "a.png", colours=table).tolist() == [[3, 2, 0]]
+    assert io.read_labels(tmp_path / "a.png", colours=table[::-1]).tolist() == [[0, 1, 3]]
+
+
+@pytest.mark.parametrize("name", ["RGB", "P"])
+def test_unknown_colour_is_named(tmp_path, name):
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    pixels[2, 3] = 128, 1, 0
+    pixels[3, 0] = 7
+    image = Image.fromarray(pixels)
+    (image if name == "RGB" else image.quantize(4)).save(tmp_path / "a.png")
+    message = r"a\.png: .* the given colours only, got \(128, 1, 0\) at row 2, column 3"
+    with pytest.raises(ValueError, match=message):
+        io.read_labels(tmp_path / "a.png", colours="voc")
+
+
+def test_rgb_without_colours_says_what_to_pass(tmp_path):
+    io.write_colours(tmp_path / "a.png", np.array([[1, 2]]))
+    with pytest.raises(ValueError, match=r'got RGB, 8 bits \(pass colours="voc" for classes in'):
+        io.read_labels(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "L", "1"])
+def test_modes_without_colours_are_refused(tmp_path, mode):
+    Image.new(mode, (3, 2)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=rf"mode RGB \(8 bits\) or P .*, got {mode}, "):
+        io.read_labels(tmp_path / "a.png", colours="voc")
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1, 1, 16, 2, bytes(7)))
+    for colours in (None, "voc"):
+        with pytest.raises(ValueError, match="got RGB, 16 bits"):
+            io.read_labels(tmp_path / "a.png", colours=colours)
+
+
+@pytest.mark.parametrize(
+    ("colours", "error", "message"),
+    [
+        ("coco", ValueError, "colours must be one of 'voc', got 'coco'"),
+        ([[0, 0, 0]], TypeError, "colours must be a NumPy array"),
+        (np.zeros((2, 3)), TypeError, "colours must have dtype uint8"),
+        (np.zeros((2, 4), np.uint8), ValueError, r"shape \(K, 3\), K in 1..256, got \(2, 4\)"),
+        (np.zeros((0, 3), np.uint8), ValueError, r"got \(0, 3\)"),
+        (np.zeros((257, 3), np.uint8), ValueError, r"got \(257, 3\)"),
+        (np.zeros((2, 3), np.uint8), ValueError, "distinct"),
+    ],
+)
+def test_colours_refused(tmp_path, colours, error, message):
+    io.write_colours(tmp_path / "a.png", np.array([[1, 2]]))
+    with pytest.raises(error, match=message):
+        io.read_labels(tmp_path / "a.png", colours=colours)
+
+
+@at_most(100)
+@given(
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.booleans(),
+    st.sampled_from([0, 1, 4]),
+    st.integers(0, 2**32 - 1),
+)
+def test_filters_and_interlacing_of_colours(scratch, size, interlaced, largest_filter, seed):
+    """With all colours of the file in the table, ids are exact whatever the file's filters are."""
+    (width, height), rng = size, np.random.default_rng(seed)
+    rows = b""
+    for top, left, down, across in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        lines, columns = len(range(top, height, down)), len(range(left, width, across))
+        for _ in range(lines if columns else 0):
+            # Few values, so that few colours come out of the filters' sums.
+            rows += bytes([rng.integers(largest_filter + 1)])
+            rows += rng.choice([0, 0, 0, 0, 64], 3 * columns).astype(np.uint8).tobytes()
+    data = bytearray(png(width, height, 8, 2, rows))
+    data[28] = interlaced  # the last field of IHDR
+    scratch.write_bytes(checked(bytes(data)))
+    with Image.open(scratch) as image:
+        pixels = np.array(image)
+    table = np.unique(pixels.reshape(-1, 3), axis=0)
+    if len(table) > 256:
+        with pytest.raises(ValueError, match="the given colours only"):
+            io.read_labels(scratch, colours=table[:256])
+        return
+    labels = io.read_labels(scratch, colours=table)
+    np.testing.assert_array_equal(table[labels], pixels)
+    assert labels.flags.writeable
+    assert labels.flags.c_contiguous
+
+
+def test_no_flipped_bit_gives_other_colours(scratch):
+    io.write_colours(scratch, regions(9, 12))
+    data = scratch.read_bytes()
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        scratch.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a label image must"):
+            io.read_labels(scratch, colours="voc")
+
+
+def test_no_flipped_bit_gives_other_colours_where_the_crc_is_right(scratch):
+    labels = regions(9, 12)
+    for write in (io.write_colours, io.write_labels):
+        write(scratch, labels)
+        data = scratch.read_bytes()
+        start = data.index(b"IDAT")
+        (length,) = struct.unpack_from(">I", data, start - 4)
+        for bit in range(8 * (start + 4), 8 * (start + 4 + length)):
+            damaged = bytearray(data)
+            damaged[bit // 8] ^= 1 << bit % 8
+            scratch.write_bytes(checked(bytes(damaged)))
+            with contextlib.suppress(ValueError):
+                # else a bit that says nothing, such as the compression level
+                np.testing.assert_array_equal(io.read_labels(scratch, colours="voc"), labels)
+
+
+@pytest.mark.parametrize("palette", [b"", b"\0\0", b"\0\0\0", None])
+def test_index_outside_the_palette_is_refused(tmp_path, palette):
+    extra = b""
+    if palette is not None:
+        extra = struct.pack(">I", len(palette)) + b"PLTE" + palette + bytes(4)
+    data = checked(png(2, 1, 8, 3, b"\0\0\1", extra))
+    (tmp_path / "a.png").write_bytes(data)
+    count = len(palette or b"") // 3
+    with pytest.raises(ValueError, match=f"index 1 of a palette of {count} colours"):
+        io.read_labels(tmp_path / "a.png", colours="voc")
+    assert io.read_labels(tmp_path / "a.png").tolist() == [[0, 1]]
+
+
+def test_colour_bomb_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(20_000, 20_000, 8, 2, bytes(1000)))
+    with peak_below(2**20), pytest.raises(ValueError, match=r"at most \d+ pixels"):
+        io.read_labels(tmp_path / "a.png", colours="voc")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_gray_photos_are_read_as_rgb(tmp_path, kind):
+    """COCO has gray JPEGs."""
+    gray = np.tile(np.arange(0, 240, 8, dtype=np.uint8), (16, 1))
+    Image.fromarray(gray).save(tmp_path / "a", kind, quality=95)
+    with Image.open(tmp_path / "a") as image:
+        assert image.mode == "L"
+        expected = np.array(image)
+    photo = io.read_photo(tmp_path / "a")
+    assert photo.shape == (16, 30, 3)
+    assert (photo == expected[..., None]).all()
 
 
 # ---------------------------------------------------------------------------------------- import

@@ -25,6 +25,11 @@ FUNCTIONS = [
     *(f"metrics.{name}" for name in ("bootstrap", "pixel_accuracy", "mean_accuracy")),
     *(f"io.{name}" for name in ("read_sec_cues", "read_labels", "read_photo", "write_labels")),
     *(f"io.{name}" for name in ("read_maps", "read_masks", "write_maps", "write_sec_cues")),
+    *(f"io.{name}" for name in ("read_coco", "write_coco", "write_coco_panoptic", "CocoPhoto")),
+    *(f"io.{name}" for name in ("encode_rle", "decode_rle", "label_studio_rle")),
+    *(f"io.{name}" for name in ("read_labelmap", "write_labelmap", "write_colours")),
+    "io.write_label_studio",
+    *(f"classes.{name}" for name in ("class_names", "coco_to_contiguous", "contiguous_to_coco")),
     *(
         f"losses.{name}_loss"
         for name in ("seed", "constrain_to_boundary", "expansion", "dense_energy")
@@ -168,7 +173,7 @@ def test_all_is_what_there_is():
     modules = {name: getattr(value, "__module__", "") for name, value in vars(cuekit).items()}
     defined = {name for name, module in modules.items() if module.startswith("cuekit.")}
     public = {name for name in defined if not name.startswith("_")}
-    assert public | {"io", "metrics"} == set(cuekit.__all__)
+    assert public | {"classes", "io", "metrics"} == set(cuekit.__all__)
     assert list(cuekit.__all__) == sorted(cuekit.__all__)
 
 

@@ -1,9 +1,9 @@
-"""Reads PNGs of label values and checks all that protects them: nothing damaged is read.
+"""Reads PNGs of labels and checks all that protects them: nothing damaged is read.
 
 Pillow compares the checksums of some chunks only, not that of the compressed pixels, and accepts
 files that end early: a flipped bit can give other labels there. Here every chunk's CRC, the
 checksum of the compressed pixels and their number are compared. The pixels are inflated once.
-Rows without a filter, which palette images have, are then the labels. Pillow undoes the filters
+Rows without a filter, which palette images have, are then the pixels. Pillow undoes the filters
 that need more than a sum.
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Pillow's names of colour types, for errors. Type 0 is gray, type 3 a palette.
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 # Adam7: first row, first column, distance of rows, distance of columns of each pass.
 _PASSES = (
@@ -46,9 +47,14 @@ class Header(NamedTuple):
             return "1" if self.depth == 1 else "I;16"
         return _MODES[self.colour]
 
+    @property
+    def channels(self) -> int:
+        """The number of values of a pixel."""
+        return _CHANNELS[self.colour]
+
     def row_bytes(self, width: int) -> int:
-        """Return the bytes of a row of `width` pixels of one channel, with its filter's number."""
-        return 1 + (width * self.depth + 7) // 8
+        """Return the bytes of a row of `width` pixels, with its filter's number."""
+        return 1 + (width * self.channels * self.depth + 7) // 8
 
     def size_of_rows(self) -> int:
         """Return the bytes of all rows, inflated."""
@@ -62,8 +68,15 @@ class Header(NamedTuple):
         return total
 
 
-def read_pixels(data: bytes, check: Callable[[Header], None]) -> NDArray[np.uint8]:
-    """Return the palette indices or gray values (H, W) of a PNG of one channel.
+class Pixels(NamedTuple):
+    """The pixels of a PNG, and its palette if it has one."""
+
+    values: NDArray[np.uint8]  # (H, W) palette indices or gray values, or (H, W, 3) colours
+    palette: bytes  # red, green and blue of each index; empty where there is none
+
+
+def read_pixels(data: bytes, check: Callable[[Header], None]) -> Pixels:
+    """Return the pixels of a PNG with a palette, gray or RGB.
 
     Parameters
     ----------
@@ -84,12 +97,16 @@ def read_pixels(data: bytes, check: Callable[[Header], None]) -> NDArray[np.uint
     header = _header(start)
     check(header)
     compressed = []
+    palette = b""
     for name, content in chunks:
         if name == b"IDAT":
             compressed.append(content)
         elif name == b"IHDR":
             raise ValueError("a second IHDR")
-    return _unfilter(_inflate(compressed, header.size_of_rows()), header)
+        elif name == b"PLTE" and header.colour == 3:
+            palette = bytes(content)
+    rows = _inflate(compressed, header.size_of_rows())
+    return Pixels(_unfilter(rows, header), palette)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -144,13 +161,17 @@ def _inflate(compressed: list[memoryview], size: int) -> bytes:
 def _unfilter(rows: bytes, header: Header) -> NDArray[np.uint8]:
     """Return the values of rows, each of which begins with the number of its filter."""
     if not header.interlaced:
+        step = header.channels if header.depth == 8 else 1
         table = np.frombuffer(rows, np.uint8).reshape(header.height, -1)
         filters, values = table[:, 0], table[:, 1:]
         if not filters.any():
             return _unpack(values, header)
-        if filters.max() == 1:  # each byte is the difference from the one before, as OpenCV writes
+        if (
+            filters.max() == 1
+        ):  # each byte is the difference from the pixel before, as OpenCV writes
             values = values.copy()
-            values[filters == 1] = values[filters == 1].cumsum(1, dtype=np.uint8)
+            pixels = values[filters == 1].reshape(-1, values.shape[1] // step, step)
+            values[filters == 1] = pixels.cumsum(1, dtype=np.uint8).reshape(len(pixels), -1)
             return _unpack(values, header)
     from PIL import Image
 
@@ -177,7 +198,8 @@ def _stored(rows: bytes) -> bytes:
 def _unpack(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """Return the values of unfiltered rows, of which a byte may hold several."""
     if header.depth == 8:
-        return np.array(rows, order="C")
+        shape = (header.height, header.width, header.channels)
+        return np.array(rows, order="C").reshape(shape[:2] if header.channels == 1 else shape)
     shifts = np.arange(8 - header.depth, -1, -header.depth, dtype=np.uint8)
     values = (rows[:, :, None] >> shifts) & np.uint8(2**header.depth - 1)
     return np.ascontiguousarray(values.reshape(header.height, -1)[:, : header.width])

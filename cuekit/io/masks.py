@@ -14,6 +14,7 @@ from cuekit.io._archive import NPY_MAGIC, NpyHeader
 from cuekit.io._common import PathLike, check_path
 from cuekit.io._unpickle import Budget, read_bytes, show, unpickle_objects
 from cuekit.io.labels import read_labels
+from cuekit.io.rle import checked_size, decoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
 # Parsed JSON takes up to some 30 times the memory of its text. SAM's files have some 100 kilobytes.
 _MAX_JSON = 2**25
 _MAX_CSV = 2**24
-_MAX_SIDE = 2**31
 _ID = re.compile(r"0|[1-9][0-9]{0,8}")
-# A count is written in pieces of 5 bits; 7 of them hold every count below 2**31, with its sign.
-_MOST_PIECES = 7
 
 
 def read_masks(path: PathLike, *, max_bytes: int = 2**30) -> NDArray[Any]:
@@ -172,7 +170,7 @@ def _stacked(found: object, max_bytes: int) -> NDArray[np.bool_]:
     for row, each in enumerate(found):
         segmentation = each.get("segmentation")
         if isinstance(segmentation, dict):
-            size = _checked_size(segmentation.get("size"))
+            size = checked_size(segmentation.get("size"))
         elif isinstance(segmentation, np.ndarray) and segmentation.dtype == bool:
             size = segmentation.shape
         else:
@@ -189,20 +187,11 @@ def _stacked(found: object, max_bytes: int) -> NDArray[np.bool_]:
                 f"masks must have one size, got {size} for mask {row} after {masks.shape[1:]}"
             )
         if isinstance(segmentation, dict):
-            masks[row] = _decoded(segmentation.get("counts"), size)
+            masks[row] = decoded(segmentation.get("counts"), size)
         else:
             masks[row] = segmentation
     assert masks is not None  # noqa: S101 - the list is not empty
     return masks
-
-
-def _checked_size(value: object) -> tuple[int, ...]:
-    sides = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(sides, list | tuple) or len(sides) != 2:
-        raise ValueError(f"a mask's size must be [height, width], got {show(value)}")
-    if not all(type(side) is int and 1 <= side < _MAX_SIDE for side in sides):
-        raise ValueError(f"a mask's size must be two integers >= 1, got {show(tuple(sides))}")
-    return tuple(sides)
 
 
 def _empty_stack(count: int, size: tuple[int, ...], max_bytes: int) -> NDArray[np.bool_]:
@@ -213,57 +202,6 @@ def _empty_stack(count: int, size: tuple[int, ...], max_bytes: int) -> NDArray[n
             f"{size[0]} x {size[1]} pixels"
         )
     return np.empty((count, *size), bool)
-
-
-def _decoded(counts: object, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the mask of COCO's run lengths, which go down the columns and begin with 0."""
-    if isinstance(counts, str | bytes):
-        lengths = _decompressed(counts)
-    elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        if not all(0 <= count < 2**62 for count in counts):
-            raise ValueError("the counts of a mask must be integers >= 0, got others")
-        lengths = np.array(counts, np.int64)
-    elif isinstance(counts, np.ndarray) and counts.ndim == 1 and counts.dtype.kind in "iu":
-        lengths = counts.astype(np.int64)
-    else:
-        raise ValueError(f"the counts of a mask must be text or integers, got {show(counts)}")
-    height, width = size
-    pixels = height * width
-    if lengths.size and (int(lengths.min()) < 0 or int(lengths.max()) > pixels):
-        raise ValueError(f"the counts of a mask must be in 0..{pixels}, got others")
-    # Each is at most `pixels`, so that the sum cannot overflow before this many.
-    if lengths.size >= 2**31 or int(lengths.sum()) != pixels:
-        raise ValueError(f"the counts of a mask of {height} x {width} must add up to {pixels}")
-    values = np.arange(lengths.size) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
-
-
-def _decompressed(counts: str | bytes) -> NDArray[np.int64]:
-    """Return the numbers of COCO's compressed counts.
-
-    A character holds 5 bits, the lowest first, added to 48; bit 5 says that more follow. The last
-    piece of a number is signed. From the fourth number on, the difference from the number two
-    places before is written.
-    """
-    data = counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts
-    pieces = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    if pieces.size == 0:
-        return pieces
-    if int(pieces.min()) < 0 or int(pieces.max()) > 63 or pieces[-1] & 32:
-        raise ValueError(f"compressed counts must be whole, in '0' to 'o', got {show(counts)}")
-    last = np.flatnonzero((pieces & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if int((last - first).max()) >= _MOST_PIECES:
-        raise ValueError(
-            f"a compressed count must have at most {_MOST_PIECES} characters, got more"
-        )
-    places = np.arange(pieces.size) - np.repeat(first, last - first + 1)
-    numbers = np.add.reduceat((pieces & 31) << (5 * places), first)
-    negative = (pieces[last] & 16) != 0
-    numbers[negative] -= np.int64(1) << (5 * (last - first + 1)[negative])
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
 
 
 # -------------------------------------------------------------------------------------- label maps

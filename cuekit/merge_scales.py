@@ -65,18 +65,20 @@ def merge_scales(
 
     Notes
     -----
-    Published scripts, up to rounding in their float32 (ours is float64; up to 1e-4 from torch's
-    positions, see `resize_maps`):
+    Published scripts in these terms. Results are equal up to the rounding of their float32, here
+    float64: some 1e-6 for maps of 30 cells a side, more for larger ones (see `resize_maps`). With
+    ``"minmax"``, a constant map is 0 here; in float32, rounding may leave noise there.
 
     - PSA [1]_ (``infer_cls.py``): the defaults, with `size` that of the photo.
     - IRN [2]_ (``make_cam.py``) and those that build on it: the defaults. The network adds the maps
       of the mirror image itself: no `flipped`. For ``cam``, `size` is ((H - 1) // 4 + 1,
       (W - 1) // 4 + 1); for ``high_res``, it is the photo's, rounded up to multiples of 16, and
       `crop` is the photo's.
-    - ToCo [3]_ (``multi_scale_cam2``), and AFA: ``flips="max", normalize="minmax"``.
+    - ToCo [3]_ (``multi_scale_cam2``) and WeCLIP (``multi_scale_cam``): ``flips="max",
+      normalize="minmax"``, with `size` that of the network's input.
     - ToCo's segmentation (``infer_seg_voc.py``): ``scales="max", normalize=None``.
-    - CLIP-ES [4]_ merges nothing and normalises before it resizes:
-      ``merge_scales([maps], normalize="minmax", epsilon=1e-7)``, then `resize_maps`.
+    - CLIP-ES [4]_ merges nothing and normalises its maps, which are not negative, before it
+      resizes them: ``merge_scales([maps], normalize="minmax", epsilon=1e-7)``, then `resize_maps`.
 
     It runs in NumPy, on the CPU only.
 
@@ -133,34 +135,34 @@ def merge_scales(
         raise ValueError(f"crop must be at most {(height, width)}, the size, got {crop!r}")
 
     shape = (*first.shape[:-2], height, width)
-    merged, scale, mirror_scale = np.empty(shape), np.empty(shape), np.empty(shape)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+    merged = np.empty(shape)
+    other, mirror_image = np.empty(shape), np.empty(shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # sums that are too large are found below
         for i, (source, mirror) in enumerate(zip(sources, mirrored, strict=True)):
+            scale = other if i else merged
             interpolate(source, scale, f"maps[{i}]")
             if mirror is not None:
-                interpolate(mirror, mirror_scale, f"flipped[{i}]")
-                _merge(scale, mirror_scale[..., ::-1], flips)
+                interpolate(mirror, mirror_image, f"flipped[{i}]")
+                _merge(scale, mirror_image[..., ::-1], flips)
                 if flips == "mean":
                     scale /= 2
             if normalize is not None:
                 np.maximum(scale, 0, out=scale)
-            if i == 0:
-                merged[...] = scale
-            else:
+            if i:
                 _merge(merged, scale, scales)
         if scales == "mean":
             merged /= len(sources)
-    dtype = np.result_type(*sources)
     merged = merged[..., :kept_height, :kept_width]
-    largest_value = np.finfo(dtype if normalize is None else merged.dtype).max
+    dtype = np.result_type(*sources)
     if merged.size:
-        if not (np.abs(merged) <= largest_value).all():
+        limit = np.finfo(dtype if normalize is None else merged.dtype).max
+        if not (merged.min() >= -limit and merged.max() <= limit):
             raise ValueError(
                 f"maps must be small enough for their sum in {dtype}, got a larger sum"
             )
         if normalize is not None:
             _normalize(merged, normalize, epsilon)
-    return like(merged.astype(dtype, order="C"), maps[0])
+    return like(merged.astype(dtype), maps[0])
 
 
 def _check_scales(maps: Any, name: str) -> list[Array]:

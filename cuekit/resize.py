@@ -32,6 +32,8 @@ def resize_cues(
 ) -> AnyFramework:
     """Bring cues to a network's grid, or back.
 
+    Floating maps are resized by `resize_maps`.
+
     Parameters
     ----------
     cues : (..., K, H, W) array or tensor of bool or uint8

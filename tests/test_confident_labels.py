@@ -126,6 +126,11 @@ def test_classes_are_written_for_channels():
     result = cuekit.confident_labels(high, low, classes=[80, 0, 1000], ignore=-1)
     np.testing.assert_array_equal(result, [[80, 0, 1000, -1]])
     assert result.dtype == np.int32
+    # Pixels that are ignored in a run have no class.
+    result = cuekit.confident_labels(high, np.where(low == 0, 255, low), classes=[80, 0, 7])
+    np.testing.assert_array_equal(result, [[255, 0, 7, 255]])
+    result = cuekit.confident_labels(np.where(high == 1, 255, high), low, classes=[80, 0, 7])
+    np.testing.assert_array_equal(result, [[80, 255, 7, 255]])
 
 
 def test_more_channels_than_255():

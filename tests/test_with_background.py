@@ -55,6 +55,14 @@ def test_alpha_equals_the_scripts(maps, alpha, data):
     assert_equals(result, maps, lambda each: powered(each, alpha))
 
 
+@pytest.mark.parametrize("alpha", [1, 2, 4, 16, 32])
+def test_every_value_of_float16(alpha):
+    """The background is rounded to float16 after each step, as in the scripts."""
+    values = np.arange(np.float16(1).view(np.uint16) + 1, dtype=np.uint16).view(np.float16)
+    maps = values[None, None]
+    assert_equals(cuekit.with_background(maps, alpha=alpha), maps, lambda m: powered(m, alpha))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("options", [{"threshold": 0.3}, {"alpha": 4}])
 def test_no_class(dtype, options):

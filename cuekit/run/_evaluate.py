@@ -21,10 +21,9 @@ from cuekit.run._pairs import (
     refuse_nothing,
     results,
     truth_notes,
-    wanted_names,
     with_files,
 )
-from cuekit.run._sources import LABEL_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, Files, listed_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +101,7 @@ def evaluate(
     folders = {"labels": label_files, "truth": truth_files}
     if compare is not None:
         folders["other"] = Files(compare, LABEL_SUFFIXES, "other labels")
-    wanted = label_files.names() if names is None else wanted_names(names)
+    wanted = label_files.names() if names is None else listed_names(names)
     if not wanted:
         raise ValueError(f"{label_files.folder} must have label images (.png), got none")
     failures: dict[str, str] = {}

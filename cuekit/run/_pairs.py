@@ -12,26 +12,13 @@ from typing import TYPE_CHECKING, Any
 from cuekit.io._common import PathLike, check_path, replace_file
 from cuekit.metrics import IGNORE, SUSPICIOUS_SHARE
 from cuekit.run._progress import Progress
-from cuekit.run._sources import Files, check_name, read_list, without_suffix
+from cuekit.run._sources import Files
 from cuekit.run._workers import Item, Result, run_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN_FAILURES = 10
-
-
-def wanted_names(names: PathLike | Iterable[str]) -> list[str]:
-    """Return the names of photos, from a file that lists them or from a sequence."""
-    if isinstance(names, str | os.PathLike):
-        return read_list(names)
-    wanted = [without_suffix(name) for name in names]
-    for name in wanted:
-        check_name(name, "names")
-    if len(set(wanted)) != len(wanted):
-        twice = next(name for name in wanted if wanted.count(name) > 1)
-        raise ValueError(f"names must be distinct, got {twice!r} twice")
-    return wanted
 
 
 def with_files(

@@ -26,11 +26,10 @@ from cuekit.run._pairs import (
     refuse_nothing,
     results,
     truth_notes,
-    wanted_names,
     with_files,
 )
 from cuekit.run._plan import map_sources, tags_of
-from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
 from cuekit.run._workers import Item
 from cuekit.superpixel_mean import superpixel_mean
 
@@ -156,7 +155,7 @@ def sweep(
     if names is None and not complete:
         places = " and ".join(str(each.folder) for each in folders.values())
         raise ValueError(f"maps must have names of files in {places}, got none in {source.path}")
-    wanted = complete if names is None else wanted_names(names)
+    wanted = complete if names is None else listed_names(names)
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
     tag_ids = tags_of(tags, known_names)

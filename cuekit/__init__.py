@@ -35,7 +35,7 @@ from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
 
 if TYPE_CHECKING:
-    from cuekit import classes, io, metrics
+    from cuekit import classes, io, metrics, recipes, run
     from cuekit import losses as losses  # not in __all__: import * must not need torch
     from cuekit import nn as nn
     from cuekit import reference as reference
@@ -65,9 +65,11 @@ __all__ = [
     "probabilities_to_labels",
     "random_walk",
     "raw_cues",
+    "recipes",
     "refine_local",
     "resize_cues",
     "resize_maps",
+    "run",
     "sepl_labels",
     "slic",
     "snap_cues",
@@ -77,10 +79,12 @@ __all__ = [
     "with_background",
 ]
 
+_SUBMODULES = ("classes", "io", "losses", "metrics", "nn", "recipes", "reference", "run")
+
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("classes", "io", "losses", "metrics", "nn", "reference"):
+    if name in _SUBMODULES:
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

@@ -30,6 +30,7 @@ FUNCTIONS = [
     *(f"io.{name}" for name in ("read_labelmap", "write_labelmap", "write_colours")),
     "io.write_label_studio",
     *(f"classes.{name}" for name in ("class_names", "coco_to_contiguous", "contiguous_to_coco")),
+    *(f"run.{name}" for name in ("labels", "read_list", "read_tags")),
     *(
         f"losses.{name}_loss"
         for name in ("seed", "constrain_to_boundary", "expansion", "dense_energy")
@@ -135,8 +136,8 @@ for name in ("losses", "nn"):
     python("-c", program)
 
 
-def test_python_m_prints_facts():
-    facts = dict(line.split(maxsplit=1) for line in python("-m", "cuekit").splitlines())
+def test_info_prints_facts():
+    facts = dict(line.split(maxsplit=1) for line in python("-m", "cuekit", "info").splitlines())
     assert facts["cuekit"] == cuekit.__version__
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["numpy"] == metadata.version("numpy")
@@ -173,7 +174,7 @@ def test_all_is_what_there_is():
     modules = {name: getattr(value, "__module__", "") for name, value in vars(cuekit).items()}
     defined = {name for name, module in modules.items() if module.startswith("cuekit.")}
     public = {name for name in defined if not name.startswith("_")}
-    assert public | {"classes", "io", "metrics"} == set(cuekit.__all__)
+    assert public | {"classes", "io", "metrics", "recipes", "run"} == set(cuekit.__all__)
     assert list(cuekit.__all__) == sorted(cuekit.__all__)
 
 

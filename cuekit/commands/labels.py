@@ -11,7 +11,7 @@ SUMMARY = "Make labels of a folder of photos from their activation maps."
 EXAMPLES = """\
 examples:
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe irn
-  cuekit labels --photos JPEGImages --maps cams --out labels --recipe crf --option alpha=8
+  cuekit labels --photos JPEGImages --maps cams --out labels --recipe psa --option alpha=8
   cuekit labels --photos JPEGImages --maps cams --out labels --dry-run
   cuekit labels --photos JPEGImages --maps color --maps gray --out labels --recipe snap --jobs 8
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe my_recipes:sharpest
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="folder for the labels, NAME.png")
     add(
         "--recipe",
-        default="crf",
+        default="psa",
         metavar="NAME",
         help="a recipe of cuekit.recipes, or module:function (default: %(default)s)",
     )
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="an option of the recipe; may be given several times",
+    )
+    add(
+        "--normalize",
+        action="store_true",
+        help="divide each map by its maximum: for maps outside [0, 1] (--option normalize=true)",
     )
     add("--list", metavar="FILE", help="text file with a name in each line (default: all maps)")
     add("--tags", metavar="FILE", help="the photos' classes: .npz, .npy, .json or text")
@@ -74,14 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the labels, and write a summary."""
     from cuekit.run import DryRun, labels
 
+    options = dict(map(_option, arguments.option))
+    if arguments.normalize:
+        options["normalize"] = True
     found = labels(
         arguments.photos,
         arguments.maps,
         arguments.out,
         arguments.recipe,
-        options=dict(map(_option, arguments.option)),
+        options=options,
         names=arguments.list,
         tags=arguments.tags,
+        classes=arguments.classes,
         masks=arguments.masks,
         maps_format=arguments.format,
         maps_key=arguments.maps_key,

@@ -8,6 +8,7 @@ Each function is a command of `cuekit`, too.
 `read_list`         a text file that lists photos -> their names
 `read_tags`         a file of image tags -> the classes of each photo
 `sweep`             activation maps, with truth or photos -> the best background threshold
+`view`              a page with pictures of photos, maps, labels and truth
 ==================  ============================================================================
 """
 
@@ -20,15 +21,18 @@ from cuekit.run._evaluation import Evaluation
 from cuekit.run._labels import LabelRun, labels
 from cuekit.run._sources import read_list, read_tags
 from cuekit.run._sweep import sweep
+from cuekit.run._view import View, view
 
 __all__ = [
     "DryRun",
     "Evaluation",
     "LabelRun",
     "Sweep",
+    "View",
     "evaluate",
     "labels",
     "read_list",
     "read_tags",
     "sweep",
+    "view",
 ]

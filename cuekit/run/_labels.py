@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cuekit._checks import check_integer
+from cuekit.classes import class_names
 from cuekit.io._common import PathLike, check_path
 from cuekit.run._dry_run import DryRun
 from cuekit.run._dry_run import dry_run as dry_run_of
@@ -86,12 +87,12 @@ def labels(
     photos: PathLike,
     maps: PathLike | Sequence[PathLike],
     out: PathLike,
-    recipe: str | Recipe = "crf",
+    recipe: str | Recipe = "psa",
     *,
     options: Mapping[str, Any] | None = None,
     names: PathLike | Iterable[str] | None = None,
     tags: PathLike | Mapping[str, Iterable[int]] | None = None,
-    classes: Sequence[str] = (),
+    classes: PathLike | Sequence[str] = "voc",
     masks: PathLike | None = None,
     maps_format: str = "auto",
     maps_key: str | None = None,
@@ -120,7 +121,7 @@ def labels(
         The folder of the labels. It is made if it is missing. Labels of NAME are ``NAME.png``, with
         the palette of PASCAL VOC; 255 = unknown. It also holds the manifest ``run.json``, the
         journal and ``failures.csv``.
-    recipe : str or callable, default "crf"
+    recipe : str or callable, default "psa"
         A function of `cuekit.recipes`, by its name; ``"module:function"``, a function of your own,
         found in the current folder, too; or a function: ``(photo, maps, tags) -> labels``, as
         `cuekit.recipes` describes.
@@ -132,8 +133,8 @@ def labels(
     tags : str, path-like or dict, optional
         The classes of each photo: a file (see `read_tags`) or ``{name: class ids}``. Default: the
         classes of which there are maps. A photo without tags fails.
-    classes : sequence of str, optional
-        Names of the classes, the background first, for tags that are names.
+    classes : str, path-like or sequence of str, default "voc"
+        Names of the classes, for tags that are names; see `cuekit.classes.class_names`.
     masks : str or path-like, optional
         A folder with masks for each photo (`cuekit.io.read_masks`), which are given to the recipe
         as ``masks=``.
@@ -188,7 +189,7 @@ def labels(
         masks=None if masks is None else check_path(masks, "masks"),
         recipe=recipe_name(recipe),
         options=dict(options or {}),
-        tags=tags_of(tags, classes),
+        tags=tags_of(tags, class_names(classes)),
         reading={"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
     )
     function = recipe if callable(recipe) else load_recipe(recipe)

@@ -98,7 +98,7 @@ class Evaluation:
 
     @property
     def _totals(self) -> NDArray[np.int64]:
-        return self.counts.sum(0, dtype=np.int64)
+        return np.asarray(self.counts.sum(0, dtype=np.int64))
 
     def by_photo(self) -> Iterator[dict[str, Any]]:
         """Yield the figures of each photo.
@@ -119,7 +119,7 @@ class Evaluation:
                 "mean_iou": float(measure_of("mean_iou", counts, self.averaged)),
                 "pixel_accuracy": float(measure_of("pixel_accuracy", counts, ())),
                 "pixels": pixels,
-                "unknown_share": float(_ratio(unknown, known)),
+                "unknown_share": _share(int(unknown), known),
                 "iou": _by_class(iou_of(counts), self.class_names),
             }
 
@@ -191,8 +191,8 @@ class Evaluation:
         absent = int(np.isnan(self.iou[averaged]).sum())
         added = int(((true == 0) & ~np.isnan(self.iou))[averaged].sum())
         return [
-            f"truth 255: left out, {percent(_ratio(left_out, known + left_out))} % of the pixels",
-            f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_ratio(unknown, known))} % of the "
+            f"truth 255: left out, {percent(_share(left_out, known + left_out))} % of the pixels",
+            f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_share(unknown, known))} % of the "
             "pixels with known truth",
             f"means: over {averaged_text(self.averaged, self.class_names)}, without the {absent} "
             f"in neither truth nor labels, with IoU 0 for the {added} in labels only",
@@ -312,6 +312,10 @@ def _by_class(values: NDArray[np.float64], class_names: Sequence[str]) -> dict[s
         for name, value in zip(class_names, values.tolist(), strict=True)
         if not math.isnan(value)
     }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def percent(share: Any, sign: str = "") -> str:

@@ -12,26 +12,13 @@ from typing import TYPE_CHECKING, Any
 from cuekit.io._common import PathLike, check_path, replace_file
 from cuekit.metrics import IGNORE, SUSPICIOUS_SHARE
 from cuekit.run._progress import Progress
-from cuekit.run._sources import Files, check_name, read_list, without_suffix
+from cuekit.run._sources import Files
 from cuekit.run._workers import Item, Result, run_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN_FAILURES = 10
-
-
-def wanted_names(names: PathLike | Iterable[str]) -> list[str]:
-    """Return the names of photos, from a file that lists them or from a sequence."""
-    if isinstance(names, str | os.PathLike):
-        return read_list(names)
-    wanted = [without_suffix(name) for name in names]
-    for name in wanted:
-        check_name(name, "names")
-    if len(set(wanted)) != len(wanted):
-        twice = next(name for name in wanted if wanted.count(name) > 1)
-        raise ValueError(f"names must be distinct, got {twice!r} twice")
-    return wanted
 
 
 def with_files(
@@ -128,9 +115,11 @@ def class_ids_of(
     return tuple(sorted(chosen))
 
 
-def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str]) -> None:
-    """Refuse values that are neither a class nor 255."""
-    wrong = values[(values >= len(class_names)) & (values != IGNORE)]
+def check_class_ids(
+    values: NDArray[Any], name: str, class_names: Sequence[str], *, ignore: int | None = IGNORE
+) -> None:
+    """Refuse values that are neither a class nor `ignore`."""
+    wrong = values[(values >= len(class_names)) & (values != ignore)]
     if not wrong.size:
         return
     largest = int(wrong.max())
@@ -140,8 +129,8 @@ def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str])
     elif len(class_names) == 81 and largest <= 90:
         hint = "COCO's official ids have gaps: see cuekit.classes.coco_to_contiguous"
     raise ValueError(
-        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes, or "
-        f"{IGNORE}, got {largest}: {hint}"
+        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes"
+        f"{'' if ignore is None else f', or {ignore}'}, got {largest}: {hint}"
     )
 
 

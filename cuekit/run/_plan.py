@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,8 @@ from cuekit.run._recipe import Recipe, source_hash
 from cuekit.run._sources import (
     MAP_SUFFIXES,
     Files,
-    check_name,
-    read_list,
+    listed_names,
     read_tags,
-    without_suffix,
 )
 
 _MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
@@ -155,17 +152,7 @@ def tags_of(
 def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str]:
     """Return the names of all photos asked for."""
     with_maps = frozenset[str]().union(*(source.names for source in plan.maps))
-    if names is None:
-        wanted = sorted(with_maps)
-    elif isinstance(names, str | os.PathLike):
-        wanted = read_list(names)
-    else:
-        wanted = [without_suffix(name) for name in names]
-        for name in wanted:
-            check_name(name, "names")
-        if len(set(wanted)) != len(wanted):
-            twice = next(name for name, count in Counter(wanted).items() if count > 1)
-            raise ValueError(f"names must be distinct, got {twice!r} twice")
+    wanted = sorted(with_maps) if names is None else listed_names(names)
     if not any(name in plan.photos and name in with_maps for name in wanted):
         shown = (
             f"photo {next(iter(plan.photos.names()), 'none')!r}, "

@@ -26,11 +26,10 @@ from cuekit.run._pairs import (
     refuse_nothing,
     results,
     truth_notes,
-    wanted_names,
     with_files,
 )
 from cuekit.run._plan import map_sources, tags_of
-from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
 from cuekit.run._workers import Item
 from cuekit.superpixel_mean import superpixel_mean
 
@@ -114,11 +113,19 @@ def sweep(
 
     Notes
     -----
-    The estimate is a heuristic. For each photo it compares two sets of labels at 101 thresholds:
-    those of the maps, and those of the maps averaged over superpixels (`felzenszwalb` of scale
-    50). Of IoU of the foreground (pixels of equal class) and IoU of the background it takes the
-    smaller one, which is 0 at both ends, and of the thresholds the one where it is largest. The
-    estimate is the mean over photos. The threshold of a single photo is of no use.
+    The estimate is a heuristic. Labels of the maps are compared with labels of the maps averaged
+    over superpixels (`felzenszwalb` with scale 50), at 101 thresholds. Agreement is the IoU of the
+    foreground, for which classes must be equal, or that of the background, whichever is lower: so
+    it is 0 where all is foreground or nothing. The threshold of a photo is the one where agreement
+    is highest, and the estimate is the mean over photos; as alpha, it is the one for which
+    ``threshold == (1 - threshold) ** alpha``.
+
+    It was chosen among some 40 rules on 797 photos of PASCAL VOC of 6 classes, with maps of two
+    classifiers, and measured on 225 others. There it was 0.1 to 0.2 % mean IoU below the best
+    threshold for maps divided by their maxima, 0.8 % for maps averaged over superpixels of several
+    sizes, and at most 1.3 % for powers of these maps from 0.7 to 2, for which a fixed threshold
+    loses 9 %. Minimum cross entropy of the values alone loses at most 2.3 %, Otsu's method 2 to
+    36 %. The mean is what is of use: a threshold for each photo by this rule loses 2 to 6 %.
     """
     from cuekit.classes import class_names
 
@@ -148,13 +155,13 @@ def sweep(
     if names is None and not complete:
         places = " and ".join(str(each.folder) for each in folders.values())
         raise ValueError(f"maps must have names of files in {places}, got none in {source.path}")
-    wanted = complete if names is None else wanted_names(names)
+    wanted = complete if names is None else listed_names(names)
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
     tag_ids = tags_of(tags, known_names)
     if tag_ids is not None:
         items = _with_tags(items, tag_ids, failures)
-    settings = {
+    settings: dict[str, Any] = {
         "parameter": "threshold" if alphas is None else "alpha",
         "values": values,
         "archive": None if source.files is not None else os.fspath(source.path),
@@ -163,19 +170,19 @@ def sweep(
     }
     pixels = np.zeros((len(known_names), len(known_names), len(values) + 1), np.int64)
     left_out = 0
-    peaks: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
     estimates: dict[str, float] = {}
     task = "cuekit.run._sweep:CountThresholds"
     with contextlib.closing(results(task, settings, items, failures, jobs, progress)) as found:
         for name, result in found:
-            _check_peak(result["peaks"][1], name, settings)
+            _check_peak(result["peak"], name, settings)
             cells = np.array(result["cells"], np.int64).reshape(4, -1)
             known = cells[:, cells[0] != IGNORE]
             check_class_ids(known[0], f"the truth of {name}", known_names)
-            check_class_ids(known[1], f"the maps of {name}", known_names)
+            check_class_ids(known[1], f"the maps of {name}", known_names, ignore=None)
             np.add.at(pixels, tuple(known[:3]), known[3])
             left_out += int(cells[3].sum() - known[3].sum())
-            peaks[name] = result["peaks"]
+            peaks[name] = result["peak"]
             if result["estimate"] is not None:
                 estimates[name] = result["estimate"]
     counted = tuple(name for name in wanted if name in peaks)
@@ -184,7 +191,7 @@ def sweep(
     if estimates:  # fsum is exact: it does not depend on the order
         estimate = math.fsum(estimates.values()) / len(estimates)
         if alphas is not None:  # t = (1 - t) ** alpha
-            estimate = math.log(estimate) / math.log1p(-estimate)
+            estimate = math.log(estimate) / math.log1p(-estimate) if 0 < estimate < 1 else None
     return Sweep(
         folder=os.fspath(source.path),
         parameter=settings["parameter"],
@@ -194,7 +201,7 @@ def sweep(
         names=counted,
         matrices=None if truth is None else _matrices(pixels, alphas is not None),
         left_out_pixels=left_out,
-        peaks=(min(low for low, _ in peaks.values()), max(high for _, high in peaks.values())),
+        peaks=(min(peaks.values()), max(peaks.values())),
         estimate=estimate,
         without_files=len(with_maps) - len(wanted) if names is None else 0,
         failures=failures,
@@ -215,7 +222,7 @@ class CountThresholds:
         self._archive = None if settings["archive"] is None else MapArchive(settings["archive"])
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the pixels of each combination, the range of the maps' maxima, the estimate."""
+        """Return the pixels of each combination, the largest value, the estimate."""
         found = self._read(item)
         truth: Any = read_labels(item["truth"]) if "truth" in item else None
         photo: Any = read_photo(item["photo"]) if "photo" in item else None
@@ -235,10 +242,8 @@ class CountThresholds:
         if self._settings["normalize"]:
             maps = _normalized(maps)
         best, value = _best(maps)
-        result: dict[str, Any] = {"cells": [], "estimate": None, "peaks": [0, 0]}
-        if len(maps):
-            peaks = maps.max((1, 2))
-            result["peaks"] = [float(peaks.min()), float(peaks.max())]
+        peak = float(value.max()) if len(maps) else 0.0
+        result: dict[str, Any] = {"cells": [], "estimate": None, "peak": peak}
         if truth is not None:
             result["cells"] = _cells(truth, best, self._count(value), class_ids)
         if photo is not None:
@@ -253,7 +258,7 @@ class CountThresholds:
 
     @property
     def _is_threshold(self) -> bool:
-        return self._settings["parameter"] == "threshold"
+        return bool(self._settings["parameter"] == "threshold")
 
     def _read(self, item: Mapping[str, Any]) -> Maps:
         if self._archive is not None:

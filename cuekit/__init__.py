@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cuekit import classes, io, metrics
     from cuekit import losses as losses  # not in __all__: import * must not need torch
     from cuekit import nn as nn
+    from cuekit import recipes as recipes
     from cuekit import reference as reference
 
 __version__ = "0.1.0"
@@ -80,7 +81,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the submodules that not every user needs when they are first used."""
-    if name in ("classes", "io", "losses", "metrics", "nn", "reference"):
+    if name in ("classes", "io", "losses", "metrics", "nn", "recipes", "reference"):
         import importlib
 
         return importlib.import_module(f"cuekit.{name}")

@@ -1,9 +1,10 @@
 """Recipes against compositions of NumPy's steps and the oracles, and against pydensecrf.
 
 The compositions take the steps of the published scripts one after the other, one run and one
-classifier at a time, with `cuekit.dense_crf` as the CRF, which has tests of its own. They may round
-otherwise, and the CRF amplifies that: labels are compared where the two best marginals differ by
-more than 1e-3, which nearly all do.
+classifier at a time, with `cuekit.dense_crf` as the CRF, which has tests of its own. Background
+maps are computed in the dtype of the maps, as there. Other steps may round otherwise, and the CRF
+amplifies that: labels are compared where the two best marginals differ by more than 1e-3, which
+nearly all do.
 """
 
 import inspect
@@ -18,7 +19,7 @@ from strategies import FLOATS
 
 import cuekit
 from cuekit import CRFParams, crf, recipes, reference
-from cuekit.io import Maps, read_photo
+from cuekit.io import MapArchive, Maps, read_photo
 from cuekit.recipes import RECIPES
 
 CAMS = DATA / "cams" / "color.npz"
@@ -126,8 +127,8 @@ def test_psa(drawn, alpha):
 
 
 def run_with_alpha(photo, maps, alpha):
-    full = enlarged(maps, photo).astype(np.float64)
-    stack = np.stack([(1 - full.max(0)) ** alpha, *full])
+    full = enlarged(maps, photo)
+    stack = np.stack([np.power(1 - full.max(0), alpha), *full])
     return one_run(stack, photo, CRFParams(3, 3, 10, 80, 13), iterations=3)
 
 
@@ -178,7 +179,7 @@ def test_toco(drawn, scores):
     result = recipes.toco(photo, files_maps(maps, ids), high=scores[0], low=scores[1], iterations=3)
     runs = []
     for score in scores:
-        stack = np.stack([np.full(photo.shape[:2], score), *enlarged(maps, photo)])
+        stack = np.stack([np.full(photo.shape[:2], maps.dtype.type(score)), *enlarged(maps, photo)])
         runs.append(one_run(powers(stack), photo, CRFParams(3, 3, 4, 36, 3), iterations=3))
     assert_alike(result, two_thresholds(*runs, ids), is_close(*runs))
     if scores[0] == scores[1]:  # the COCO script's labels: those of one run
@@ -235,10 +236,10 @@ def test_crf(drawn, kind):
         iterations=3,
         **options,
     )
-    full = enlarged(maps, photo).astype(np.float64)
+    full = enlarged(maps, photo)
     background = {
-        "alpha": (1 - full.max(0)) ** 3,
-        "threshold": np.full(photo.shape[:2], 0.4),
+        "alpha": np.power(1 - full.max(0), 3),
+        "threshold": np.full(photo.shape[:2], maps.dtype.type(0.4)),
         "own": enlarged(own[None], photo)[0],
         "neither": 1 - full.max(0),
     }[kind]
@@ -637,20 +638,17 @@ def test_a_background_map_that_is_no_probability():
 
 def test_snap_makes_the_quickstart_s_labels():
     """Both are the paper's cues, of the maps that are in this repository."""
-    skimage = needs("skimage.data")
-    with np.load(ROOT / "examples" / "data" / "maps.npz") as data:
-        names = {key.split("/")[0] for key in data.files}
-        name = "chelsea" if "chelsea" in names else sorted(names)[0]
-        photo = getattr(skimage, name)()
-        files, snapped = [], []
-        superpixels = cuekit.felzenszwalb(photo)
-        for kind in ("color", "gray"):
-            cams, layers = data[f"{name}/{kind}/cams"], data[f"{name}/{kind}/features"]
-            files.append(files_maps(cams, range(1, len(cams) + 1), features=layers))
-            low = cuekit.background_map(layers[:1], layers[1:])
-            cues = cuekit.raw_cues(cuekit.subtract_classes(cams), low)
-            snapped.append(cuekit.snap_cues(cues, superpixels))
-    expected = cuekit.cues_to_labels(np.logical_or(*snapped))
+    photo = needs("skimage.data").chelsea()
+    files, snapped = [], []
+    superpixels = cuekit.felzenszwalb(photo)
+    for kind in ("color", "gray"):
+        file = MapArchive(ROOT / "examples" / "data" / f"{kind}.npz").read("chelsea")
+        files.append(file)
+        low = cuekit.background_map(file.features[:1], file.features[1:])
+        cues = cuekit.raw_cues(cuekit.subtract_classes(file.maps), low)
+        snapped.append(cuekit.snap_cues(cues, superpixels))
+    classes = [0, *files[0].class_ids]
+    expected = cuekit.cues_to_labels(np.logical_or(*snapped), classes=classes)
     np.testing.assert_array_equal(recipes.snap(photo, files), expected)
 
 

@@ -19,7 +19,7 @@ from cuekit.metrics import IGNORE
 from cuekit.recipes import _normalized
 from cuekit.resize_maps import resize_maps
 from cuekit.run._curve import Sweep
-from cuekit.run._label_task import _check_sizes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
     check_class_ids,
     class_ids_of,
@@ -231,7 +231,7 @@ class CountThresholds:
                 f"truth must have shape {photo.shape[:2]} to match the photo, got {truth.shape}"
             )
         image = truth if truth is not None else photo
-        _check_sizes(found, image)
+        check_sizes(found, image)
         maps, class_ids = found.maps, found.class_ids
         if "tags" in item:
             chosen = np.isin(class_ids, item["tags"])

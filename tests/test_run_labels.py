@@ -81,7 +81,7 @@ def place(tmp_path, monkeypatch):
     """A folder with a module of recipes, 7 photos and their maps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "run_recipes", raising=False)
+    sys.modules.pop("run_recipes", None)
     (tmp_path / "run_recipes.py").write_text(RECIPES)
     (tmp_path / "photos" / "inner").mkdir(parents=True)
     (tmp_path / "maps" / "inner").mkdir(parents=True)

@@ -84,9 +84,11 @@ class OutputFolder:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.unfinished, ignore_errors=True)
-        if self._journal is not None:
-            self._journal.close()
-        self._locks.close()
+        try:
+            if self._journal is not None:
+                self._journal.close()
+        finally:
+            self._locks.close()
 
     def look(self) -> None:
         """Read what is there without changing anything."""

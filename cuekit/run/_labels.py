@@ -277,9 +277,13 @@ def _run(
                 written += 1
                 pixels.update(_by_class(result["pixels"]))
                 progress.add()
+    except BaseException:
+        with contextlib.suppress(OSError):  # such as a full disk: the reason is known already
+            folder.write_failures(wanted)
+        raise
     finally:
         progress.close()
-        folder.write_failures(wanted)
+    folder.write_failures(wanted)
     failures = folder.failures_of(wanted)
     seconds = time.monotonic() - start
     return LabelRun(folder.path, len(wanted), written, kept, failures, dict(pixels), seconds)

@@ -271,7 +271,8 @@ def test_estimate_is_where_labels_agree_best(seed):
     maps = cuekit.resize_maps(rng.random((3, 4, 5), np.float32) ** 2, (60, 80))
     snapped = cuekit.superpixel_mean(maps, cuekit.felzenszwalb(photo, scale=50))
     scores = [agreement(maps, snapped, np.float32(t)) for t in np.linspace(0, 1, 101)]
-    assert estimated_threshold(maps, photo) == pytest.approx(np.argmax(scores) / 100)
+    found = estimated_threshold(maps, photo)
+    assert found == (pytest.approx(np.argmax(scores) / 100) if any(scores) else None)
 
 
 @pytest.fixture

@@ -518,7 +518,6 @@ def weclip(
         if each.background is None:
             raise ValueError("maps must be logits with a background, got none of the background")
         logits = np.concatenate([each.background[None], each.maps])
-        check_finite(bool(np.isfinite(logits).all()), ("maps", logits))
         probabilities.append(_softmax(_at_photo_size(logits, photo)))
     return _labels(_crf(_mean(probabilities), photo, params, iterations), ids)
 
@@ -641,6 +640,9 @@ def _of_classes(
     chosen = maps.maps if own == ids else maps.maps[[own.index(c) for c in ids]]
     if chosen.dtype == np.bool_:  # cues
         chosen = chosen.astype(np.float32)
+    for array in (chosen, maps.background):
+        if array is not None:
+            check_finite(bool(np.isfinite(array).all()), ("maps", array))
     return dataclasses.replace(maps, maps=chosen, class_ids=np.array(ids, np.int64))
 
 
@@ -664,7 +666,6 @@ def _at_photo_size(maps: Array, photo: NDArray[np.uint8]) -> Array:
 
 
 def _normalized(maps: Array) -> Array:
-    check_finite(bool(np.isfinite(maps).all()), ("maps", maps))
     result = np.zeros_like(maps)
     np.divide(maps, maps.max(axis=(-2, -1), keepdims=True), out=result, where=maps > 0)
     return result

@@ -169,12 +169,15 @@ class OutputFolder:
         return found
 
     def record(self, name: str, **entry: Any) -> None:
-        """Append a photo's entry to the journal."""
+        """Append a photo's entry to the journal; only failures are kept in memory."""
         if self._journal is None:
             raise ValueError("the folder must be locked before anything is recorded")
-        self._entries[name] = {"name": name, "time": time.time(), **entry}
-        self._journal.write(json.dumps(self._entries[name]).encode() + b"\n")
+        whole = {"name": name, "time": time.time(), **entry}
+        self._journal.write(json.dumps(whole).encode() + b"\n")
         self._journal.flush()
+        self._entries.pop(name, None)
+        if entry["state"] == "failed":
+            self._entries[name] = whole
 
     def failures_of(self, names: Iterable[str]) -> dict[str, str]:
         """Return those of the photos that failed, with the reasons."""

@@ -164,9 +164,9 @@ def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output folder that is one of the inputs, or in one, or around one."""
+    """Refuse an output that is one of the inputs, or in one, or around one."""
     target = out.resolve()
     for each in inputs:
         source = each.resolve()
         if target == source or source in target.parents or target in source.parents:
-            raise ValueError(f"out must be a folder apart from {each}, got {out}")
+            raise ValueError(f"out must be apart from {each}, got {out}")

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from cuekit import classes, io, metrics, recipes, run
     from cuekit import losses as losses  # not in __all__: import * must not need torch
     from cuekit import nn as nn
-    from cuekit import recipes as recipes
     from cuekit import reference as reference
 
 __version__ = "0.1.0"

@@ -43,7 +43,7 @@ class LabelTask:
         photo = io.read_photo(item["photo"])
         maps = [self.read(where) for where in item["maps"]]
         for each in maps:
-            _check_sizes(each, photo)
+            check_sizes(each, photo)
         extra = {} if item["masks"] is None else {"masks": io.read_masks(item["masks"])}
         found = self.function(
             photo,
@@ -78,7 +78,7 @@ class LabelTask:
             ) from error
 
 
-def _check_sizes(maps: io.Maps, photo: NDArray[np.uint8]) -> None:
+def check_sizes(maps: io.Maps, photo: NDArray[np.uint8]) -> None:
     """Refuse maps of another photo, or of a photo that was turned.
 
     Networks resize photos to squares, or divide both sides by one number and round up or down.

@@ -18,7 +18,7 @@ from cuekit.io._common import PathLike
 from cuekit.metrics import IGNORE
 from cuekit.recipes import _at_photo_size, _mean, _normalized, _of_classes
 from cuekit.run._curve import Sweep
-from cuekit.run._label_task import _check_sizes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
     check_class_ids,
     class_ids_of,
@@ -275,7 +275,7 @@ class CountThresholds:
         class_ids = [c for c in sets[0].class_ids.tolist() if wanted is None or c in wanted]
         resized = []
         for each in sets:
-            _check_sizes(each, image)
+            check_sizes(each, image)
             if each.maps.dtype == np.bool_:
                 raise ValueError("maps must be floating, got cues, which have no threshold")
             maps = _at_photo_size(_of_classes(each, class_ids, wanted, image).maps, image)

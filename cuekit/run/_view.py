@@ -23,7 +23,7 @@ from cuekit.io.maps import Format
 from cuekit.metrics import confusion_matrix, iou, mean_iou
 from cuekit.run._beside import read_curve, read_tables
 from cuekit.run._evaluation import averaged_text
-from cuekit.run._label_task import _check_sizes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._page import GENERATOR, Class, Curve, Entry, Report, Table, page, percent
 from cuekit.run._pairs import (
     check_class_ids,
@@ -485,7 +485,7 @@ def _map_panels(
     if request.maps is None:
         return
     maps = request.maps.read(name)
-    _check_sizes(maps, photo)
+    check_sizes(maps, photo)
     named = [
         (f"map of {request.class_name(class_id)}", values)
         for class_id, values in zip(maps.class_ids.tolist(), maps.maps, strict=True)

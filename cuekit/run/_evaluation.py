@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -86,17 +87,17 @@ class Evaluation:
     other: Evaluation | None
     differences: Mapping[str, Interval]
 
-    @property
+    @cached_property
     def iou(self) -> NDArray[np.float64]:
         """(K,) array: the IoU of each class."""
         return iou_of(self._totals)
 
-    @property
+    @cached_property
     def accuracy(self) -> NDArray[np.float64]:
         """(K,) array: the share of each class's true pixels that are predicted correctly."""
         return _ratio(self._totals[0], self._totals[1])
 
-    @property
+    @cached_property
     def _totals(self) -> NDArray[np.int64]:
         return np.asarray(self.counts.sum(0, dtype=np.int64))
 
@@ -128,7 +129,7 @@ class Evaluation:
     def __str__(self) -> str:
         rows = self._table()
         width = max(len(row[0]) for row in rows)
-        lines = [row[0].ljust(width) + "".join(each.rjust(13) for each in row[1:]) for row in rows]
+        lines = [row[0].ljust(width) + "".join(each.rjust(16) for each in row[1:]) for row in rows]
         figures = [f"{title:<16}{text}" for title, text in self._figures()]
         return "\n".join([*self._photos(), "", *lines, "", *figures, "", *self._policy()])
 
@@ -142,7 +143,7 @@ class Evaluation:
 
     def _table(self) -> list[list[str]]:
         """Return the header, a row for each class that occurs, and the means."""
-        header = ["class", "IoU", "accuracy", "true pixels"]
+        header = ["class", "IoU", "accuracy", "share of truth"]
         shares = self._totals[1] / max(int(self._totals[1].sum()), 1)
         occurs = ~np.isnan(self.iou)
         if self.other is not None:
@@ -179,7 +180,7 @@ class Evaluation:
         if self.failures:
             lines.append(f"{len(self.failures)} photos failed, no figure includes them")
         if self.without_labels:
-            lines.append(f"{self.without_labels} files of the truth are of no photo asked for")
+            lines.append(f"truth of photos not asked for: {self.without_labels} files")
         return lines
 
     def _policy(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What evaluation and sweep share: the files of each photo, the truth's class ids."""
+"""What `evaluate` and `sweep` share: files of each photo, results, failures, class ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN_FAILURES = 10
 
 
 def with_files(
-    names: Iterable[str], folders: Mapping[str, Files | None], failures: dict[str, str]
+    names: Iterable[str], folders: Mapping[str, Files], failures: dict[str, str]
 ) -> list[Item]:
     """Return an item for each photo that has its file in every folder; the others fail.
 
@@ -31,14 +31,14 @@ def with_files(
     names : iterable of str
         The photos.
     folders : dict
-        Key of the item -> files, or None where there is no folder.
+        Key of the item -> files.
     failures : dict
         Photo -> reason; those without a file are added.
     """
     items = []
     for name in names:
         try:
-            paths = {key: files.path(name) for key, files in folders.items() if files is not None}
+            paths = {key: files.path(name) for key, files in folders.items()}
         except (ValueError, OSError) as error:
             failures[name] = str(error)
         else:

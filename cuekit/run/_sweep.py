@@ -16,8 +16,7 @@ from cuekit.felzenszwalb import felzenszwalb
 from cuekit.io import MapArchive, Maps, read_labels, read_maps, read_photo
 from cuekit.io._common import PathLike
 from cuekit.metrics import IGNORE
-from cuekit.recipes import _normalized
-from cuekit.resize_maps import resize_maps
+from cuekit.recipes import _at_photo_size, _mean, _normalized, _of_classes
 from cuekit.run._curve import Sweep
 from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
@@ -43,7 +42,7 @@ _SCALE = 50  # of the superpixels of an estimate
 
 
 def sweep(
-    maps: PathLike,
+    maps: PathLike | Sequence[PathLike],
     truth: PathLike | None = None,
     *,
     photos: PathLike | None = None,
@@ -68,9 +67,10 @@ def sweep(
 
     Parameters
     ----------
-    maps : str or path-like
+    maps : str or path-like, or a sequence of them
         A folder with one file for each photo, in any format of `cuekit.io.read_maps`; or an
-        ``.npz`` of many photos (`cuekit.io.MapArchive`). A background map in the files is not used.
+        ``.npz`` of many photos (`cuekit.io.MapArchive`). Several: those of several classifiers,
+        whose mean is taken as recipes do. A background map in the files is not used.
     truth : str or path-like, optional
         A folder of label PNGs of the same names. Truth 255 is left out.
     photos : str or path-like, optional
@@ -80,7 +80,8 @@ def sweep(
         and photos where these are given.
     tags : str, path-like or dict, optional
         The classes of each photo: a file (see `read_tags`) or ``{name: class ids}``. Maps of other
-        classes are not used. Default: all maps are. A photo without tags fails.
+        classes are not used. Default: all maps are. A photo without tags, or with a tag of which
+        there is no map, fails.
     classes : {"voc", "coco"}, str, path-like or sequence of str, default "voc"
         The classes, as for `cuekit.classes.class_names`.
     thresholds : iterable of float, optional
@@ -120,12 +121,13 @@ def sweep(
     is highest, and the estimate is the mean over photos; as alpha, it is the one for which
     ``threshold == (1 - threshold) ** alpha``.
 
-    It was chosen among some 40 rules on 797 photos of PASCAL VOC of 6 classes, with maps of two
-    classifiers, and measured on 225 others. There it was 0.1 to 0.2 % mean IoU below the best
-    threshold for maps divided by their maxima, 0.8 % for maps averaged over superpixels of several
-    sizes, and at most 1.3 % for powers of these maps from 0.7 to 2, for which a fixed threshold
-    loses 9 %. Minimum cross entropy of the values alone loses at most 2.3 %, Otsu's method 2 to
-    36 %. The mean is what is of use: a threshold for each photo by this rule loses 2 to 6 %.
+    It was chosen among many rules on 797 photos of six classes of PASCAL VOC, with maps of two
+    classifiers, and then measured on 225 others. There it lost 0.1 to 0.2 points of mean IoU
+    against the best threshold, 0.8 for maps averaged over superpixels of several sizes, and at most
+    1.3 for powers of these maps from 0.7 to 2; the fixed threshold 0.25 lost up to 7.8, the
+    minimum cross entropy of the maps' values up to 2.3, Otsu's method 2 to 36. A threshold for each
+    photo, by any rule, was worse than one for all: by this one it lost 2 to 6. Other classes and
+    small objects have not been tried.
     """
     from cuekit.classes import class_names
 
@@ -144,9 +146,11 @@ def sweep(
         values = tuple(i / 100 for i in range(101))
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
-    (source,) = map_sources([maps])
-    with_maps = sorted(source.names)
-    folders = {} if source.files is None else {"maps": source.files}
+    sources = map_sources(maps)
+    with_maps = sorted(frozenset.intersection(*(source.names for source in sources)))
+    folders = {
+        f"maps {i}": source.files for i, source in enumerate(sources) if source.files is not None
+    }
     if truth is not None:
         folders["truth"] = Files(truth, LABEL_SUFFIXES, "truth")
     if photos is not None:
@@ -154,7 +158,7 @@ def sweep(
     complete = [name for name in with_maps if all(name in each for each in folders.values())]
     if names is None and not complete:
         places = " and ".join(str(each.folder) for each in folders.values())
-        raise ValueError(f"maps must have names of files in {places}, got none in {source.path}")
+        raise ValueError(f"photos must have maps and files in {places}, got none that has all")
     wanted = complete if names is None else listed_names(names)
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
@@ -164,7 +168,9 @@ def sweep(
     settings: dict[str, Any] = {
         "parameter": "threshold" if alphas is None else "alpha",
         "values": values,
-        "archive": None if source.files is not None else os.fspath(source.path),
+        "archives": [
+            None if source.files is not None else os.fspath(source.path) for source in sources
+        ],
         "normalize": check_switch(normalize, "normalize"),
         "reading": {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
     }
@@ -193,7 +199,7 @@ def sweep(
         if alphas is not None:  # t = (1 - t) ** alpha
             estimate = math.log(estimate) / math.log1p(-estimate) if 0 < estimate < 1 else None
     return Sweep(
-        folder=os.fspath(source.path),
+        folder=" and ".join(os.fspath(source.path) for source in sources),
         parameter=settings["parameter"],
         values=values,
         class_names=known_names,
@@ -219,28 +225,20 @@ class CountThresholds:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._values = np.array(settings["values"], np.float64)
-        self._archive = None if settings["archive"] is None else MapArchive(settings["archive"])
+        self._archives = [
+            None if path is None else MapArchive(path) for path in settings["archives"]
+        ]
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Return the pixels of each combination, the largest value, the estimate."""
-        found = self._read(item)
+        sets = self._read(item)
         truth: Any = read_labels(item["truth"]) if "truth" in item else None
         photo: Any = read_photo(item["photo"]) if "photo" in item else None
         if truth is not None and photo is not None and truth.shape != photo.shape[:2]:
             raise ValueError(
                 f"truth must have shape {photo.shape[:2]} to match the photo, got {truth.shape}"
             )
-        image = truth if truth is not None else photo
-        check_sizes(found, image)
-        maps, class_ids = found.maps, found.class_ids
-        if "tags" in item:
-            chosen = np.isin(class_ids, item["tags"])
-            maps, class_ids = maps[chosen], class_ids[chosen]
-        if maps.dtype == np.bool_:
-            raise ValueError("maps must be floating, got cues, which have no threshold")
-        maps = resize_maps(maps, image.shape[:2])
-        if self._settings["normalize"]:
-            maps = _normalized(maps)
+        maps, class_ids = self._prepared(sets, truth if photo is None else photo, item.get("tags"))
         best, value = _best(maps)
         peak = float(value.max()) if len(maps) else 0.0
         result: dict[str, Any] = {"cells": [], "estimate": None, "peak": peak}
@@ -253,17 +251,36 @@ class CountThresholds:
 
     def close(self) -> None:
         """Close the archive."""
-        if self._archive is not None:
-            self._archive.close()
+        for archive in self._archives:
+            if archive is not None:
+                archive.close()
 
     @property
     def _is_threshold(self) -> bool:
         return bool(self._settings["parameter"] == "threshold")
 
-    def _read(self, item: Mapping[str, Any]) -> Maps:
-        if self._archive is not None:
-            return self._archive.read(item["name"])
-        return read_maps(item["maps"], **self._settings["reading"])
+    def _read(self, item: Mapping[str, Any]) -> list[Maps]:
+        """Read the maps of each classifier."""
+        reading = self._settings["reading"]
+        return [
+            archive.read(item["name"]) if archive else read_maps(item[f"maps {i}"], **reading)
+            for i, archive in enumerate(self._archives)
+        ]
+
+    def _prepared(
+        self, sets: list[Maps], image: NDArray[np.uint8], tags: list[int] | None
+    ) -> tuple[NDArray[Any], list[int]]:
+        """Return maps of all classifiers together, at the size of an image, and class ids."""
+        wanted = None if tags is None else set(tags)
+        class_ids = [c for c in sets[0].class_ids.tolist() if wanted is None or c in wanted]
+        resized = []
+        for each in sets:
+            check_sizes(each, image)
+            if each.maps.dtype == np.bool_:
+                raise ValueError("maps must be floating, got cues, which have no threshold")
+            maps = _at_photo_size(_of_classes(each, class_ids, wanted, image).maps, image)
+            resized.append(_normalized(maps) if self._settings["normalize"] else maps)
+        return _mean(resized), class_ids
 
     def _count(self, value: NDArray[Any]) -> NDArray[np.intp]:
         """Return, for each pixel, at how many of the values it has the label of its best class.
@@ -336,10 +353,10 @@ def _cells(
     truth: NDArray[np.uint8],
     best: NDArray[np.intp],
     count: NDArray[np.intp],
-    class_ids: NDArray[np.int64],
+    class_ids: list[int],
 ) -> list[list[int]]:
     """Return true class, best class, count and number of pixels of each combination."""
-    ids = class_ids if len(class_ids) else np.zeros(1, np.int64)
+    ids = np.array(class_ids or [0])
     most = int(count.max()) + 1
     pixels = np.bincount(((truth.astype(np.intp) * len(ids) + best) * most + count).ravel())
     cells = np.flatnonzero(pixels)

@@ -43,7 +43,7 @@ def fill(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for i, photo in enumerate(inputs.natural_photos(min(count, 100))):
         Image.fromarray(photo).save(folder / "photos" / f"{i}.jpg", quality=90)
-        size = [side // STRIDE for side in photo.shape[:2]]
+        size = (photo.shape[0] // STRIDE, photo.shape[1] // STRIDE)
         coarse = rng.random((2, 5, 7), np.float32) ** 2
         maps = cuekit.resize_maps(coarse / coarse.max((1, 2), keepdims=True), size)
         io.write_maps(folder / "own" / f"{i}.npz", maps, [8, 15], photo_size=photo.shape[:2])

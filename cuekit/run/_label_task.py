@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from cuekit import io
 from cuekit.io.labels import encode_labels
-from cuekit.run._recipe import Recipe, load_recipe
+from cuekit.run._recipe import Recipe, load_recipe, source_hash
 from cuekit.run._workers import RunStoppedError
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ class LabelTask:
     def __init__(self, settings: dict[str, Any], function: Recipe | None = None) -> None:
         self.settings = settings
         self.function = load_recipe(settings["recipe"]) if function is None else function
+        source = settings.get("recipe_source")  # on a cluster: that of the caller
+        if source is not None and source_hash(self.function) != source:
+            raise ValueError(
+                f"recipe {settings['recipe']} must be the caller's, got another file of that name "
+                f"in {os.fspath(Path.cwd())}"
+            )
         self.archives = {path: io.MapArchive(path) for path in settings["archives"]}
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +74,8 @@ class LabelTask:
 
     def _write(self, item: dict[str, Any], data: bytes) -> None:
         target = Path(self.settings["out"]) / f"{item['name']}.png"
-        unfinished = Path(self.settings["unfinished"]) / f"{os.getpid()}.part"
+        # A process id would not do: processes of several machines may write into one folder.
+        unfinished = Path(self.settings["unfinished"]) / f"{uuid.uuid4().hex}.part"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(data)

@@ -36,7 +36,7 @@ from typing import IO, Any
 from cuekit.io._common import replace_file
 
 MANIFEST = "run.json"
-_MAX_MANIFEST = 2**20  # bytes
+MAX_MANIFEST = 2**20  # bytes
 
 
 class OutputFolder:
@@ -98,22 +98,35 @@ class OutputFolder:
 
     def _read_journals(self) -> None:
         for journal in sorted(self.path.glob("journal*.jsonl")):
-            self._read(journal)
+            with journal.open("rb") as file:
+                self._read(file)
+
+    def _manifest(self) -> bytes:
+        with (self.path / MANIFEST).open("rb") as file:
+            return file.read(MAX_MANIFEST)
+
+    def _stranger(self) -> str | None:
+        """Return a label file that is there."""
+        found = next(self.path.rglob("*.png"), None)
+        return None if found is None else os.fspath(found.relative_to(self.path))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with replace_file(path) as file:
+            file.write(data)
 
     def _check_manifest(self, writes: bool = True) -> None:
         try:
-            with (self.path / MANIFEST).open("rb") as file:
-                text = file.read(_MAX_MANIFEST)
+            text = self._manifest()
         except FileNotFoundError:
-            stranger = next(self.path.rglob("*.png"), None)
+            stranger = self._stranger()
             if stranger is not None:
                 raise ValueError(
                     f"{self.path} must be empty or the folder of an earlier run, got "
-                    f"{stranger.relative_to(self.path)} and no {MANIFEST}"
+                    f"{stranger} and no {MANIFEST}"
                 ) from None
             if writes:
-                with replace_file(self.path / MANIFEST) as file:
-                    file.write(json.dumps(self._settings, indent=2).encode() + b"\n")
+                text = json.dumps(self._settings, indent=2).encode() + b"\n"
+                self._write(self.path / MANIFEST, text)
             return
         try:
             found = json.loads(text)
@@ -132,19 +145,18 @@ class OutputFolder:
                 f"{'; '.join(differences)}. Choose another folder, or delete this one"
             )
 
-    def _read(self, journal: Path) -> None:
+    def _read(self, journal: Iterable[bytes]) -> None:
         """Keep the last entry of each photo."""
-        with journal.open("rb") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                    name, when = str(entry["name"]), float(entry["time"])
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    continue  # cut when the process was killed: that photo is done again
-                if when >= float(self._entries.get(name, {"time": 0})["time"]):
-                    self._entries[name] = entry
+        for line in journal:
+            try:
+                entry = json.loads(line)
+                name, when = str(entry["name"]), float(entry["time"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # cut when the process was killed: that photo is done again
+            if when >= float(self._entries.get(name, {"time": 0})["time"]):
+                self._entries[name] = entry
 
-    def is_done(self, name: str, inputs: list[list[int]]) -> bool:
+    def is_done(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether the labels of a photo are complete, and made from these inputs."""
         entry = self._entries.get(name, {})
         if entry.get("state") != "done" or entry.get("inputs") != inputs:
@@ -160,7 +172,7 @@ class OutputFolder:
         entry = self._entries.get(name, {})
         return str(entry.get("reason")) if entry.get("state") == "failed" else None
 
-    def has_failed(self, name: str, inputs: list[list[int]]) -> bool:
+    def has_failed(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether a photo failed with these inputs."""
         entry = self._entries.get(name, {})
         return entry.get("state") == "failed" and entry.get("inputs") == inputs
@@ -176,10 +188,14 @@ class OutputFolder:
             raise ValueError("the folder must be locked before anything is recorded")
         whole = {"name": name, "time": time.time(), **entry}
         self._journal.write(json.dumps(whole).encode() + b"\n")
-        self._journal.flush()
+        self._flush()
         self._entries.pop(name, None)
         if entry["state"] == "failed":
             self._entries[name] = whole
+
+    def _flush(self) -> None:
+        if self._journal is not None:
+            self._journal.flush()
 
     def failures_of(self, names: Iterable[str]) -> dict[str, str]:
         """Return those of the photos that failed, with the reasons."""
@@ -191,8 +207,7 @@ class OutputFolder:
         table = io.StringIO()
         rows = [("name", "reason"), *self.failures_of(names).items()]
         csv.writer(table, lineterminator="\n").writerows(rows)
-        with replace_file(self.failures) as file:
-            file.write(table.getvalue().encode())
+        self._write(self.failures, table.getvalue().encode())
 
 
 def _opened_for_lines(path: Path) -> IO[bytes]:

@@ -13,6 +13,7 @@ import numpy as np
 from cuekit import io
 from cuekit.io.labels import encode_labels
 from cuekit.run._recipe import Recipe, load_recipe, source_hash
+from cuekit.run._storage import is_url, local_file, put
 from cuekit.run._workers import RunStoppedError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class LabelTask:
 
     def make(self, item: dict[str, Any]) -> NDArray[Any]:
         """Return the labels of a photo."""
-        photo = io.read_photo(item["photo"])
+        with local_file(item["photo"]) as path:
+            photo = io.read_photo(path)
         maps = [self.read(where) for where in item["maps"]]
         for each in maps:
             check_sizes(each, photo)
@@ -70,9 +72,17 @@ class LabelTask:
         """Return the maps of a photo from a file, or from an archive."""
         if len(where) == 2:
             return self.archives[where[0]].read(where[1])
-        return io.read_maps(where[0], **self.settings["reading"])
+        with local_file(where[0]) as path:
+            return io.read_maps(path, **self.settings["reading"])
 
     def _write(self, item: dict[str, Any], data: bytes) -> None:
+        if is_url(self.settings["out"]):
+            url = f"{self.settings['out']}/{item['name']}.png"
+            try:
+                put(url, data)
+            except OSError as error:
+                raise RunStoppedError(f"labels cannot be written: {error}") from error
+            return
         target = Path(self.settings["out"]) / f"{item['name']}.png"
         # A process id would not do: processes of several machines may write into one folder.
         unfinished = Path(self.settings["unfinished"]) / f"{uuid.uuid4().hex}.part"

@@ -26,10 +26,9 @@ from cuekit.run._recipe import (
     load_recipe,
     recipe_name,
 )
-from cuekit.run._sources import (
-    PHOTO_SUFFIXES,
-    Files,
-)
+from cuekit.run._remote_folder import output_folder
+from cuekit.run._sources import PHOTO_SUFFIXES
+from cuekit.run._storage import Remote, files_of, is_url, place
 from cuekit.run._workers import describe
 
 _SHOWN_FAILURES = 10
@@ -41,7 +40,7 @@ class LabelRun:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or URL
         Where the labels are.
     photos : int
         Number of photos asked for.
@@ -57,7 +56,7 @@ class LabelRun:
         How long this call took.
     """
 
-    folder: Path
+    folder: Path | Remote
     photos: int
     written: int
     kept: int
@@ -196,9 +195,9 @@ def labels(
         limit = check_integer(limit, "limit", minimum=1)
     start = time.monotonic()
     plan = Plan(
-        photos=Files(photos, PHOTO_SUFFIXES, "photos"),
+        photos=files_of(photos, PHOTO_SUFFIXES, "photos"),
         maps=map_sources(maps),
-        masks=None if masks is None else check_path(masks, "masks"),
+        masks=None if masks is None else _on_disk(masks, "masks"),
         recipe=recipe_name(recipe),
         options=dict(options or {}),
         tags=tags_of(tags, class_names(classes)),
@@ -212,13 +211,19 @@ def labels(
     if part is not None:
         wanted = wanted[part[0] - 1 :: part[1]]
     wanted = wanted[:limit]
-    folder_path = check_path(out, "out")
+    folder_path = place(out, "out")
     check_apart(folder_path, [plan.photos.folder, *(source.path for source in plan.maps)])
     settings = plan.manifest(function)
     if dry_run:
         return dry_run_of(plan, function, wanted, folder_path, where.jobs or 1)
-    with OutputFolder(folder_path, settings, part) as folder:
+    with output_folder(folder_path, settings, part) as folder:
         return _run(plan, function, wanted, folder, where, retry_failed, progress, start)
+
+
+def _on_disk(path: PathLike, name: str) -> Path:
+    if is_url(path):
+        raise ValueError(f"{name} must be a folder on a disk, got {path!r}")
+    return check_path(path, name)
 
 
 def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:

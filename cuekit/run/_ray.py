@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import cuekit
+from cuekit.run._storage import is_url
 from cuekit.run._workers import Item, Pool, Result, RunStoppedError, describe
 
 _CHUNK_SECONDS = 2.0
@@ -153,7 +154,7 @@ def _connect(ray: Any, address: str | None, jobs: int | None) -> bool:
         if address is not None:
             raise OSError(
                 f"address must be that of a Ray cluster that is running, got {address!r}: "
-                f"{describe(error)}"
+                f"{describe(error)} (a cluster with a token needs RAY_AUTH_MODE=token here, too)"
             ) from None
     else:
         return False
@@ -326,7 +327,7 @@ def work_on(start: str, items: str) -> str:
             ends.append(time.monotonic())
     except RunStoppedError as error:
         _Kept.close()
-        return json.dumps({"stop": str(error), "node": os.uname().nodename})
+        return json.dumps({"stop": str(error), "node": socket.gethostname()})
     # The first item's time holds that of the start of a process.
     first = 1 if len(results) > 1 else 0
     seconds = (ends[-1] - ends[first]) / (len(results) - first) if results else None
@@ -351,11 +352,15 @@ class _Kept:
     def _made(cls, start: dict[str, Any]) -> Pool:
         if start["cuekit"] != cuekit.__version__:
             raise RunStoppedError(
-                f"all nodes must have cuekit {start['cuekit']}, this one has {cuekit.__version__}"
+                f"all nodes must have cuekit {start['cuekit']}, got {cuekit.__version__} here"
             )
         unfinished = start["settings"].get("unfinished")
         folder = start["folder"] if Path(start["folder"]).is_dir() else None
-        if unfinished is not None and not Path(folder or "/", unfinished).is_dir():
+        if (
+            unfinished is not None
+            and not is_url(unfinished)
+            and not Path(folder or "/", unfinished).is_dir()
+        ):
             raise RunStoppedError(
                 f"all nodes must see the folder of the labels under the same path, "
                 f"this one has no {unfinished}"

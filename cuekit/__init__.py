@@ -31,6 +31,7 @@ from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
+from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_mean import superpixel_mean
 from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
@@ -47,6 +48,7 @@ __all__ = [
     "CRFParams",
     "MaskScores",
     "RefineParams",
+    "SuperpixelGraph",
     "background_map",
     "bilateral_filter",
     "build_config",
@@ -76,6 +78,7 @@ __all__ = [
     "slic",
     "snap_cues",
     "subtract_classes",
+    "superpixel_graph",
     "superpixel_mean",
     "suppress_absent",
     "with_background",

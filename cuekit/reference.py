@@ -130,6 +130,46 @@ def rgb_to_lab(image: Array) -> Array:  # (H, W, 3) uint8 -> (H, W, 3)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
+# -------------------------------------------------------------------------------- superpixel_graph
+
+
+def superpixel_graph(
+    superpixels: Array,  # (H, W): -1 is no superpixel
+    image: Array | None,  # (H, W, 3) uint8
+) -> tuple[Array | None, ...]:
+    """Return the fields of `SuperpixelGraph`, in their order."""
+    height, width = superpixels.shape
+    labels = np.unique(superpixels[superpixels >= 0]).astype(np.int64)  # (S,)
+    numbers = np.full(superpixels.shape, -1, np.int32)
+    numbers[superpixels >= 0] = np.searchsorted(labels, superpixels[superpixels >= 0])
+    pairs = [
+        np.stack([numbers[:, :-1].ravel(), numbers[:, 1:].ravel()], axis=-1),
+        np.stack([numbers[:-1].ravel(), numbers[1:].ravel()], axis=-1),
+    ]
+    touching = np.sort(np.concatenate(pairs), axis=-1)  # (pairs of pixels, 2)
+    touching = touching[(touching[:, 0] >= 0) & (touching[:, 0] < touching[:, 1])]
+    edges, lengths = np.unique(touching, axis=0, return_counts=True)
+    at_border = np.ones(superpixels.shape, dtype=bool)
+    at_border[1:-1, 1:-1] = False
+    inside = [numbers == i for i in range(len(labels))]
+    rows, columns = np.indices(superpixels.shape)
+    centres = [
+        ((rows[each].mean() + 0.5) / height, (columns[each].mean() + 0.5) / width)
+        for each in inside
+    ]
+    lab = None if image is None else rgb_to_lab(image)
+    return (
+        numbers,
+        labels,
+        edges.astype(np.int32),
+        lengths.astype(np.int64),
+        np.array([each.sum() for each in inside], dtype=np.int64),
+        np.array([at_border[each].sum() for each in inside], dtype=np.int64),
+        np.reshape(centres, (-1, 2)),
+        None if lab is None else np.reshape([lab[each].mean(0) for each in inside], (-1, 3)),
+    )
+
+
 # -------------------------------------------------------------------------------------------- snap
 
 

@@ -52,6 +52,7 @@
 #include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
 #include "cuekit/superpixel_graph.h"
+#include "cuekit/superpixel_walk.h"
 #endif
 
 namespace py = pybind11;
@@ -592,6 +593,16 @@ bool superpixel_table(const View& values, const View& labels, const View& table,
   });
 }
 
+void superpixel_walk(const View& values, const View& edges, const View& lengths,
+                     const View& colours, const View& out, double restart, double sigma,
+                     Call& context) {
+  const SuperpixelWalkParams p{values.shape[0],  values.shape[1], edges.shape[0],
+                               colours.shape[1], restart,         sigma};
+  backend::superpixel_walk(values.as<double>(), edges.as<std::int32_t>(),
+                           lengths.as<std::int64_t>(), colours.as<double>(), out.as<double>(), p,
+                           context);
+}
+
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
 
 void set_instruction_set(const std::string& name) {
@@ -678,6 +689,8 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("context"));
   kernel("superpixel_table", superpixel_table, arg("values"), arg("labels"), arg("table"),
          arg("context"));
+  kernel("superpixel_walk", superpixel_walk, arg("values"), arg("edges"), arg("lengths"),
+         arg("colours"), arg("out"), arg("restart"), arg("sigma"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

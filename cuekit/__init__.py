@@ -33,6 +33,7 @@ from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
 from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_mean import superpixel_mean
+from cuekit.superpixel_walk import superpixel_walk
 from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
 
@@ -80,6 +81,7 @@ __all__ = [
     "subtract_classes",
     "superpixel_graph",
     "superpixel_mean",
+    "superpixel_walk",
     "suppress_absent",
     "with_background",
 ]

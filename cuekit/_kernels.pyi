@@ -169,6 +169,17 @@ class CpuKernels(Kernels, Protocol):
     def superpixel_table(
         self, values: Array, labels: Array, table: Array, context: int
     ) -> bool: ...
+    def superpixel_walk(
+        self,
+        values: Array,
+        edges: Array,
+        lengths: Array,
+        colours: Array,
+        out: Array,
+        restart: float,
+        sigma: float,
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

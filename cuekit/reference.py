@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cuekit.resize import Rule
     from cuekit.snap import Accept
     from cuekit.subtract import Mode
+    from cuekit.superpixel_graph import SuperpixelGraph
 
 Array = npt.NDArray[Any]
 Filter = Callable[[Array], Array]  # (K, N) -> (K, N)
@@ -168,6 +169,29 @@ def superpixel_graph(
         np.reshape(centres, (-1, 2)),
         None if lab is None else np.reshape([lab[each].mean(0) for each in inside], (-1, 3)),
     )
+
+
+# --------------------------------------------------------------------------------- superpixel_walk
+
+
+def superpixel_walk(
+    values: Array,  # (C, S)
+    graph: SuperpixelGraph,
+    restart: float,
+    sigma: float,
+) -> Array:  # (C, S)
+    """Solve the walk's system with a dense matrix."""
+    i, j = graph.edges.T
+    squared = ((graph.colours[i] - graph.colours[j]) ** 2).sum(-1)
+    logs = np.full((len(graph.sizes), len(graph.sizes)), -np.inf)
+    logs[i, j] = logs[j, i] = np.log(graph.edge_lengths) - squared / (2 * sigma**2)
+    alone = (logs == -np.inf).all(1)
+    logs[alone, alone] = 0  # where it is, it stays
+    weights = np.exp(logs - logs.max(1, initial=-np.inf, keepdims=True))
+    steps = weights / weights.sum(1, keepdims=True)
+    system = np.eye(len(steps)) - (1 - restart) * steps
+    solution: Array = np.linalg.solve(system, restart * values.T).T
+    return solution
 
 
 # -------------------------------------------------------------------------------------------- snap

@@ -143,6 +143,49 @@ def _superpixels_of(graph: SuperpixelGraph) -> Array:
     return check_array(graph.superpixels, "superpixels", ("int32",), ndim=2, layout="(H, W)")
 
 
+def check_graph(graph: Any) -> SuperpixelGraph:
+    """Return a graph with colours, its fields but `superpixels` as contiguous arrays on the CPU.
+
+    Fields may have been replaced by the caller: features of other kinds as `colours`, say. Kernels
+    check the edges.
+    """
+    if not isinstance(graph, SuperpixelGraph):
+        raise TypeError(f"graph must be SuperpixelGraph, got {type(graph).__name__}")
+    if graph.colours is None:
+        raise ValueError("graph must have colours, got None: pass the photo to superpixel_graph")
+    layouts = {
+        "labels": ("int64", "(S,)"),
+        "edges": ("int32", "(E, 2)"),
+        "edge_lengths": ("int64", "(E,)"),
+        "sizes": ("int64", "(S,)"),
+        "border_pixels": ("int64", "(S,)"),
+        "centres": ("float64", "(S, 2)"),
+        "colours": ("float64", "(S, D)"),
+    }
+    fields = {
+        name: check_array(
+            getattr(graph, name),
+            f"graph.{name}",
+            (dtype,),
+            ndim=2 if " " in layout else 1,
+            layout=layout,
+        )
+        for name, (dtype, layout) in layouts.items()
+    }
+    count, edge_count = len(fields["sizes"]), len(fields["edges"])
+    sides = {"S": count, "E": edge_count, "2": 2, "D": fields["colours"].shape[-1]}
+    for name, (_, layout) in layouts.items():
+        shape = tuple(sides[side] for side in layout.strip("(),").split(", "))
+        check_shape(fields[name], f"graph.{name}", shape, "the other fields")
+    for name in ("edge_lengths", "sizes"):
+        if (fields[name] < 1).any():
+            raise ValueError(f"graph.{name} must be at least 1, got {fields[name].min()}")
+    for name in ("centres", "colours"):
+        array = fields[name]
+        check_finite(bool(np.isfinite(array).all()), (f"graph.{name}", array))
+    return graph._replace(**{name: flat(each, *each.shape) for name, each in fields.items()})
+
+
 def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> SuperpixelGraph:
     """Find which superpixels of a photo touch, and size, place and colour of each.
 

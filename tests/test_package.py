@@ -50,6 +50,7 @@ SIGNATURES = {
     "colours)",
     "superpixel_graph": "(superpixels, image=None)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
+    "superpixel_walk": "(values, graph, *, restart=0.02, sigma=10.0, threads=1)",
     "bilateral_filter": "(values, image, *, sxy, srgb, normalize=False, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
     "validate=False, threads=1)",

@@ -299,5 +299,5 @@ def test_fields_that_were_changed_lead_nowhere():
     """Labels out of range raise; none is used as an index."""
     for labels in ([[0, 6, 0], [0, 0, 0]], [[0, -2, 0], [0, 0, 0]]):
         changed = GRAPH._replace(superpixels=np.array(labels, np.int32))
-        with pytest.raises(ValueError, match="^superpixels must be "):
+        with pytest.raises(ValueError, match=r"^superpixels must be "):
             changed.mean(np.zeros((2, 3)))

@@ -487,6 +487,8 @@ def test_a_dry_run_writes_nothing(place, capsys):
         ),
         ({"recipe": 3}, TypeError, "recipe must be a name or a function, got 3"),
         ({"options": {"treshold": 1}}, ValueError, "threshold, got 'treshold'"),
+        ({"recipe": "sepl"}, ValueError, "recipe sepl needs masks"),
+        ({"recipe": "sepl", "options": {"masks": 1}}, ValueError, "options must be .* got 'masks'"),
         ({"options": {"threshold": {1, 2}}}, TypeError, "options must be numbers"),
         ({"jobs": 0}, ValueError, "jobs must be at least 1, got 0"),
         ({"limit": 0}, ValueError, "limit must be at least 1, got 0"),

@@ -18,6 +18,11 @@ examples:
   cuekit labels ... --engine ray --address auto --timeout 300
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
 
+recipes: psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf, threshold. One of
+your own is a function of a module in the current folder, or in PYTHONPATH.
+tags, as text: a line holds a photo's name and its classes, with white space between them. As .json:
+{"NAME": [class, ...]}. As .npz: ids and labels of 0 and 1. As .npy: {NAME: labels of 0 and 1}.
+
 The same command again goes on where it was stopped. Photos that fail are listed in
 OUT/failures.csv, the others are not affected."""
 

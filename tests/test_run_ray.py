@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -60,6 +61,11 @@ def no_place(photo, maps, tags=None):
     """Takes away the folder for unfinished files, as a disk that fails."""
     Path("out/.unfinished").rename("gone")
     return strongest(photo, maps)
+
+def gpu(photo, maps, tags=None):
+    """The number of the GPU, and 255 without one."""
+    found = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return np.full(photo.shape[:2], int(found) if found else 255)
 
 class Echo:
     """A task that does nothing."""
@@ -319,6 +325,30 @@ def test_the_number_of_chunks_under_way_can_be_set(nodes):
     assert len(workers[0][1]) == 1
 
 
+def test_each_process_has_the_gpus_that_were_asked_for(nodes):
+    """Ray counts GPUs as it is told to: the third node has two that do not exist."""
+    node = nodes.cluster.add_node(num_cpus=4, num_gpus=2, **CLUSTER)
+    try:
+        found = labels("gpu", engine="ray", address=nodes.address, gpus_per_worker=1)
+        assert (found.written, found.failed) == (60, {})
+        # One GPU each; which one is Ray's choice.
+        assert {0, 1} >= set(found.pixels) != set()
+    finally:
+        nodes.cluster.remove_node(node)
+
+
+def test_tars_on_a_cluster(nodes):
+    with tarfile.open("photos.tar", "w") as archive:
+        for path in sorted(Path("photos").iterdir()):
+            archive.add(path, path.name)
+    labels(out="local")
+    found = run.labels(
+        "photos.tar", "maps", "out", "ray_recipes:strongest", engine="ray", address=nodes.address
+    )
+    assert found.written == 60
+    assert contents("out") == contents("local")
+
+
 # ----------------------------------------------------------------------- a Ray of this call
 
 
@@ -357,13 +387,17 @@ def test_a_ray_that_was_started_ends_with_the_run(number):
     assert len(started) > 3
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert "written" not in output
     wait_for(lambda: not any(map(is_running, started)), 20)
     assert not Path("out/.unfinished").exists()
-    found = labels(options={"seconds": 0.2}, limit=4)
-    assert found.kept >= 3
+    # Photos of the chunks that were in work have labels, but are not in the journal.
+    found = labels(options={"seconds": 0.0}, out="local")
+    assert contents("out").items() <= contents("local").items()
+    found = labels(options={"seconds": 0.2}, jobs=4)
+    assert 1 <= found.kept < 60
+    assert contents("out") == contents("local")
 
 
 # ------------------------------------------------------------------------- without a cluster
@@ -382,6 +416,8 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch, capsys):
         ({"engine": "spark"}, "engine must be one of 'local', 'ray', got 'spark'"),
         ({"address": "auto"}, "address must be left out for engine 'local', got 'auto'"),
         ({"timeout": 0}, "timeout must be at least 0.1, got 0"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker must be left out for engine 'local', got 1"),
+        ({"engine": "ray", "gpus_per_worker": 1.5}, "must be below 1 or whole, got 1.5"),
         ({"engine": "ray", "jobs": 0}, "jobs must be at least 1, got 0"),
     ],
 )
@@ -440,9 +476,13 @@ def test_nodes_that_cannot_work_stop_the_run(change, message):
 
 def test_a_recipe_is_sent_along_and_must_be_the_callers():
     source = {"name": "sent", "text": "X = 1\n" + RECIPES}
-    answer = json.loads(work_on(start(module=source, task="sent:Echo"), '[{"number": 4}]'))
-    assert answer["results"] == [{"twice": 8}]
-    assert answer["seconds"] > 0
+    arguments = start(module=source, task="sent:Echo")
+    answer = json.loads(work_on(arguments, '[{"number": 4}]'))
+    # The time of the first item holds that of the start of the process.
+    assert answer == {"results": [{"twice": 8}], "seconds": None}
+    answer = json.loads(work_on(arguments, '[{"number": 5}]'))
+    assert answer["results"] == [{"twice": 10}]
+    assert 0 < answer["seconds"] < 1
     other = {"recipe_source": "0" * 64, "archives": []}
     task = "cuekit.run._label_task:LabelTask"
     answer = json.loads(work_on(start(settings=other, task=task), '[{"number": 4}]'))
@@ -469,5 +509,5 @@ class FakeRay:
 )
 def test_chunks_are_sized_by_time(seconds, cpus, length):
     driver = _Driver(FakeRay(), {}, None)
-    driver._seconds, driver._cpus = seconds, cpus
+    driver._seconds, driver._workers = seconds, cpus
     assert driver._length() == length

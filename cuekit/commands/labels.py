@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "started if there is none)",
     )
     add("--timeout", type=float, metavar="S", help="seconds that a photo may take")
+    add(
+        "--gpus-per-worker",
+        type=float,
+        default=0,
+        metavar="N",
+        help="GPUs of each process on a cluster, for recipes that use them (default: none)",
+    )
     add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
     add("--limit", type=int, metavar="N", help="do the first N photos only")
     add("--retry-failed", action="store_true", help="try photos again that failed before")
@@ -113,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         address=arguments.address,
         timeout=arguments.timeout,
+        gpus_per_worker=arguments.gpus_per_worker,
         part=arguments.part,
         limit=arguments.limit,
         retry_failed=arguments.retry_failed,

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import object_store
 import pytest
 from PIL import Image
 
@@ -150,9 +151,12 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes():
     pytest.importorskip("ray", reason="needs Ray: pip install 'cuekit[ray]'")
-    found = Nodes()
-    yield found
-    found.cluster.shutdown()
+    with contextlib.ExitStack() as stack:
+        if object_store.is_installed():  # nodes have the environment in which they were started
+            stack.enter_context(object_store.s3_server())
+        found = Nodes()
+        stack.callback(found.cluster.shutdown)
+        yield found
 
 
 def labels(recipe="strongest", out="out", **options):
@@ -347,6 +351,34 @@ def test_tars_on_a_cluster(nodes):
     )
     assert found.written == 60
     assert contents("out") == contents("local")
+
+
+def test_an_object_store_on_a_cluster_that_loses_a_node(nodes):
+    if not object_store.is_installed():
+        pytest.skip("needs s3fs and moto: pip install 'cuekit[test-cluster]'")
+    store, url = object_store.new_bucket("cluster")
+    for folder in ("photos", "maps"):
+        store.put(folder, f"{url}/{folder}", recursive=True)
+    options = {"engine": "ray", "address": nodes.address, "options": {"seconds": 0.1}}
+    places = (f"{url}/photos", f"{url}/maps", f"{url}/out")
+    written = []  # when the node is killed
+
+    def kill():
+        while len(written) == 0 or written[-1] < 10:
+            time.sleep(0.1)
+            written.append(len(object_store.label_files(store, f"{url}/out")))
+        nodes.kill_one()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = run.labels(*places, "ray_recipes:strongest", **options)
+    thread.join()
+    nodes.mend()
+    assert written[-1] < 60
+    assert (found.written, found.failed) == (60, {})
+    labels(out="local")
+    assert object_store.label_files(store, f"{url}/out") == contents("local")
+    assert run.labels(*places, "ray_recipes:strongest", **options).kept == 60
 
 
 # ----------------------------------------------------------------------- a Ray of this call

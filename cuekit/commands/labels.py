@@ -16,6 +16,7 @@ examples:
   cuekit labels --photos JPEGImages --maps color --maps gray --out labels --recipe snap --jobs 8
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe my_recipes:sharpest
   cuekit labels ... --engine ray --address auto --timeout 300
+  cuekit labels --photos s3://bucket/photos --maps 'cams-{00..15}.tar' --out s3://bucket/labels
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
 
 The same command again goes on where it was stopped. Photos that fail are listed in
@@ -25,7 +26,7 @@ OUT/failures.csv, the others are not affected."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--photos", required=True, metavar="DIR", help="folder of photos")
+    add("--photos", required=True, metavar="DIR", help="folder of photos, a URL, or tars")
     add(
         "--maps",
         required=True,
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with a file of maps for each photo, or one .npz of all; again for each "
         "further classifier",
     )
-    add("--out", required=True, metavar="DIR", help="folder for the labels, NAME.png")
+    add("--out", required=True, metavar="DIR", help="folder or URL for the labels, NAME.png")
     add(
         "--recipe",
         default="psa",

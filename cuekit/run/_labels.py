@@ -183,6 +183,11 @@ def labels(
 
     Notes
     -----
+    `photos`, `maps` and `out` may be URLs of object stores, such as ``s3://bucket/photos``, which
+    fsspec reads (``cuekit[remote]``). `photos` and `maps` may be members of tars without
+    compression: ``"photos-{000..099}.tar"`` or ``"photos-*.tar"``. A store has no lock: two runs at
+    once into one place do the work twice.
+
     A cluster gives the same bits as one machine. A process or machine that is lost there takes no
     photos with it: they are done again, three times at most. A recipe ``"module:function"`` whose
     module is one file is sent to all machines; what it imports must be installed there.

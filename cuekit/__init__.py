@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.bilateral_filter import bilateral_filter
+from cuekit.boundary_connectivity import BoundaryConnectivity, boundary_connectivity
 from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
@@ -26,11 +27,14 @@ from cuekit.raw_cues import raw_cues
 from cuekit.refine_local import RefineParams, refine_local
 from cuekit.resize import resize_cues
 from cuekit.resize_maps import resize_maps
+from cuekit.rgb_to_lab import rgb_to_lab
 from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
+from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_mean import superpixel_mean
+from cuekit.superpixel_walk import superpixel_walk
 from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
 
@@ -43,11 +47,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BoundaryConnectivity",
     "CRFParams",
     "MaskScores",
     "RefineParams",
+    "SuperpixelGraph",
     "background_map",
     "bilateral_filter",
+    "boundary_connectivity",
     "build_config",
     "classes",
     "confident_labels",
@@ -69,12 +76,15 @@ __all__ = [
     "refine_local",
     "resize_cues",
     "resize_maps",
+    "rgb_to_lab",
     "run",
     "sepl_labels",
     "slic",
     "snap_cues",
     "subtract_classes",
+    "superpixel_graph",
     "superpixel_mean",
+    "superpixel_walk",
     "suppress_absent",
     "with_background",
 ]

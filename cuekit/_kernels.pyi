@@ -152,6 +152,48 @@ class CpuKernels(Kernels, Protocol):
         accept: Accept,
         context: int,
     ) -> bool: ...
+    def rgb_to_lab(self, image: Array, out: Array, context: int) -> None: ...
+    def superpixel_graph(
+        self,
+        superpixels: Array,
+        labels: Array,
+        counts: Array,
+        edges: Array,
+        lengths: Array,
+        nodes: Array,
+        context: int,
+    ) -> None: ...
+    def superpixel_colours(
+        self, image: Array, labels: Array, colours: Array, context: int
+    ) -> None: ...
+    def superpixel_table(
+        self, values: Array, labels: Array, table: Array, context: int
+    ) -> bool: ...
+    def superpixel_walk(
+        self,
+        values: Array,
+        edges: Array,
+        lengths: Array,
+        colours: Array,
+        out: Array,
+        restart: float,
+        sigma: float,
+        context: int,
+    ) -> None: ...
+    def boundary_connectivity(
+        self,
+        edges: Array,
+        sizes: Array,
+        border_pixels: Array,
+        centres: Array,
+        colours: Array,
+        connectivity: Array,
+        contrast: Array,
+        sigma: float,
+        clip: float,
+        spatial_sigma: float,
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

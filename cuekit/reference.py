@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cuekit.resize import Rule
     from cuekit.snap import Accept
     from cuekit.subtract import Mode
+    from cuekit.superpixel_graph import SuperpixelGraph
 
 Array = npt.NDArray[Any]
 Filter = Callable[[Array], Array]  # (K, N) -> (K, N)
@@ -109,6 +110,117 @@ def raw_cues(
         if maps.size and maps.max() > 0:
             out[c + 1] = maps > foreground_threshold * maps.max()
     return out
+
+
+# -------------------------------------------------------------------------------------- rgb_to_lab
+
+
+def rgb_to_lab(image: Array) -> Array:  # (H, W, 3) uint8 -> (H, W, 3)
+    """Convert sRGB to CIE L*a*b*."""
+    v = image / 255
+    linear = np.where(v > 0.04045, ((v + 0.055) / 1.055) ** 2.4, v / 12.92)
+    matrix = np.array(
+        [
+            [0.412453, 0.357580, 0.180423],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334, 0.119193, 0.950227],
+        ]
+    )
+    t = linear @ matrix.T / [0.95047, 1.0, 1.08883]
+    x, y, z = np.moveaxis(np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+# -------------------------------------------------------------------------------- superpixel_graph
+
+
+def superpixel_graph(
+    superpixels: Array,  # (H, W): -1 is no superpixel
+    image: Array | None,  # (H, W, 3) uint8
+) -> tuple[Array | None, ...]:
+    """Return the fields of `SuperpixelGraph`, in their order."""
+    height, width = superpixels.shape
+    labels = np.unique(superpixels[superpixels >= 0]).astype(np.int64)  # (S,)
+    numbers = np.full(superpixels.shape, -1, np.int32)
+    numbers[superpixels >= 0] = np.searchsorted(labels, superpixels[superpixels >= 0])
+    pairs = [
+        np.stack([numbers[:, :-1].ravel(), numbers[:, 1:].ravel()], axis=-1),
+        np.stack([numbers[:-1].ravel(), numbers[1:].ravel()], axis=-1),
+    ]
+    touching = np.sort(np.concatenate(pairs), axis=-1)  # (pairs of pixels, 2)
+    touching = touching[(touching[:, 0] >= 0) & (touching[:, 0] < touching[:, 1])]
+    edges, lengths = np.unique(touching, axis=0, return_counts=True)
+    at_border = np.ones(superpixels.shape, dtype=bool)
+    at_border[1:-1, 1:-1] = False
+    inside = [numbers == i for i in range(len(labels))]
+    rows, columns = np.indices(superpixels.shape)
+    centres = [
+        ((rows[each].mean() + 0.5) / height, (columns[each].mean() + 0.5) / width)
+        for each in inside
+    ]
+    lab = None if image is None else rgb_to_lab(image)
+    return (
+        numbers,
+        labels,
+        edges.astype(np.int32),
+        lengths.astype(np.int64),
+        np.array([each.sum() for each in inside], dtype=np.int64),
+        np.array([at_border[each].sum() for each in inside], dtype=np.int64),
+        np.reshape(centres, (-1, 2)),
+        None if lab is None else np.reshape([lab[each].mean(0) for each in inside], (-1, 3)),
+    )
+
+
+# --------------------------------------------------------------------------------- superpixel_walk
+
+
+def superpixel_walk(
+    values: Array,  # (C, S)
+    graph: SuperpixelGraph,
+    restart: float,
+    sigma: float,
+) -> Array:  # (C, S)
+    """Solve the walk's system with a dense matrix."""
+    i, j = graph.edges.T
+    squared = ((graph.colours[i] - graph.colours[j]) ** 2).sum(-1)
+    logs = np.full((len(graph.sizes), len(graph.sizes)), -np.inf)
+    logs[i, j] = logs[j, i] = np.log(graph.edge_lengths) - squared / (2 * sigma**2)
+    alone = (logs == -np.inf).all(1)
+    logs[alone, alone] = 0  # where it is, it stays
+    weights = np.exp(logs - logs.max(1, initial=-np.inf, keepdims=True))
+    steps = weights / weights.sum(1, keepdims=True)
+    system = np.eye(len(steps)) - (1 - restart) * steps
+    solution: Array = np.linalg.solve(system, restart * values.T).T
+    return solution
+
+
+# --------------------------------------------------------------------------- boundary_connectivity
+
+
+def boundary_connectivity(
+    graph: SuperpixelGraph,
+    sigma: float,
+    clip: float,
+    spatial_sigma: float,
+) -> tuple[Array, Array]:  # (S,), (S,)
+    """Find all shortest paths by Floyd and Warshall's method, then take the sums."""
+    differences = np.sqrt(((graph.colours[:, None] - graph.colours) ** 2).sum(-1))  # (S, S)
+    i, j = graph.edges.T
+    at_border = graph.border_pixels > 0
+    joined = at_border[:, None] & at_border
+    joined[i, j] = joined[j, i] = True
+    distances = np.where(joined, np.maximum(differences - clip, 0), np.inf)
+    np.fill_diagonal(distances, 0)
+    for k in range(len(distances)):
+        distances = np.minimum(distances, distances[:, k : k + 1] + distances[k])
+    similar = np.exp(-(distances**2) / (2 * sigma**2))
+    connectivity = similar @ graph.border_pixels / np.sqrt(similar @ graph.sizes)
+    apart = ((graph.centres[:, None] - graph.centres) ** 2).sum(-1)
+    near = np.exp(-apart / (2 * spatial_sigma**2))
+    background = (1 - np.exp(-(connectivity**2) / 2)) * graph.sizes
+    contrast = (differences * near) @ background
+    largest = contrast.max(initial=0)
+    return connectivity, contrast / largest if largest > 0 else contrast
 
 
 # -------------------------------------------------------------------------------------------- snap

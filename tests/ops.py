@@ -338,6 +338,7 @@ def table(inputs):
             {"preset": "pamr", "dilations": (1, 9), "iterations": 2},
             cuda=True,
         ),
+        "rgb_to_lab": Op(cuekit.rgb_to_lab, {"image": inputs.photos}),
         "felzenszwalb": Op(cuekit.felzenszwalb, {"image": inputs.photos}),
         "slic": Op(cuekit.slic, {"image": inputs.photos}, compiled=False, package="skimage"),
         "dense_crf": Op(
@@ -381,6 +382,10 @@ def table(inputs):
 
 
 OPS = table(make_inputs(2, (23, 31)))
+
+# Functions of the graph of one photo, which take no batch: graphs of several differ in size. What
+# holds for the others is tested in the files of these.
+ON_GRAPHS = {cuekit.boundary_connectivity, cuekit.superpixel_graph, cuekit.superpixel_walk}
 
 
 def marks(op):

@@ -172,10 +172,10 @@ class CocoTruth:
 
         Notes
         -----
-        The defaults are those of ReCAM's ``annToMask.py``, which follows COCO-Stuff's API and is
-        what others point to (SIPE#13). ``overlap="smaller", crowds="class"`` is the rule of
-        coco2voc, to which AFA, ToCo and CLIP-ES point. The label PNGs that most repositories
-        download, RIB's, were published without their rule.
+        The defaults are those of ReCAM's ``mscoco/annToMask.py``, to which others point (SIPE#13).
+        ``overlap="smaller", crowds="class"`` is the rule of the program coco2voc, to which AFA and
+        ToCo point. The label PNGs that RIB published, which many projects download, come without
+        their rule.
         """
         check_choice(overlap, "overlap", get_args(Overlap))
         check_choice(crowds, "crowds", get_args(Crowds))

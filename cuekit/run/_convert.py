@@ -25,7 +25,7 @@ from cuekit.run._sources import (
     LABEL_SUFFIXES,
     Files,
     check_name,
-    read_list,
+    listed_names,
     without_suffix,
 )
 from cuekit.run._workers import RunStoppedError, describe, run_all
@@ -447,11 +447,4 @@ def _wanted(
         raise ValueError(f"{source} must have files of at least one photo, got none")
     if names is None:
         return list(there)
-    if isinstance(names, str | os.PathLike):
-        return read_list(names)
-    wanted = [without_suffix(name) for name in names]
-    for name in wanted:
-        check_name(name, "names")
-    if len(set(wanted)) != len(wanted):
-        raise ValueError("names must be distinct, got some twice")
-    return wanted
+    return listed_names(names)

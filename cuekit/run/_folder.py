@@ -2,8 +2,9 @@
 
 ==========================  ===================================================================
 ``NAME.png``                the labels of a photo; complete, or not there
-``run.json``                the manifest: all settings that change results. A run with other
-                            settings is refused, so that a folder never holds a mixture
+``run.json``                the manifest: all settings that change results. Where there are
+                            labels, a run with other settings is refused: a folder never holds a
+                            mixture
 ``journal.jsonl``           one line of JSON for each photo that was done or failed, appended
 ``failures.csv``            the photos that failed, with the reasons
 ``.unfinished/``            files that are being written
@@ -105,8 +106,8 @@ class OutputFolder:
         with (self.path / MANIFEST).open("rb") as file:
             return file.read(MAX_MANIFEST)
 
-    def _stranger(self) -> str | None:
-        """Return a label file that is there."""
+    def _label(self) -> str | None:
+        """Return a label file that is there, or None."""
         found = next(self.path.rglob("*.png"), None)
         return None if found is None else os.fspath(found.relative_to(self.path))
 
@@ -115,35 +116,46 @@ class OutputFolder:
             file.write(data)
 
     def _check_manifest(self, writes: bool = True) -> None:
-        try:
-            text = self._manifest()
-        except FileNotFoundError:
-            stranger = self._stranger()
-            if stranger is not None:
-                raise ValueError(
-                    f"{self.path} must be empty or the folder of an earlier run, got "
-                    f"{stranger} and no {MANIFEST}"
-                ) from None
-            if writes:
-                text = json.dumps(self._settings, indent=2).encode() + b"\n"
-                self._write(self.path / MANIFEST, text)
+        found = self._read_manifest()
+        if found == self._settings:
             return
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{self.path / MANIFEST} must be JSON, got: {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.path / MANIFEST} must be a JSON object, got {found!r:.100}")  # noqa: TRY004
-        differences = [
-            f"{key}: {json.dumps(found.get(key))} there, {json.dumps(self._settings.get(key))} now"
-            for key in sorted({*found, *self._settings})
-            if found.get(key) != self._settings.get(key)
-        ]
-        if differences:
+        label = self._label()
+        if label is not None and found is None:
+            raise ValueError(
+                f"{self.path} must be empty or the folder of an earlier run, got "
+                f"{label} and no {MANIFEST}"
+            )
+        if found is not None and (label is not None or self._is_part):
+            differences = [
+                f"{key}: {json.dumps(found.get(key))} there, "
+                f"{json.dumps(self._settings.get(key))} now"
+                for key in sorted({*found, *self._settings})
+                if found.get(key) != self._settings.get(key)
+            ]
             raise ValueError(
                 f"{self.path} has labels that were made with other settings: "
                 f"{'; '.join(differences)}. Choose another folder, or delete this one"
             )
+        if writes:  # without labels, failures of other settings mean nothing
+            self._forget_failures()
+            text = json.dumps(self._settings, indent=2).encode() + b"\n"
+            self._write(self.path / MANIFEST, text)
+
+    def _forget_failures(self) -> None:
+        for old in (*self.path.glob("journal*.jsonl"), *self.path.glob("failures*.csv")):
+            old.unlink()
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        """Return the settings of earlier runs, or None if there were none."""
+        try:
+            found = json.loads(self._manifest())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{self.path / MANIFEST} must be JSON, got: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / MANIFEST} must be a JSON object, got {found!r:.100}")  # noqa: TRY004
+        return found
 
     def _read(self, journal: Iterable[bytes]) -> None:
         """Keep the last entry of each photo."""

@@ -65,17 +65,20 @@ class LabelRun:
     seconds: float
 
     def __str__(self) -> str:
-        total = max(sum(self.pixels.values()), 1)
+        text = (
+            f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
+            f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}"
+        )
+        total = sum(self.pixels.values())
+        if not total:
+            return text
         background = 100 * self.pixels.get(0, 0) / total
         unknown = 100 * self.pixels.get(255, 0) / total
         classes = len(self.pixels.keys() - {0, 255})
-        lines = [
-            f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
-            f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}",
-            f"pixels: {background:.1f} % background, {100 - background - unknown:.1f} % of "
-            f"{classes} classes, {unknown:.1f} % unknown (255)",
-        ]
-        return "\n".join(lines)
+        return (
+            f"{text}\npixels: {background:.1f} % background, {100 - background - unknown:.1f} % "
+            f"of {classes} classes, {unknown:.1f} % unknown (255)"
+        )
 
 
 def labels(

@@ -61,8 +61,14 @@ class RemoteFolder(OutputFolder):
     def _manifest(self) -> bytes:
         return _storage.get(f"{self.path}/{MANIFEST}")[:MAX_MANIFEST]
 
-    def _stranger(self) -> str | None:
+    def _label(self) -> str | None:
         return next((name for name in self._sizes if name.endswith(".png")), None)
+
+    def _forget_failures(self) -> None:
+        for name in list(self._sizes):
+            if name.startswith(("journal", "failures")):
+                _storage.remove(f"{self.path}/{name}")
+                del self._sizes[name]
 
     def _write(self, path: Path, data: bytes) -> None:
         _storage.put(str(path), data)

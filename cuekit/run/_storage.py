@@ -243,6 +243,12 @@ def put(url: str, data: bytes) -> None:
         _store(url).pipe_file(url, data)
 
 
+def remove(url: str) -> None:
+    """Remove an object."""
+    with _clear_errors(url):
+        _store(url).rm_file(url)
+
+
 @contextlib.contextmanager
 def _clear_errors(url: str) -> Iterator[None]:
     """Raise errors of stores as OSError: each store has classes of its own."""

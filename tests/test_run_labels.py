@@ -54,6 +54,11 @@ def crashing(photo, maps, tags=None):
         os.kill(os.getpid(), signal.SIGSEGV)
     return strongest(photo, maps)
 
+def hanging(photo, maps, tags=None):
+    if photo[0, 0, 0] == 255:
+        time.sleep(1000)
+    return strongest(photo, maps)
+
 def talkative(photo, maps, tags=None):
     print("a recipe may print")
     sys.stdin.read()
@@ -349,6 +354,22 @@ def test_a_recipe_that_leaves_the_program():
 def test_a_file_with_the_name_of_a_module_of_python(place):
     (place / "json.py").write_text("raise ImportError('not me')")
     assert labels(jobs=2).written == 7
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_photo_that_takes_too_long_is_listed(place, jobs):
+    write_photo(place / "photos" / "b.png", 0, red=255)
+    write_photo(place / "photos" / "e.png", 0, red=255)
+    begin = time.monotonic()
+    found = labels("run_recipes:hanging", jobs=jobs, timeout=1)
+    # Two photos of a second, one after the other or at once, and starts of processes.
+    assert time.monotonic() - begin < 30
+    reason = "the worker process was ended after 1 s, the time limit"
+    assert found.failed == {"b": reason, "e": reason}
+    assert failures() == found.failed
+    assert (found.written, len(contents("out"))) == (5, 5)
+    labels(out="other", names=["a", "c", "d", "f", "inner/g"])
+    assert contents("out") == contents("other")
 
 
 def test_exit_status_and_retries(place, capsys):

@@ -141,7 +141,7 @@ def superpixel_graph(
     """Return the fields of `SuperpixelGraph`, in their order."""
     height, width = superpixels.shape
     labels = np.unique(superpixels[superpixels >= 0]).astype(np.int64)  # (S,)
-    numbers = np.full(superpixels.shape, -1, np.int32)
+    numbers: Array = np.full(superpixels.shape, -1, np.int32)
     numbers[superpixels >= 0] = np.searchsorted(labels, superpixels[superpixels >= 0])
     pairs = [
         np.stack([numbers[:, :-1].ravel(), numbers[:, 1:].ravel()], axis=-1),
@@ -153,10 +153,9 @@ def superpixel_graph(
     at_border = np.ones(superpixels.shape, dtype=bool)
     at_border[1:-1, 1:-1] = False
     inside = [numbers == i for i in range(len(labels))]
-    rows, columns = np.indices(superpixels.shape)
     centres = [
-        ((rows[each].mean() + 0.5) / height, (columns[each].mean() + 0.5) / width)
-        for each in inside
+        ((rows.mean() + 0.5) / height, (columns.mean() + 0.5) / width)
+        for rows, columns in map(np.nonzero, inside)
     ]
     lab = None if image is None else rgb_to_lab(image)
     return (

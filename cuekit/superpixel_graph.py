@@ -96,10 +96,10 @@ class SuperpixelGraph(NamedTuple):
         TypeError, ValueError
             If values have the wrong type, dtype or shape, or are not finite.
         """
-        labels = _superpixels_of(self)
-        maps = check_array(values, "values", MAP_DTYPES, ndim=2, layout="(..., H, W)")
+        labels: Array = _superpixels_of(self)
+        maps: Array = check_array(values, "values", MAP_DTYPES, ndim=2, layout="(..., H, W)")
         threads = check_threads(threads)
-        batch = maps.shape[:-2]
+        batch: tuple[int, ...] = maps.shape[:-2]
         check_shape(maps, "values", (*batch, *labels.shape), "superpixels")
         count, dtype = len(self.sizes), maps.dtype if maps.dtype.kind == "f" else np.float32
         out = np.zeros((*batch, count), dtype)
@@ -130,8 +130,8 @@ class SuperpixelGraph(NamedTuple):
         TypeError, ValueError
             If an argument has the wrong type, dtype or shape.
         """
-        labels = _superpixels_of(self)
-        table = check_array(values, "values", MAP_DTYPES, ndim=1, layout="(..., S)")
+        labels: Array = _superpixels_of(self)
+        table: Array = check_array(values, "values", MAP_DTYPES, ndim=1, layout="(..., S)")
         check_shape(table, "values", (*table.shape[:-1], len(self.sizes)), "graph")
         beyond = np.full((*table.shape[:-1], 1), check_number(outside, "outside"), table.dtype)
         # The label -1 is the last entry.
@@ -250,7 +250,7 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
         if count:
             cpu_kernels.superpixel_colours(flat(photo, height, width, 3), labels, colours, 1)
     centres = (np.stack([rows, columns], axis=-1) / sizes[:, None] + 0.5) / (height, width)
-    arrays = (
+    fields: list[Array] = [
         labels,
         given[first // max(width, 1), first % max(width, 1)].astype(np.int64),
         edges[:edge_count].copy(),
@@ -258,8 +258,6 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
         sizes.copy(),
         border.copy(),
         centres if given.size else np.zeros((0, 2)),
-    )
-    return SuperpixelGraph(
-        *(like(array, superpixels) for array in arrays),
-        None if colours is None else like(colours, superpixels),
-    )
+    ]
+    mean_colours = None if colours is None else like(colours, superpixels)
+    return SuperpixelGraph._make([*(like(field, superpixels) for field in fields), mean_colours])

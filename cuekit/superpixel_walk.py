@@ -16,7 +16,7 @@ from cuekit._checks import (
     check_shape,
     check_threads,
 )
-from cuekit._device import AnyFramework
+from cuekit._device import AnyFramework, Array
 from cuekit.superpixel_graph import SuperpixelGraph, check_graph
 
 MIN_RESTART = 1e-4
@@ -91,7 +91,7 @@ def superpixel_walk(
     >>> cuekit.superpixel_walk(np.array([1.0, 0.0, 0.0, 0.0]), graph).round(2)
     array([0.51, 0.49, 0.  , 0.  ])
     """
-    table = check_array(values, "values", FLOATS, ndim=1, layout="(..., S)")
+    table: Array = check_array(values, "values", FLOATS, ndim=1, layout="(..., S)")
     graph = check_graph(graph)
     restart = check_number(restart, "restart", minimum=MIN_RESTART)
     if restart > 1:
@@ -100,7 +100,8 @@ def superpixel_walk(
     if sigma <= 0:
         raise ValueError(f"sigma must be greater than 0, got {sigma}")
     threads = check_threads(threads)
-    batch, count = table.shape[:-1], len(graph.sizes)
+    batch: tuple[int, ...] = table.shape[:-1]
+    count = len(graph.sizes)
     check_shape(table, "values", (*batch, count), "graph")
     check_finite(bool(np.isfinite(table).all()), ("values", table))
     out = np.zeros(table.shape)

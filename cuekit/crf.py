@@ -244,8 +244,9 @@ def dense_crf(
     time has its own. What depends on the size only is kept from call to call for the last four
     sizes of up to 2**20 pixels, up to another 128 MB. Input that is not C-contiguous is copied
     once. On the CPU, images of a batch that follow each other and have the same photo share its
-    lattice: several maps of one photo take less time in one call than in several. And a call in
-    the main thread runs signal handlers while it computes, so Ctrl-C ends it.
+    lattice, and are computed in pairs if they have the same up to 8 classes: two maps of one photo
+    take 1.2 to 1.5 times as long in one call as one. And a call in the main thread runs signal
+    handlers while it computes, so Ctrl-C ends it.
 
     On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
     of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to

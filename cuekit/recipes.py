@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from cuekit._checks import (
+    FLOATS,
     check_array,
     check_choice,
     check_finite,
@@ -518,7 +519,6 @@ def weclip(
         if each.background is None:
             raise ValueError("maps must be logits with a background, got none of the background")
         logits = np.concatenate([each.background[None], each.maps])
-        check_finite(bool(np.isfinite(logits).all()), ("maps", logits))
         probabilities.append(_softmax(_at_photo_size(logits, photo)))
     return _labels(_crf(_mean(probabilities), photo, params, iterations), ids)
 
@@ -614,6 +614,10 @@ def _of_classes(
     maps: Maps, ids: list[int], wanted: set[int] | None, photo: NDArray[np.uint8]
 ) -> Maps:
     """Check the maps of one classifier, and return those of some classes."""
+    layout = "(C, h, w)"
+    stack = check_array(maps.maps, "maps", ("bool", *FLOATS), ndim=3, layout=layout)
+    if stack.ndim != 3 or 0 in stack.shape[1:]:
+        raise ValueError(f"maps must have shape {layout}, h and w >= 1, got {stack.shape}")
     own = maps.class_ids.tolist()
     if len(maps.maps) != len(own) or len(set(own)) != len(own):
         raise ValueError(f"maps must have one map for each class, got {len(maps.maps)} for {own}")
@@ -641,6 +645,9 @@ def _of_classes(
     chosen = maps.maps if own == ids else maps.maps[[own.index(c) for c in ids]]
     if chosen.dtype == np.bool_:  # cues
         chosen = chosen.astype(np.float32)
+    for array in (chosen, maps.background):
+        if array is not None:
+            check_finite(bool(np.isfinite(array).all()), ("maps", array))
     return dataclasses.replace(maps, maps=chosen, class_ids=np.array(ids, np.int64))
 
 
@@ -664,7 +671,6 @@ def _at_photo_size(maps: Array, photo: NDArray[np.uint8]) -> Array:
 
 
 def _normalized(maps: Array) -> Array:
-    check_finite(bool(np.isfinite(maps).all()), ("maps", maps))
     result = np.zeros_like(maps)
     np.divide(maps, maps.max(axis=(-2, -1), keepdims=True), out=result, where=maps > 0)
     return result
@@ -683,7 +689,10 @@ def _background_map(maps: Maps) -> Array | None:
     if maps.features is not None:
         height, width = maps.maps.shape[1:]
         return background_map(maps.features, size=(height, width))
-    return None if maps.background is None else 1 - maps.background
+    if maps.background is None:
+        return None
+    check_unit_range(maps.background, "background", "it must not hold logits")
+    return 1 - maps.background
 
 
 def _own_backgrounds(photo: NDArray[np.uint8], maps: MapsOfPhoto) -> Array | None:
@@ -707,7 +716,8 @@ def _with_two_backgrounds(scores: Array, high: float, low: float) -> Array:
 def _softmax(scores: Array) -> Array:
     """Return the softmax over channels (..., K, H, W), in float32 at least."""
     wide = scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
-    powers: Array = np.exp(wide - wide.max(axis=-3, keepdims=True))
+    powers: Array = wide - wide.max(axis=-3, keepdims=True)
+    np.exp(powers, out=powers)
     powers /= powers.sum(axis=-3, keepdims=True)
     return powers
 

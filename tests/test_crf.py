@@ -751,18 +751,48 @@ def test_same_bits_for_any_threads_and_instructions(channels):
                 assert same_bits(result, expected), (name, threads)
 
 
-@pytest.mark.parametrize("threads", THREADS)
-def test_images_of_one_photo_share_its_lattice(threads):
-    rng = np.random.default_rng(5)
-    first, second = rng.integers(0, 256, (2, 30, 41, 3), dtype=np.uint8)
+# One, two and three images of one photo, in pairs where few classes take part.
+@at_most(100)
+@given(
+    st.sampled_from([2, 3, 4, 5, 8, 9, 16, 17]),
+    st.sampled_from([(30, 41), (9, 3), (67, 80)]),
+    st.sampled_from(FLOATS),
+    params,
+    st.integers(0, 3),
+    st.sampled_from([None, "same tags", "other tags"]),
+    st.booleans(),
+    cpu_runs,
+)
+def test_images_of_one_photo_are_as_alone(
+    channels, size, dtype, setting, iterations, tagged, energies, run
+):
+    rng = np.random.default_rng(channels)
+    first, second = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     almost = second.copy()
     almost[-1, -1, -1] ^= 1  # the last byte tells them apart
     batch = np.stack([first, first, second, almost, almost, almost, first])
-    scores = rng.dirichlet(np.ones(3), (len(batch), 30, 41)).transpose(0, 3, 1, 2)
-    for setting in ("irn", CRFParams(3, 3, 0, 1, 1)):  # the second has no lattice of colours
-        alone = [cuekit.dense_crf(*pair, setting) for pair in zip(scores, batch, strict=True)]
-        together = cuekit.dense_crf(scores, batch, setting, threads=threads)
-        assert same_bits(together, np.stack(alone))
+    scores = rng.dirichlet(np.ones(channels), (len(batch), *size)).transpose(0, 3, 1, 2)
+    scores = scores.astype(dtype) * (100 if energies else 1)
+    present = None
+    if tagged is not None:
+        present = np.ones((len(batch), channels - 1), bool)
+        present[:, ::3] = False
+        if tagged == "other tags":
+            present[1::2] ^= True
+    options = {"iterations": iterations, "unary": "energies" if energies else "probabilities"}
+    alone = []
+    for i, pair in enumerate(zip(scores, batch, strict=True)):
+        tags = None if present is None else present[i]
+        alone.append(cuekit.dense_crf(*pair, setting, present=tags, **options))
+    together = run(cuekit.dense_crf, scores, batch, params=setting, present=present, **options)
+    assert same_bits(together, np.stack(alone))
+
+
+def test_the_second_image_of_a_photo_is_checked():
+    photo, scores = np.zeros((2, 4, 5, 3), np.uint8), np.full((2, 2, 4, 5), 0.5)
+    scores[1, 0, 2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"finite, got nan at index \(1, 0, 2, 3\)"):
+        cuekit.dense_crf(scores, photo)
 
 
 def test_any_memory_order():

@@ -229,7 +229,7 @@ def test_files_of_truth_without_labels_are_told(scratch):
     (labels / "p1.png").unlink()
     found = evaluate(labels, truth, classes=CLASSES)
     assert found.without_labels == 1
-    assert "1 files of the truth are of no photo asked for" in str(found)
+    assert "truth of photos not asked for: 1 files" in str(found)
     listed = evaluate(labels, truth, classes=CLASSES, names=["p2.jpg", "p1"])
     assert listed.names == ("p2",)
     assert listed.without_labels == 1
@@ -355,7 +355,7 @@ def test_command_writes_tables(command, tmp_path):
     )
     assert status == 1
     lines = out.splitlines()
-    assert lines[0] == "| class | IoU | accuracy | true pixels | other IoU | difference |"
+    assert lines[0] == "| class | IoU | accuracy | share of truth | other IoU | difference |"
     assert lines[1] == "|---|---:|---:|---:|---:|---:|"
     assert lines[2] == "| background | 66.67 | 66.67 | 60.00 | 100.00 | -33.33 |"
     assert lines[5] == "| mean | 38.89 | 55.56 |  | 100.00 | -61.11 |"

@@ -30,7 +30,7 @@ FUNCTIONS = [
     *(f"io.{name}" for name in ("read_labelmap", "write_labelmap", "write_colours")),
     "io.write_label_studio",
     *(f"classes.{name}" for name in ("class_names", "coco_to_contiguous", "contiguous_to_coco")),
-    *(f"run.{name}" for name in ("labels", "read_list", "read_tags")),
+    *(f"run.{name}" for name in ("evaluate", "labels", "read_list", "read_tags", "sweep")),
     *(
         f"losses.{name}_loss"
         for name in ("seed", "constrain_to_boundary", "expansion", "dense_energy")

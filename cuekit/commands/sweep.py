@@ -27,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--maps",
         required=True,
+        action="append",
         metavar="DIR|NPZ",
-        help="folder with a file of maps for each photo, or one .npz of all",
+        help="folder with a file of maps for each photo, or one .npz of all; again for each "
+        "further classifier",
     )
     add("--truth", metavar="DIR", help="folder of true label images, NAME.png")
     add("--photos", metavar="DIR", help="folder of photos: estimate a threshold from them, too")

@@ -4,27 +4,27 @@ No reader here can run code from a file. Pickles are not unpickled: their opcode
 :func:`pickletools.genops`, which parses without executing anything, and a small interpreter accepts
 only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 
-====================  ==========================================================================
-`write_labels`        label map -> PNG with the PASCAL VOC palette
-`write_colours`       label map -> RGB PNG in the PASCAL VOC colours
-`read_labels`         PNG (palette, gray, or RGB in given colours) -> label map
-`read_coco`           COCO's instances JSON -> label map and tags of each photo
-`write_coco`          label maps -> an instances JSON
-`write_coco_panoptic` label maps -> COCO's panoptic JSON and PNGs
-`write_label_studio`  label maps -> tasks of Label Studio with predictions
-`read_labelmap`       `labelmap.txt` of CVAT and Datumaro -> names and colours of classes
-`write_labelmap`      names and colours of classes -> such a file
-`encode_rle`          mask -> COCO's compressed run lengths
-`decode_rle`          COCO's run lengths -> mask
-`label_studio_rle`    mask -> Label Studio's brush run lengths
-`read_photo`          photo of any common format -> RGB, upright
-`read_maps`           activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
-`MapArchive`          activation maps of many photos in one `.npz` -> `Maps` of each
-`read_masks`          masks of one photo, as SAM's programs write them -> bool stack or label map
-`write_maps`          activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
-`read_sec_cues`       the localization cues published with SEC, a pickle -> `SecCues` per image
-`write_sec_cues`      cues -> a file like SEC's
-====================  ==========================================================================
+=====================  =============================================================================
+`write_labels`         label map -> PNG with the PASCAL VOC palette
+`write_colours`        label map -> RGB PNG in the PASCAL VOC colours
+`read_labels`          PNG (palette, gray, or RGB in given colours) -> label map
+`read_coco`            COCO's instances JSON -> label map and tags of each photo
+`write_coco`           label maps -> an instances JSON
+`write_coco_panoptic`  label maps -> COCO's panoptic JSON and PNGs
+`write_label_studio`   label maps -> tasks of Label Studio with predictions
+`read_labelmap`        `labelmap.txt` of CVAT and Datumaro -> names and colours of classes
+`write_labelmap`       names and colours of classes -> such a file
+`encode_rle`           mask -> COCO's compressed run lengths
+`decode_rle`           COCO's run lengths -> mask
+`label_studio_rle`     mask -> Label Studio's brush run lengths
+`read_photo`           photo of any common format -> RGB, upright
+`read_maps`            activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
+`MapArchive`           activation maps of many photos in one `.npz` -> `Maps` of each
+`read_masks`           masks of one photo, as SAM's programs write them -> bool stack or label map
+`write_maps`           activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
+`read_sec_cues`        the localization cues published with SEC, a pickle -> `SecCues` per image
+`write_sec_cues`       cues -> a file like SEC's
+=====================  =============================================================================
 """
 
 from __future__ import annotations

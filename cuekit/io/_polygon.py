@@ -1,4 +1,4 @@
-"""Polygons as masks, equal to COCO's own rasterisation pixel by pixel.
+"""Polygons as run lengths, equal to COCO's own rasterisation pixel by pixel.
 
 COCO's rule: the corners are rounded to a grid 5 times as fine as the pixels, and the outline is
 walked on that grid, edge by edge, one step at a time along the edge's longer axis. Where a step
@@ -19,8 +19,11 @@ _LARGEST = 2**26  # so that a coordinate on the grid fits in 32 bits, as in COCO
 _LONGEST = 2**22  # steps: an outline of 800 000 pixels, some 300 MB of memory
 
 
-def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the mask (H, W) of a polygon, corners (N, 2) as x, y in pixels."""
+def polygon_lengths(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the lengths of runs down the columns, zeros first, of a polygon's mask.
+
+    The corners are (N, 2), x and y in pixels.
+    """
     height, width = size
     if not (np.isfinite(corners).all() and np.abs(corners).max() < _LARGEST):
         raise ValueError(f"a polygon's coordinates must be numbers below {_LARGEST}, got others")
@@ -42,9 +45,7 @@ def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     first = np.ceil(row[crossed].clip(0, height)).astype(np.int64)
     place = np.sort(column[crossed].astype(np.int64) * height + first)
     # Every place inverts all pixels after it: those between two places are on.
-    lengths = np.diff(np.concatenate([[0], place, [height * width]]))
-    values = np.arange(lengths.size) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return np.diff(np.concatenate([[0], place, [height * width]]))
 
 
 def _walk(

@@ -13,10 +13,10 @@ import numpy as np
 from cuekit._checks import check_choice, check_integer, check_switch
 from cuekit.classes import COCO, COCO_CATEGORY_IDS, check_names, class_names, is_background
 from cuekit.io._common import PathLike, check_path, replace_file
-from cuekit.io._polygon import polygon_mask
+from cuekit.io._polygon import polygon_lengths
 from cuekit.io._unpickle import show
 from cuekit.io.labels import check_labels, voc_colours
-from cuekit.io.rle import checked_size, decoded, encode_rle
+from cuekit.io.rle import checked_lengths, checked_size, encode_rle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,10 +172,10 @@ class CocoTruth:
 
         Notes
         -----
-        The defaults are those of ReCAM's ``annToMask.py``, which follows COCO-Stuff's API and is
-        what others point to (SIPE#13). ``overlap="smaller", crowds="class"`` is the rule of
-        coco2voc, to which AFA, ToCo and CLIP-ES point. The label PNGs that most repositories
-        download, RIB's, were published without their rule.
+        The defaults are those of ReCAM's ``mscoco/annToMask.py``, to which others point (SIPE#13).
+        ``overlap="smaller", crowds="class"`` is the rule of the program coco2voc, to which AFA and
+        ToCo point. The label PNGs that RIB published, which many projects download, come without
+        their rule.
         """
         check_choice(overlap, "overlap", get_args(Overlap))
         check_choice(crowds, "crowds", get_args(Crowds))
@@ -188,15 +188,17 @@ class CocoTruth:
                 objects = [each for each in objects if not each.is_crowd]
             elif crowds == "ignore":
                 objects = sorted(objects, key=lambda each: not each.is_crowd)
-            labels = np.zeros(found.size, np.uint8, order="F")
+            height, width = found.size
+            columns = np.zeros(width * height, np.uint8)  # one after the other, as COCO's runs
             for each in objects:
                 ignored = each.is_crowd and crowds == "ignore"
                 value = _IGNORE if ignored else self._class_of[each.category]
-                labels[_mask(each, found.size)] = value
+                for lengths in _outline(each, found.size):
+                    _paint(columns, lengths, value)
         except ValueError as error:
             rule = str(error)
         else:
-            return np.ascontiguousarray(labels)
+            return np.ascontiguousarray(columns.reshape(width, height).T)
         raise ValueError(f"photo {found.id}, {found.file_name!r}: {rule}")
 
 
@@ -382,31 +384,39 @@ def _area(each: _Object) -> float:
     return each.area  # type: ignore[return-value]
 
 
-def _mask(each: _Object, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the mask of an object."""
+def _paint(columns: NDArray[np.uint8], lengths: NDArray[np.int64], value: int) -> None:
+    """Set the pixels of every second run."""
+    lengths = lengths[: lengths.size // 2 * 2]  # without the zeros after the last run
+    if not lengths.size:
+        return
+    start, on = int(lengths[0]), np.arange(lengths.size - 1) % 2 == 0
+    part = columns[start : int(lengths.sum())]
+    part[np.repeat(on, lengths[1:])] = value
+
+
+def _outline(each: _Object, size: tuple[int, int]) -> list[NDArray[np.int64]]:
+    """Return the run lengths of each part of an object."""
     try:
-        return _mask_of(each.segmentation, size)
+        return _parts(each.segmentation, size)
     except ValueError as error:
         rule = str(error)
     raise ValueError(f"the outline of annotation {show(each.id)} is not as it must be: {rule}")
 
 
-def _mask_of(outline: object, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _parts(outline: object, size: tuple[int, int]) -> list[NDArray[np.int64]]:
     if isinstance(outline, dict):
         if checked_size(outline.get("size")) != size:
             raise ValueError(f"its size must be the photo's, {size}, got {outline['size']}")
-        return decoded(outline.get("counts"), size)
+        return [checked_lengths(outline.get("counts"), size)]
     if not isinstance(outline, list) or not outline:
         raise ValueError(f"it must have polygons or run lengths, got {show(outline)}")
-    mask = np.zeros(size[::-1], bool).T
     for polygon in outline:
         if not isinstance(polygon, array) or len(polygon) < 6 or len(polygon) % 2:
             corners = list(polygon[:10]) if isinstance(polygon, array) else polygon
             raise ValueError(
                 f"a polygon must have x and y of at least 3 corners, got {show(corners)}"
             )
-        mask |= polygon_mask(np.array(polygon).reshape(-1, 2), size)
-    return mask
+    return [polygon_lengths(np.array(each).reshape(-1, 2), size) for each in outline]
 
 
 # ----------------------------------------------------------------------------------------- writers
@@ -613,18 +623,28 @@ def checked_photos(
         if not isinstance(each, tuple) or len(each) != 2 or not isinstance(each[0], str):
             raise TypeError(f"photos must be pairs (file name, labels), got {show(each)}")
         file_name, labels = each
-        if not file_name or file_name in seen:
-            raise ValueError(f"photos must have distinct names, got {file_name!r} twice or empty")
+        if not file_name:
+            raise ValueError("photos must have names, got an empty one")
+        if file_name in seen:
+            raise ValueError(f"photos must have distinct names, got {file_name!r} twice")
         seen.add(file_name)
         pixels = check_labels(labels, f"labels of {file_name!r}")
-        counts = np.bincount(pixels.reshape(-1), minlength=256)
-        wrong = np.flatnonzero(counts[len(names) : _IGNORE])
-        if wrong.size:
-            raise ValueError(
-                f"labels of {file_name!r} must be in 0..{len(names) - 1}, the classes, or "
-                f"{_IGNORE}, got {len(names) + int(wrong[0])}"
-            )
+        counts = check_classes(pixels, f"labels of {file_name!r}", names)
         yield file_name, pixels, counts
+
+
+def check_classes(
+    labels: NDArray[np.uint8], name: str, names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Return the number of pixels of each label; refuse labels that are no class."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    wrong = np.flatnonzero(counts[len(names) : _IGNORE])
+    if wrong.size:
+        raise ValueError(
+            f"{name} must be in 0..{len(names) - 1}, the classes, or {_IGNORE}, got "
+            f"{len(names) + int(wrong[0])}"
+        )
+    return counts
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:

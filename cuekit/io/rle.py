@@ -126,6 +126,13 @@ def checked_size(value: object) -> tuple[int, int]:
 
 def decoded(counts: object, size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return the mask of COCO's run lengths, which go down the columns and begin with 0."""
+    lengths = checked_lengths(counts, size)
+    values = np.arange(lengths.size) % 2 == 1
+    return np.repeat(values, lengths).reshape(size[1], size[0]).T
+
+
+def checked_lengths(counts: object, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return COCO's run lengths as integers that add up to the number of pixels."""
     if isinstance(counts, str | bytes):
         lengths = _decompressed(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
@@ -143,8 +150,7 @@ def decoded(counts: object, size: tuple[int, ...]) -> NDArray[np.bool_]:
     # Each is at most `pixels`, so that the sum cannot overflow before this many.
     if lengths.size >= 2**31 or int(lengths.sum()) != pixels:
         raise ValueError(f"the counts of a mask of {height} x {width} must add up to {pixels}")
-    values = np.arange(lengths.size) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return lengths
 
 
 def _decompressed(counts: str | bytes) -> NDArray[np.int64]:

@@ -3,6 +3,8 @@
 Each function is a command of `cuekit`, too.
 
 ==================  ============================================================================
+`convert_labels`    label images, or COCO's truth -> another format
+`convert_maps`      somebody's activation maps -> small files
 `evaluate`          label images and the truth -> IoU, accuracy, intervals, differences
 `labels`            photos and activation maps -> label images; can be interrupted and resumed
 `read_list`         a text file that lists photos -> their names
@@ -14,6 +16,7 @@ Each function is a command of `cuekit`, too.
 
 from __future__ import annotations
 
+from cuekit.run._convert import Conversion, convert_labels, convert_maps
 from cuekit.run._curve import Sweep
 from cuekit.run._dry_run import DryRun
 from cuekit.run._evaluate import evaluate
@@ -24,11 +27,14 @@ from cuekit.run._sweep import sweep
 from cuekit.run._view import View, view
 
 __all__ = [
+    "Conversion",
     "DryRun",
     "Evaluation",
     "LabelRun",
     "Sweep",
     "View",
+    "convert_labels",
+    "convert_maps",
     "evaluate",
     "labels",
     "read_list",

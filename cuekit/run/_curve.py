@@ -48,7 +48,7 @@ class Sweep:
     left_out_pixels : int
         Pixels whose truth is 255.
     peaks : (float, float)
-        The lowest and the highest maximum of a map.
+        The largest value in the maps of a photo: its range over photos.
     estimate : float or None
         The value that `sweep` estimates without truth. None without photos.
     without_files : int
@@ -108,7 +108,8 @@ class Sweep:
             lines.append(f"{len(self.failures)} photos failed, no figure includes them")
         if self.without_files:
             lines.append(f"{self.without_files} more have maps, but no truth or no photo")
-        lines.append(f"the maps' maxima are {self.peaks[0]:.3g} to {self.peaks[1]:.3g}")
+        low, high = (f"{peak:.3g}" for peak in self.peaks)
+        lines.append(f"the largest value in the maps of a photo: {low} to {high}")
         return lines
 
     def _table(self, matrices: NDArray[np.int64]) -> list[str]:

@@ -21,10 +21,9 @@ from cuekit.run._pairs import (
     refuse_nothing,
     results,
     truth_notes,
-    wanted_names,
     with_files,
 )
-from cuekit.run._sources import LABEL_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, Files, listed_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +101,7 @@ def evaluate(
     folders = {"labels": label_files, "truth": truth_files}
     if compare is not None:
         folders["other"] = Files(compare, LABEL_SUFFIXES, "other labels")
-    wanted = label_files.names() if names is None else wanted_names(names)
+    wanted = label_files.names() if names is None else listed_names(names)
     if not wanted:
         raise ValueError(f"{label_files.folder} must have label images (.png), got none")
     failures: dict[str, str] = {}
@@ -124,11 +123,11 @@ def evaluate(
     *intervals, differences = _intervals(np.stack(counts, axis=1), averaged, samples)
     asked = frozenset(wanted)
     without_labels = sum(name not in asked for name in truth_files.names())
-    other = None
-    for i in reversed(range(len(sets))):
+
+    def evaluation(i: int, other: Evaluation | None) -> Evaluation:
         one = sets[i]
         left_out = np.array([one.left_out[name] for name in counted], np.int64)
-        other = Evaluation(
+        return Evaluation(
             folder=os.fspath(one.folder),
             class_names=known_names,
             averaged=averaged,
@@ -142,10 +141,11 @@ def evaluate(
             without_labels=without_labels,
             notes=truth_notes(one.matrix.sum(1), int(left_out.sum())),
             other=other,
-            differences=differences if other is not None else {},
+            differences={} if other is None else differences,
             **intervals[i],
         )
-    return other
+
+    return evaluation(0, evaluation(1, None) if len(sets) == 2 else None)
 
 
 class CountPixels:

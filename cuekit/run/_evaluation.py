@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -86,19 +87,19 @@ class Evaluation:
     other: Evaluation | None
     differences: Mapping[str, Interval]
 
-    @property
+    @cached_property
     def iou(self) -> NDArray[np.float64]:
         """(K,) array: the IoU of each class."""
         return iou_of(self._totals)
 
-    @property
+    @cached_property
     def accuracy(self) -> NDArray[np.float64]:
         """(K,) array: the share of each class's true pixels that are predicted correctly."""
         return _ratio(self._totals[0], self._totals[1])
 
-    @property
+    @cached_property
     def _totals(self) -> NDArray[np.int64]:
-        return self.counts.sum(0, dtype=np.int64)
+        return np.asarray(self.counts.sum(0, dtype=np.int64))
 
     def by_photo(self) -> Iterator[dict[str, Any]]:
         """Yield the figures of each photo.
@@ -119,7 +120,7 @@ class Evaluation:
                 "mean_iou": float(measure_of("mean_iou", counts, self.averaged)),
                 "pixel_accuracy": float(measure_of("pixel_accuracy", counts, ())),
                 "pixels": pixels,
-                "unknown_share": float(_ratio(unknown, known)),
+                "unknown_share": _share(int(unknown), known),
                 "iou": _by_class(iou_of(counts), self.class_names),
             }
 
@@ -128,7 +129,7 @@ class Evaluation:
     def __str__(self) -> str:
         rows = self._table()
         width = max(len(row[0]) for row in rows)
-        lines = [row[0].ljust(width) + "".join(each.rjust(13) for each in row[1:]) for row in rows]
+        lines = [row[0].ljust(width) + "".join(each.rjust(16) for each in row[1:]) for row in rows]
         figures = [f"{title:<16}{text}" for title, text in self._figures()]
         return "\n".join([*self._photos(), "", *lines, "", *figures, "", *self._policy()])
 
@@ -142,7 +143,7 @@ class Evaluation:
 
     def _table(self) -> list[list[str]]:
         """Return the header, a row for each class that occurs, and the means."""
-        header = ["class", "IoU", "accuracy", "true pixels"]
+        header = ["class", "IoU", "accuracy", "share of truth"]
         shares = self._totals[1] / max(int(self._totals[1].sum()), 1)
         occurs = ~np.isnan(self.iou)
         if self.other is not None:
@@ -179,7 +180,7 @@ class Evaluation:
         if self.failures:
             lines.append(f"{len(self.failures)} photos failed, no figure includes them")
         if self.without_labels:
-            lines.append(f"{self.without_labels} files of the truth are of no photo asked for")
+            lines.append(f"truth of photos not asked for: {self.without_labels} files")
         return lines
 
     def _policy(self) -> list[str]:
@@ -191,8 +192,8 @@ class Evaluation:
         absent = int(np.isnan(self.iou[averaged]).sum())
         added = int(((true == 0) & ~np.isnan(self.iou))[averaged].sum())
         return [
-            f"truth 255: left out, {percent(_ratio(left_out, known + left_out))} % of the pixels",
-            f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_ratio(unknown, known))} % of the "
+            f"truth 255: left out, {percent(_share(left_out, known + left_out))} % of the pixels",
+            f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_share(unknown, known))} % of the "
             "pixels with known truth",
             f"means: over {averaged_text(self.averaged, self.class_names)}, without the {absent} "
             f"in neither truth nor labels, with IoU 0 for the {added} in labels only",
@@ -312,6 +313,10 @@ def _by_class(values: NDArray[np.float64], class_names: Sequence[str]) -> dict[s
         for name, value in zip(class_names, values.tolist(), strict=True)
         if not math.isnan(value)
     }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def percent(share: Any, sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What evaluation and sweep share: the files of each photo, the truth's class ids."""
+"""What `evaluate` and `sweep` share: files of each photo, results, failures, class ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cuekit.io._common import PathLike, check_path, replace_file
 from cuekit.metrics import IGNORE, SUSPICIOUS_SHARE
 from cuekit.run._progress import Progress
-from cuekit.run._sources import Files, check_name, read_list, without_suffix
+from cuekit.run._sources import Files
 from cuekit.run._workers import Item, Result, run_all
 
 if TYPE_CHECKING:
@@ -21,21 +21,8 @@ if TYPE_CHECKING:
 SHOWN_FAILURES = 10
 
 
-def wanted_names(names: PathLike | Iterable[str]) -> list[str]:
-    """Return the names of photos, from a file that lists them or from a sequence."""
-    if isinstance(names, str | os.PathLike):
-        return read_list(names)
-    wanted = [without_suffix(name) for name in names]
-    for name in wanted:
-        check_name(name, "names")
-    if len(set(wanted)) != len(wanted):
-        twice = next(name for name in wanted if wanted.count(name) > 1)
-        raise ValueError(f"names must be distinct, got {twice!r} twice")
-    return wanted
-
-
 def with_files(
-    names: Iterable[str], folders: Mapping[str, Files | None], failures: dict[str, str]
+    names: Iterable[str], folders: Mapping[str, Files], failures: dict[str, str]
 ) -> list[Item]:
     """Return an item for each photo that has its file in every folder; the others fail.
 
@@ -44,14 +31,14 @@ def with_files(
     names : iterable of str
         The photos.
     folders : dict
-        Key of the item -> files, or None where there is no folder.
+        Key of the item -> files.
     failures : dict
         Photo -> reason; those without a file are added.
     """
     items = []
     for name in names:
         try:
-            paths = {key: files.path(name) for key, files in folders.items() if files is not None}
+            paths = {key: files.path(name) for key, files in folders.items()}
         except (ValueError, OSError) as error:
             failures[name] = str(error)
         else:
@@ -128,9 +115,11 @@ def class_ids_of(
     return tuple(sorted(chosen))
 
 
-def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str]) -> None:
-    """Refuse values that are neither a class nor 255."""
-    wrong = values[(values >= len(class_names)) & (values != IGNORE)]
+def check_class_ids(
+    values: NDArray[Any], name: str, class_names: Sequence[str], *, ignore: int | None = IGNORE
+) -> None:
+    """Refuse values that are neither a class nor `ignore`."""
+    wrong = values[(values >= len(class_names)) & (values != ignore)]
     if not wrong.size:
         return
     largest = int(wrong.max())
@@ -140,8 +129,8 @@ def check_class_ids(values: NDArray[Any], name: str, class_names: Sequence[str])
     elif len(class_names) == 81 and largest <= 90:
         hint = "COCO's official ids have gaps: see cuekit.classes.coco_to_contiguous"
     raise ValueError(
-        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes, or "
-        f"{IGNORE}, got {largest}: {hint}"
+        f"{name} must hold 0 to {len(class_names) - 1}, the ids of the classes"
+        f"{'' if ignore is None else f', or {ignore}'}, got {largest}: {hint}"
     )
 
 

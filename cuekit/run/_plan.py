@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from cuekit.run._recipe import Recipe, source_hash
 from cuekit.run._sources import (
     MAP_SUFFIXES,
     Files,
-    check_name,
-    read_list,
+    listed_names,
     read_tags,
-    without_suffix,
 )
+from cuekit.run._storage import Remote, files_of, is_shard, is_url
 
 _MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
 
@@ -44,13 +42,13 @@ def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
         raise ValueError("maps must name at least one folder or archive, got none")
     sources = []
     for each in paths:
-        path = check_path(each, "maps")
-        if path.is_file():
+        if not is_url(each) and check_path(each, "maps").is_file() and not is_shard(each):
+            path = check_path(each, "maps")
             with io.MapArchive(path) as archive:
                 sources.append(MapSource(path, None, frozenset(archive.names)))
         else:
-            files = Files(path, MAP_SUFFIXES, "maps")
-            sources.append(MapSource(path, files, frozenset(files.names())))
+            files = files_of(each, MAP_SUFFIXES, "maps")
+            sources.append(MapSource(files.folder, files, frozenset(files.names())))
     return sources
 
 
@@ -155,17 +153,7 @@ def tags_of(
 def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str]:
     """Return the names of all photos asked for."""
     with_maps = frozenset[str]().union(*(source.names for source in plan.maps))
-    if names is None:
-        wanted = sorted(with_maps)
-    elif isinstance(names, str | os.PathLike):
-        wanted = read_list(names)
-    else:
-        wanted = [without_suffix(name) for name in names]
-        for name in wanted:
-            check_name(name, "names")
-        if len(set(wanted)) != len(wanted):
-            twice = next(name for name, count in Counter(wanted).items() if count > 1)
-            raise ValueError(f"names must be distinct, got {twice!r} twice")
+    wanted = sorted(with_maps) if names is None else listed_names(names)
     if not any(name in plan.photos and name in with_maps for name in wanted):
         shown = (
             f"photo {next(iter(plan.photos.names()), 'none')!r}, "
@@ -176,10 +164,10 @@ def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str
     return wanted
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output folder that is one of the inputs, or in one, or around one."""
+def check_apart(out: Path | Remote, inputs: Iterable[Path | Remote]) -> None:
+    """Refuse an output that is one of the inputs, or in one, or around one."""
     target = out.resolve()
     for each in inputs:
         source = each.resolve()
         if target == source or source in target.parents or target in source.parents:
-            raise ValueError(f"out must be a folder apart from {each}, got {out}")
+            raise ValueError(f"out must be apart from {each}, got {out}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -135,6 +136,19 @@ def read_list(path: PathLike) -> list[str]:
     if not names:
         raise ValueError(f"{file_path}: a list must hold at least one name, got none")
     return list(names)
+
+
+def listed_names(names: PathLike | Iterable[str]) -> list[str]:
+    """Return the names of photos, from a file that lists them or from a sequence."""
+    if isinstance(names, str | os.PathLike):
+        return read_list(names)
+    listed = [without_suffix(name) for name in names]
+    for name in listed:
+        check_name(name, "names")
+    if len(set(listed)) != len(listed):
+        twice = next(name for name, count in Counter(listed).items() if count > 1)
+        raise ValueError(f"names must be distinct, got {twice!r} twice")
+    return listed
 
 
 def _is_pair(fields: list[str]) -> bool:

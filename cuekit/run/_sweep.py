@@ -16,21 +16,19 @@ from cuekit.felzenszwalb import felzenszwalb
 from cuekit.io import MapArchive, Maps, read_labels, read_maps, read_photo
 from cuekit.io._common import PathLike
 from cuekit.metrics import IGNORE
-from cuekit.recipes import _normalized
-from cuekit.resize_maps import resize_maps
+from cuekit.recipes import _at_photo_size, _mean, _normalized, _of_classes
 from cuekit.run._curve import Sweep
-from cuekit.run._label_task import _check_sizes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
     check_class_ids,
     class_ids_of,
     refuse_nothing,
     results,
     truth_notes,
-    wanted_names,
     with_files,
 )
 from cuekit.run._plan import map_sources, tags_of
-from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
 from cuekit.run._workers import Item
 from cuekit.superpixel_mean import superpixel_mean
 
@@ -44,7 +42,7 @@ _SCALE = 50  # of the superpixels of an estimate
 
 
 def sweep(
-    maps: PathLike,
+    maps: PathLike | Sequence[PathLike],
     truth: PathLike | None = None,
     *,
     photos: PathLike | None = None,
@@ -69,9 +67,10 @@ def sweep(
 
     Parameters
     ----------
-    maps : str or path-like
+    maps : str or path-like, or a sequence of them
         A folder with one file for each photo, in any format of `cuekit.io.read_maps`; or an
-        ``.npz`` of many photos (`cuekit.io.MapArchive`). A background map in the files is not used.
+        ``.npz`` of many photos (`cuekit.io.MapArchive`). Several: those of several classifiers,
+        whose mean is taken as recipes do. A background map in the files is not used.
     truth : str or path-like, optional
         A folder of label PNGs of the same names. Truth 255 is left out.
     photos : str or path-like, optional
@@ -81,7 +80,8 @@ def sweep(
         and photos where these are given.
     tags : str, path-like or dict, optional
         The classes of each photo: a file (see `read_tags`) or ``{name: class ids}``. Maps of other
-        classes are not used. Default: all maps are. A photo without tags fails.
+        classes are not used. Default: all maps are. A photo without tags, or with a tag of which
+        there is no map, fails.
     classes : {"voc", "coco"}, str, path-like or sequence of str, default "voc"
         The classes, as for `cuekit.classes.class_names`.
     thresholds : iterable of float, optional
@@ -114,11 +114,20 @@ def sweep(
 
     Notes
     -----
-    The estimate is a heuristic. For each photo it compares two sets of labels at 101 thresholds:
-    those of the maps, and those of the maps averaged over superpixels (`felzenszwalb` of scale
-    50). Of IoU of the foreground (pixels of equal class) and IoU of the background it takes the
-    smaller one, which is 0 at both ends, and of the thresholds the one where it is largest. The
-    estimate is the mean over photos. The threshold of a single photo is of no use.
+    The estimate is a heuristic. Labels of the maps are compared with labels of the maps averaged
+    over superpixels (`felzenszwalb` with scale 50), at 101 thresholds. Agreement is the IoU of the
+    foreground, for which classes must be equal, or that of the background, whichever is lower: so
+    it is 0 where all is foreground or nothing. The threshold of a photo is the one where agreement
+    is highest, and the estimate is the mean over photos; as alpha, it is the one for which
+    ``threshold == (1 - threshold) ** alpha``.
+
+    It was chosen among many rules on 797 photos of six classes of PASCAL VOC, with maps of two
+    classifiers, and then measured on 225 others. There it lost 0.1 to 0.2 points of mean IoU
+    against the best threshold, 0.8 for maps averaged over superpixels of several sizes, and at most
+    1.3 for powers of these maps from 0.7 to 2; the fixed threshold 0.25 lost up to 7.8, the
+    minimum cross entropy of the maps' values up to 2.3, Otsu's method 2 to 36. A threshold for each
+    photo, by any rule, was worse than one for all: by this one it lost 2 to 6. Other classes and
+    small objects have not been tried.
     """
     from cuekit.classes import class_names
 
@@ -137,9 +146,11 @@ def sweep(
         values = tuple(i / 100 for i in range(101))
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
-    (source,) = map_sources([maps])
-    with_maps = sorted(source.names)
-    folders = {} if source.files is None else {"maps": source.files}
+    sources = map_sources(maps)
+    with_maps = sorted(frozenset.intersection(*(source.names for source in sources)))
+    folders = {
+        f"maps {i}": source.files for i, source in enumerate(sources) if source.files is not None
+    }
     if truth is not None:
         folders["truth"] = Files(truth, LABEL_SUFFIXES, "truth")
     if photos is not None:
@@ -147,35 +158,37 @@ def sweep(
     complete = [name for name in with_maps if all(name in each for each in folders.values())]
     if names is None and not complete:
         places = " and ".join(str(each.folder) for each in folders.values())
-        raise ValueError(f"maps must have names of files in {places}, got none in {source.path}")
-    wanted = complete if names is None else wanted_names(names)
+        raise ValueError(f"photos must have maps and files in {places}, got none that has all")
+    wanted = complete if names is None else listed_names(names)
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
     tag_ids = tags_of(tags, known_names)
     if tag_ids is not None:
         items = _with_tags(items, tag_ids, failures)
-    settings = {
+    settings: dict[str, Any] = {
         "parameter": "threshold" if alphas is None else "alpha",
         "values": values,
-        "archive": None if source.files is not None else os.fspath(source.path),
+        "archives": [
+            None if source.files is not None else os.fspath(source.path) for source in sources
+        ],
         "normalize": check_switch(normalize, "normalize"),
         "reading": {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
     }
     pixels = np.zeros((len(known_names), len(known_names), len(values) + 1), np.int64)
     left_out = 0
-    peaks: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
     estimates: dict[str, float] = {}
     task = "cuekit.run._sweep:CountThresholds"
     with contextlib.closing(results(task, settings, items, failures, jobs, progress)) as found:
         for name, result in found:
-            _check_peak(result["peaks"][1], name, settings)
+            _check_peak(result["peak"], name, settings)
             cells = np.array(result["cells"], np.int64).reshape(4, -1)
             known = cells[:, cells[0] != IGNORE]
             check_class_ids(known[0], f"the truth of {name}", known_names)
-            check_class_ids(known[1], f"the maps of {name}", known_names)
+            check_class_ids(known[1], f"the maps of {name}", known_names, ignore=None)
             np.add.at(pixels, tuple(known[:3]), known[3])
             left_out += int(cells[3].sum() - known[3].sum())
-            peaks[name] = result["peaks"]
+            peaks[name] = result["peak"]
             if result["estimate"] is not None:
                 estimates[name] = result["estimate"]
     counted = tuple(name for name in wanted if name in peaks)
@@ -184,9 +197,9 @@ def sweep(
     if estimates:  # fsum is exact: it does not depend on the order
         estimate = math.fsum(estimates.values()) / len(estimates)
         if alphas is not None:  # t = (1 - t) ** alpha
-            estimate = math.log(estimate) / math.log1p(-estimate)
+            estimate = math.log(estimate) / math.log1p(-estimate) if 0 < estimate < 1 else None
     return Sweep(
-        folder=os.fspath(source.path),
+        folder=" and ".join(os.fspath(source.path) for source in sources),
         parameter=settings["parameter"],
         values=values,
         class_names=known_names,
@@ -194,7 +207,7 @@ def sweep(
         names=counted,
         matrices=None if truth is None else _matrices(pixels, alphas is not None),
         left_out_pixels=left_out,
-        peaks=(min(low for low, _ in peaks.values()), max(high for _, high in peaks.values())),
+        peaks=(min(peaks.values()), max(peaks.values())),
         estimate=estimate,
         without_files=len(with_maps) - len(wanted) if names is None else 0,
         failures=failures,
@@ -212,33 +225,23 @@ class CountThresholds:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._values = np.array(settings["values"], np.float64)
-        self._archive = None if settings["archive"] is None else MapArchive(settings["archive"])
+        self._archives = [
+            None if path is None else MapArchive(path) for path in settings["archives"]
+        ]
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the pixels of each combination, the range of the maps' maxima, the estimate."""
-        found = self._read(item)
+        """Return the pixels of each combination, the largest value, the estimate."""
+        sets = self._read(item)
         truth: Any = read_labels(item["truth"]) if "truth" in item else None
         photo: Any = read_photo(item["photo"]) if "photo" in item else None
         if truth is not None and photo is not None and truth.shape != photo.shape[:2]:
             raise ValueError(
                 f"truth must have shape {photo.shape[:2]} to match the photo, got {truth.shape}"
             )
-        image = truth if truth is not None else photo
-        _check_sizes(found, image)
-        maps, class_ids = found.maps, found.class_ids
-        if "tags" in item:
-            chosen = np.isin(class_ids, item["tags"])
-            maps, class_ids = maps[chosen], class_ids[chosen]
-        if maps.dtype == np.bool_:
-            raise ValueError("maps must be floating, got cues, which have no threshold")
-        maps = resize_maps(maps, image.shape[:2])
-        if self._settings["normalize"]:
-            maps = _normalized(maps)
+        maps, class_ids = self._prepared(sets, truth if photo is None else photo, item.get("tags"))
         best, value = _best(maps)
-        result: dict[str, Any] = {"cells": [], "estimate": None, "peaks": [0, 0]}
-        if len(maps):
-            peaks = maps.max((1, 2))
-            result["peaks"] = [float(peaks.min()), float(peaks.max())]
+        peak = float(value.max()) if len(maps) else 0.0
+        result: dict[str, Any] = {"cells": [], "estimate": None, "peak": peak}
         if truth is not None:
             result["cells"] = _cells(truth, best, self._count(value), class_ids)
         if photo is not None:
@@ -248,17 +251,36 @@ class CountThresholds:
 
     def close(self) -> None:
         """Close the archive."""
-        if self._archive is not None:
-            self._archive.close()
+        for archive in self._archives:
+            if archive is not None:
+                archive.close()
 
     @property
     def _is_threshold(self) -> bool:
-        return self._settings["parameter"] == "threshold"
+        return bool(self._settings["parameter"] == "threshold")
 
-    def _read(self, item: Mapping[str, Any]) -> Maps:
-        if self._archive is not None:
-            return self._archive.read(item["name"])
-        return read_maps(item["maps"], **self._settings["reading"])
+    def _read(self, item: Mapping[str, Any]) -> list[Maps]:
+        """Read the maps of each classifier."""
+        reading = self._settings["reading"]
+        return [
+            archive.read(item["name"]) if archive else read_maps(item[f"maps {i}"], **reading)
+            for i, archive in enumerate(self._archives)
+        ]
+
+    def _prepared(
+        self, sets: list[Maps], image: NDArray[np.uint8], tags: list[int] | None
+    ) -> tuple[NDArray[Any], list[int]]:
+        """Return maps of all classifiers together, at the size of an image, and class ids."""
+        wanted = None if tags is None else set(tags)
+        class_ids = [c for c in sets[0].class_ids.tolist() if wanted is None or c in wanted]
+        resized = []
+        for each in sets:
+            check_sizes(each, image)
+            if each.maps.dtype == np.bool_:
+                raise ValueError("maps must be floating, got cues, which have no threshold")
+            maps = _at_photo_size(_of_classes(each, class_ids, wanted, image).maps, image)
+            resized.append(_normalized(maps) if self._settings["normalize"] else maps)
+        return _mean(resized), class_ids
 
     def _count(self, value: NDArray[Any]) -> NDArray[np.intp]:
         """Return, for each pixel, at how many of the values it has the label of its best class.
@@ -331,10 +353,10 @@ def _cells(
     truth: NDArray[np.uint8],
     best: NDArray[np.intp],
     count: NDArray[np.intp],
-    class_ids: NDArray[np.int64],
+    class_ids: list[int],
 ) -> list[list[int]]:
     """Return true class, best class, count and number of pixels of each combination."""
-    ids = class_ids if len(class_ids) else np.zeros(1, np.int64)
+    ids = np.array(class_ids or [0])
     most = int(count.max()) + 1
     pixels = np.bincount(((truth.astype(np.intp) * len(ids) + best) * most + count).ravel())
     cells = np.flatnonzero(pixels)

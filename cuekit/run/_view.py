@@ -23,14 +23,13 @@ from cuekit.io.maps import Format
 from cuekit.metrics import confusion_matrix, iou, mean_iou
 from cuekit.run._beside import read_curve, read_tables
 from cuekit.run._evaluation import averaged_text
-from cuekit.run._label_task import _check_sizes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._page import GENERATOR, Class, Curve, Entry, Report, Table, page, percent
 from cuekit.run._pairs import (
     check_class_ids,
     class_ids_of,
     refuse_nothing,
     truth_notes,
-    wanted_names,
 )
 from cuekit.run._panels import (
     UNKNOWN,
@@ -42,7 +41,7 @@ from cuekit.run._panels import (
     thumbnail,
 )
 from cuekit.run._progress import Progress
-from cuekit.run._sources import LABEL_SUFFIXES, MAP_SUFFIXES, PHOTO_SUFFIXES, Files
+from cuekit.run._sources import LABEL_SUFFIXES, MAP_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
 from cuekit.run._workers import describe
 
 if TYPE_CHECKING:
@@ -235,7 +234,7 @@ class _Request:
             self.truth = Files(check_path(truth, "truth"), LABEL_SUFFIXES, "truth")
         self.class_names = class_names(classes)
         self.averaged = class_ids_of(mean_over, self.class_names)
-        self.names = self.labels[0].names() if names is None else wanted_names(names)
+        self.names = self.labels[0].names() if names is None else listed_names(names)
         if not self.names:
             raise ValueError(f"{paths[0]}: a folder of labels must hold PNG files, got none")
         # Last, because it opens a file.
@@ -486,7 +485,7 @@ def _map_panels(
     if request.maps is None:
         return
     maps = request.maps.read(name)
-    _check_sizes(maps, photo)
+    check_sizes(maps, photo)
     named = [
         (f"map of {request.class_name(class_id)}", values)
         for class_id, values in zip(maps.class_ids.tolist(), maps.maps, strict=True)

@@ -27,6 +27,7 @@ struct ClassVector {
     for (int j = 0; j < parts; ++j) result.part[j] = V::zero();
     return result;
   }
+  static CUEKIT_INLINE V all(Value value) { return V::all(value); }
   static CUEKIT_INLINE ClassVector load(const Value* source) {  // (size)
     ClassVector result;
     for (int j = 0; j < parts; ++j) result.part[j] = V::load(source + j * V::size);

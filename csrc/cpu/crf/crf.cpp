@@ -8,11 +8,11 @@
 //   mean_field          slice, softmax, splat
 //   blur                along the axes of a lattice
 //   write_results       from marginals to maps
-//   inference           one image
+//   inference           one image, or two of the same photo
 //
-// Memory, L = classes that take part, rounded up to whole vectors: 4 L + 72 bytes per pixel; 8 L
-// per vertex, and some 100 more while the lattice is built. It is kept from call to call
-// (workspace.h).
+// Memory, L = classes that take part, rounded up to whole vectors, of both images if two are
+// computed together: 4 L + 72 bytes per pixel; 8 L per vertex, and some 100 more while the lattice
+// is built. It is kept from call to call (workspace.h).
 #include "cuekit/crf.h"
 
 #include <algorithm>
@@ -29,8 +29,9 @@
 namespace cuekit::cpu {
 namespace {
 
-// The first image of every run of images that have the same photo, and the number of images. They
-// share its lattice: publications refine the maps of a photo twice, with two background scores.
+// The first image of every row of images that have the same photo, and the number of images. They
+// share its lattice, and are computed in pairs where they have few classes: publications refine the
+// maps of a photo twice, with two background scores.
 std::vector<std::int64_t> first_images_of_photos(const std::uint8_t* photos,  // (B, H, W, 3)
                                                  const CrfParams& p) {
   const std::int64_t size = p.height * p.width * 3;
@@ -69,8 +70,14 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
       bilateral = bilateral_lattice(
           photos + first * 3 * pixels, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
           p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads);
-    for (std::int64_t b = first; b < last; ++b) {
-      Inference<T> inference(scores + b * p.channels * pixels, present + b * (p.channels - 1),
+    const std::int64_t tags = p.channels - 1;
+    for (std::int64_t b = first, runs; b < last; b += runs) {
+      const std::uint8_t* const present_here = present + b * tags;
+      const std::int64_t classes = 1 + tags - std::count(present_here, present_here + tags, 0);
+      const bool pair = b + 1 < last && classes <= most_classes_of_pairs &&
+                        std::equal(present_here, present_here + tags, present_here + tags);
+      runs = pair ? 2 : 1;
+      Inference<T> inference(runs, scores + b * p.channels * pixels, present_here,
                              out + b * p.channels * pixels, spatial.get(),
                              filters ? &bilateral : nullptr, p, threads);
       if (!inference.run()) valid = false;

@@ -25,17 +25,18 @@ std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  
 }  // namespace
 
 template <class T>
-Inference<T>::Inference(const T* scores, const std::uint8_t* present, marginal_type<T>* out,
-                        const Lattice* spatial, const Lattice* bilateral, const CrfParams& p,
-                        int threads)
+Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* present,
+                        marginal_type<T>* out, const Lattice* spatial, const Lattice* bilateral,
+                        const CrfParams& p, int threads)
     : scores_(scores),
       out_(out),
       p_(p),
       threads_(threads),
       bands_(divide_into_bands(p.height, p.width)),
       channels_(channels_that_take_part(present, p.channels)),
-      stride_(class_stride(static_cast<std::int64_t>(channels_.size()))),
-      mean_field_(mean_field_kernel(static_cast<std::int64_t>(channels_.size()))),
+      runs_(runs),
+      stride_(runs * class_stride(static_cast<std::int64_t>(channels_.size()))),
+      mean_field_(mean_field_kernel(static_cast<std::int64_t>(channels_.size()), runs)),
       unary_(p.height * p.width * stride_) {
   if (spatial != nullptr && spatial->diagonal) {
     own_ = Workspace<float>(p.height * p.width * stride_);
@@ -56,7 +57,7 @@ template <class T>
 bool Inference<T>::run() {
   if (!pass_over_pixels(true, p_.iterations == 0)) return false;
   for (std::int64_t i = 1; i <= p_.iterations; ++i) {
-    blur_filters(spatial_, bilateral_, static_cast<std::int64_t>(channels_.size()), threads_);
+    blur_filters(spatial_, bilateral_, stride_, threads_);
     pass_over_pixels(false, i == p_.iterations);
   }
   return true;
@@ -68,6 +69,7 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
   const Pass pass{unary_.get(), stride_,     &spatial_, &bilateral_,
                   own_.get(),   own_weight_, !first,    !last};
   const auto classes = static_cast<std::int64_t>(channels_.size());
+  const std::int64_t map_size = p_.channels * p_.height * p_.width, run_stride = stride_ / runs_;
   std::atomic<bool> valid{true};
   parallel_for(static_cast<std::int64_t>(bands_.size()), threads_, [&](std::int64_t b) {
     const DenormalsFlushed state;  // Q has many, and arithmetic with them is slow
@@ -84,15 +86,18 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
             strip.first_row, strip.rows,          x, std::min(Patch::max_columns, p_.width - x),
             p_.width,        p_.height * p_.width};
         const std::int64_t pixel = patch.first_pixel();
-        if (first && !read_scores(scores_, p_, patch, channels_, planes.get(),
-                                  unary_.get() + pixel * stride_, stride_)) {
-          valid = false;
-          return;
-        }
+        for (std::int64_t r = 0; first && r < runs_; ++r)
+          if (!read_scores(scores_ + r * map_size, p_, patch, channels_, planes.get(),
+                           unary_.get() + pixel * stride_ + r * run_stride, run_stride, stride_)) {
+            valid = false;
+            return;
+          }
         float* const own = own_.get() == nullptr ? nullptr : own_.get() + pixel * stride_;
         mean_field_(&pass, pixel, pixel + patch.pixels(), scratch.get(),
                     last ? results.get() : own);
-        if (last) write_results(results.get(), stride_, patch, channels_, out_);
+        for (std::int64_t r = 0; last && r < runs_; ++r)
+          write_results(results.get() + r * run_stride, stride_, patch, channels_,
+                        out_ + r * map_size);
       }
     }
   });

@@ -1,4 +1,4 @@
-// Mean field inference of one image.
+// Mean field inference of one image, or of two images of the same photo together (mean_field.h).
 //
 //   pass 0               reads the scores, softmax of the unaries, splat
 //   pass 1 .. n          blur, then slice, softmax, splat; the last one writes Q and does not splat
@@ -23,9 +23,10 @@ template <class T>
 class Inference {
  public:
   // A lattice is null if there is no such filter. It must outlive this.
-  Inference(const T* scores,              // (K, H, W)
+  Inference(std::int64_t runs,            // 1; or 2, for at most most_classes_of_pairs
+            const T* scores,              // (runs, K, H, W)
             const std::uint8_t* present,  // (K - 1)
-            marginal_type<T>* out,        // (K, H, W)
+            marginal_type<T>* out,        // (runs, K, H, W)
             const Lattice* spatial, const Lattice* bilateral, const CrfParams& p, int threads);
   Inference(const Inference&) = delete;
   Inference& operator=(const Inference&) = delete;
@@ -43,7 +44,8 @@ class Inference {
   int threads_;
   std::vector<Band> bands_;
   std::vector<std::int64_t> channels_;  // of each class: background and present classes
-  std::int64_t stride_;
+  std::int64_t runs_;
+  std::int64_t stride_;  // of all runs together
   MeanFieldKernel mean_field_;
   Workspace<float> unary_;  // (N, stride)
   Filter spatial_, bilateral_;

@@ -10,6 +10,7 @@
 #include "mean_field.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "class_vector.h"
 #include "cpu/simd.h"
@@ -77,23 +78,31 @@ struct Simplices {
   }
 };
 
-template <class V, int parts, bool many>
+// One: the classes of one run, or a group of them if there are many. Row: what is loaded at a time,
+// One or those of all runs.
+template <class One, class Row, bool many>
 struct MeanField {
-  using X = ClassVector<V, parts>;
+  using X = Row;
+  static constexpr std::int64_t runs = Row::size / One::size;
 
   static CUEKIT_INLINE void run(const Pass* pass, std::int64_t first, std::int64_t last,
                                 float* scratch, float* q) {
     const std::int64_t stride = many ? pass->stride : X::size;
-    float factors[pixels_together];
+    float factors[runs * pixels_together];
     for (std::int64_t i = first; i < last; i += pixels_together) {
       const std::int64_t count = std::min(pixels_together, last - i);
       X largest = X::zero();
       for (std::int64_t k = 0; k < stride; k += X::size)
         largest.raise_to(slice(*pass, stride, i, count, k, scratch));
+      float maxima[X::size];
+      largest.store(maxima);
       // The last pass always subtracts: then a pixel whose class is certain gets exactly 1.
-      if (!pass->splat || max_of(largest) > largest_power) subtract_largest(stride, count, scratch);
+      for (std::int64_t r = 0; r < runs; ++r)
+        if (!pass->splat || max_of(One::load(maxima + r * One::size)) > largest_power)
+          subtract_largest(stride, count, scratch + r * One::size);
       for (std::int64_t k = 0; k < count * stride; ++k) scratch[k] = exp2_of(scratch[k]);
-      reciprocal_sums(stride, count, scratch, factors);
+      reciprocal_sums(stride / runs, count * runs, scratch, factors);
+      if (runs > 1) multiply(count * runs, factors, scratch);
       for (std::int64_t k = 0; k < stride; k += X::size)
         splat(*pass, stride, i, count, k, scratch, factors,
               q == nullptr ? nullptr : q + (i - first) * stride + k);
@@ -133,8 +142,8 @@ struct MeanField {
   // For the same pixels and classes: splats Q, and writes it to `q` unless that is null.
   static CUEKIT_INLINE void splat(const Pass& pass, std::int64_t stride, std::int64_t first,
                                   std::int64_t count, std::int64_t k,
-                                  const float* scratch,  // (count, stride): powers of 2
-                                  const float* factors,  // (count): 1 / sum; power * factor = Q
+                                  const float* scratch,  // (count, stride): powers of 2, or Q
+                                  const float* factors,  // (count): power * factor = Q
                                   float* q) {            // (count, stride), from class k on
     const Simplices<X, 3> spatial(pass.splat ? pass.spatial : nullptr, &Filter::splatted, stride,
                                   first, k);
@@ -142,7 +151,7 @@ struct MeanField {
                                     stride, first, k);
     for (std::int64_t i = 0; i < count; ++i) {
       X x = X::load(scratch + k + i * stride);
-      x.multiply(factors[i]);
+      if (runs == 1) x.multiply(factors[i]);
       spatial.prefetch_values(i);
       bilateral.prefetch_values(i);
       spatial.splat(i, x);
@@ -151,15 +160,17 @@ struct MeanField {
     }
   }
 
+  // For one run, the first of a row.
   static CUEKIT_INLINE void subtract_largest(std::int64_t stride, std::int64_t count,
                                              float* values) {  // (count, stride)
+    const std::int64_t classes = stride / runs;
     for (std::int64_t i = 0; i < count; ++i, values += stride) {
-      X largest = X::load(values);
-      for (std::int64_t k = X::size; k < stride; k += X::size)
-        largest.raise_to(X::load(values + k));
-      const V shift = V::all(max_of(largest));
-      for (std::int64_t k = 0; k < stride; k += X::size) {
-        X x = X::load(values + k);
+      One largest = One::load(values);
+      for (std::int64_t k = One::size; k < classes; k += One::size)
+        largest.raise_to(One::load(values + k));
+      const auto shift = One::all(max_of(largest));
+      for (std::int64_t k = 0; k < classes; k += One::size) {
+        One x = One::load(values + k);
         x.subtract(shift);
         x.store(values + k);
       }
@@ -170,10 +181,10 @@ struct MeanField {
   static CUEKIT_INLINE void reciprocal_sums(std::int64_t stride, std::int64_t count,
                                             const float* values,  // (count, stride)
                                             float* factors) {     // (count)
-    float sums[4 * pixels_together];
+    float sums[4 * runs * pixels_together];
     for (std::int64_t i = 0; i < count; ++i, values += stride) {
-      X sum = X::load(values);
-      for (std::int64_t k = X::size; k < stride; k += X::size) sum.add(X::load(values + k));
+      One sum = One::load(values);
+      for (std::int64_t k = One::size; k < stride; k += One::size) sum.add(One::load(values + k));
       four_sums(sum).store(sums + 4 * i);
     }
     for (std::int64_t i = 0; i < count; ++i) {
@@ -181,20 +192,40 @@ struct MeanField {
       factors[i] = 1.0f / ((four[0] + four[2]) + (four[1] + four[3]));
     }
   }
+
+  static CUEKIT_INLINE void multiply(std::int64_t count, const float* factors,  // (count)
+                                     float* values) {  // (count, One::size)
+    for (std::int64_t i = 0; i < count; ++i, values += One::size) {
+      One x = One::load(values);
+      x.multiply(factors[i]);
+      x.store(values);
+    }
+  }
 };
 
-template <class Group>
+template <class Group, int runs>
 void mean_field(const Pass* pass, std::int64_t first, std::int64_t last, float* scratch, float* q) {
-  using Fours = MeanField<typename Group::Four, Group::fours, Group::many>;
-  using Wides = MeanField<typename Group::Wide, Group::wides, Group::many>;
+  using Four = typename Group::Four;
+  using Wide = typename Group::Wide;
+  using Fours = MeanField<ClassVector<Four, Group::fours>, ClassVector<Four, runs * Group::fours>,
+                          Group::many>;
+  // Two runs of four classes fill a wide vector.
+  using WideRow =
+      std::conditional_t<runs == 2 && Group::wides * Wide::size == 4,
+                         ClassVector<Lanes<float, 8>, 1>, ClassVector<Wide, runs * Group::wides>>;
+  using Wides = MeanField<ClassVector<Wide, Group::wides>, WideRow, Group::many>;
   dispatch_width<Fours, Wides, Wides>(pass, first, last, scratch, q);
 }
 
 }  // namespace
 
-MeanFieldKernel mean_field_kernel(std::int64_t classes) {
-  return with_class_group(
-      classes, [](auto group) -> MeanFieldKernel { return &mean_field<decltype(group)>; });
+MeanFieldKernel mean_field_kernel(std::int64_t classes, std::int64_t runs) {
+  return with_class_group(classes, [=](auto group) -> MeanFieldKernel {
+    using Group = decltype(group);
+    if constexpr (Group::size <= most_classes_of_pairs)
+      if (runs == 2) return &mean_field<Group, 2>;
+    return &mean_field<Group, 1>;
+  });
 }
 
 }  // namespace cuekit::cpu

@@ -145,7 +145,7 @@ bool read_energies(const T* scores,  // (K, N)
 template <class T>
 bool read_scores(const T* scores, const CrfParams& p, const Patch& patch,
                  const std::vector<std::int64_t>& channels, float* planes, float* unary,
-                 std::int64_t stride) {
+                 std::int64_t stride, std::int64_t step) {
   const auto classes = static_cast<std::int64_t>(channels.size());
   if (p.energies) {
     if (!all_valid<EnergyCheck<T>>(scores, patch, p.channels)) return false;
@@ -155,7 +155,7 @@ bool read_scores(const T* scores, const CrfParams& p, const Patch& patch,
     dispatch<ReadProbabilities<T>>(scores, &patch, channels.data(), classes, p.epsilon, planes);
   }
   for (std::int64_t x = 0; x < patch.columns; ++x)
-    for (std::int64_t r = 0; r < patch.rows; ++r, unary += stride) {
+    for (std::int64_t r = 0; r < patch.rows; ++r, unary += step) {
       for (std::int64_t k = 0; k < classes; ++k)
         unary[k] = planes[k * plane_size + r * max_columns + x];
       for (std::int64_t k = classes; k < stride; ++k) unary[k] = impossible;
@@ -163,9 +163,10 @@ bool read_scores(const T* scores, const CrfParams& p, const Patch& patch,
   return true;
 }
 
-#define CUEKIT_INSTANTIATE(T)                                         \
-  template bool read_scores(const T*, const CrfParams&, const Patch&, \
-                            const std::vector<std::int64_t>&, float*, float*, std::int64_t);
+#define CUEKIT_INSTANTIATE(T)                                                               \
+  template bool read_scores(const T*, const CrfParams&, const Patch&,                       \
+                            const std::vector<std::int64_t>&, float*, float*, std::int64_t, \
+                            std::int64_t);
 CUEKIT_INSTANTIATE(half)
 CUEKIT_INSTANTIATE(float)
 CUEKIT_INSTANTIATE(double)

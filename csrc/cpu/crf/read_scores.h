@@ -24,6 +24,7 @@ bool read_scores(const T* scores,  // (K, N)
                  const std::vector<std::int64_t>& channels,  // (classes): the channel of each class
                  float* planes,                              // (classes, plane_size): scratch
                  float* unary,                               // (pixels of the patch, stride)
-                 std::int64_t stride);
+                 std::int64_t stride,
+                 std::int64_t step);  // from one pixel's row to the next
 
 }  // namespace cuekit::cpu

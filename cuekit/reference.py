@@ -212,14 +212,19 @@ def boundary_connectivity(
     np.fill_diagonal(distances, 0)
     for k in range(len(distances)):
         distances = np.minimum(distances, distances[:, k : k + 1] + distances[k])
-    similar = np.exp(-(distances**2) / (2 * sigma**2))
+    similar = weight(-(distances**2) / (2 * sigma**2))
     connectivity = similar @ graph.border_pixels / np.sqrt(similar @ graph.sizes)
     apart = ((graph.centres[:, None] - graph.centres) ** 2).sum(-1)
-    near = np.exp(-apart / (2 * spatial_sigma**2))
+    near = weight(-apart / (2 * spatial_sigma**2))
     background = (1 - np.exp(-(connectivity**2) / 2)) * graph.sizes
     contrast = (differences * near) @ background
     largest = contrast.max(initial=0)
     return connectivity, contrast / largest if largest > 0 else contrast
+
+
+def weight(exponent: Array) -> Array:
+    """Return the exponential, but 0 where it is below 1e-30."""
+    return np.where(exponent > -69, np.exp(exponent), 0)
 
 
 # -------------------------------------------------------------------------------------------- snap

@@ -210,8 +210,10 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
     Notes
     -----
     It takes one photo: graphs of several have different sizes. The labels are read once, as runs
-    within rows; time and memory, at most some 50 bytes per pixel, do not depend on what they are.
-    There is no kernel for CUDA devices.
+    within rows. Memory is some 5 bytes per pixel for the superpixels of photos, and at most some
+    210, where each pixel is a superpixel of its own; it does not depend on the labels' values.
+    Called in the main thread, it runs signal handlers while it computes, so Ctrl-C ends it. There
+    is no kernel for CUDA devices.
 
     Examples
     --------

@@ -85,8 +85,7 @@ def boundary_connectivity(
 
     Notes
     -----
-    The boundary connectivity (eq. 3 to 6) and the background weighted contrast (eq. 7 to 9) of Zhu
-    et al. [1]_::
+    The boundary connectivity and the background weighted contrast of Zhu et al. [1]_::
 
         g(i, j)         the shortest path from i to j by steps max(|colour difference| - clip, 0)
                         between superpixels that touch, or are both at the border

@@ -44,7 +44,7 @@ def superpixel_walk(
         The superpixels, from `superpixel_graph` with the photo. Other features than colours can
         stand in ``graph._replace(colours=features)``, which is (S, D) of float64.
     restart : float, optional
-        Probability of a restart, from 0.0001 to 1. It is 1 - alpha where papers have alpha, or c.
+        Probability of a restart, from 0.0001 to 1: 1 - alpha, where alpha is that of going on.
     sigma : float, optional
         Colour difference in L*a*b* at which a step is less likely by the factor 0.61, greater
         than 0.
@@ -64,8 +64,8 @@ def superpixel_walk(
 
     Notes
     -----
-    The result is ``restart (I - (1 - restart) P)^-1 values``, the random walk with restart [1]_,
-    [2]_ (eq. 2, up to the transpose of P). P is the matrix of ::
+    The result is ``restart (I - (1 - restart) P)^-1 values``: the probabilities of a random walk
+    with restart [1]_, [2]_ from each superpixel, times the values. P is the matrix of ::
 
         length(i, j) exp(-|colour(i) - colour(j)|^2 / (2 sigma^2))
 

@@ -90,7 +90,7 @@ LONG = {
     "superpixel walk": lambda: walk_on_noise(250, 300),
     "boundary connectivity": lambda: connect(60, 70),
     "boundary connectivity, two threads": lambda: connect(70, 80, threads=2),
-    "boundary connectivity of a long border": lambda: connect(2, 600),
+    "boundary connectivity of a long border": lambda: connect(2, 400),
     "bilateral filter of noise": lambda: bilateral(noise_photo(600, 800), 2),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),

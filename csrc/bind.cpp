@@ -49,6 +49,7 @@
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/felzenszwalb.h"
+#include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
 #endif
 
@@ -552,6 +553,14 @@ bool snap_masks(const View& cues, const View& masks, const View& out, double thr
   });
 }
 
+void rgb_to_lab(const View& image, const View& out, Call& context) {
+  const RgbToLabParams p{image.shape[0]};
+  visit<float, double>(out, [&](auto type) {
+    using T = decltype(type);
+    backend::rgb_to_lab(image.as<std::uint8_t>(), out.as<T>(), p, context);
+  });
+}
+
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
 
 void set_instruction_set(const std::string& name) {
@@ -631,6 +640,7 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("min_size"), arg("context"));
   kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),
          arg("accept"), arg("context"));
+  kernel("rgb_to_lab", rgb_to_lab, arg("image"), arg("out"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

@@ -26,6 +26,7 @@ from cuekit.raw_cues import raw_cues
 from cuekit.refine_local import RefineParams, refine_local
 from cuekit.resize import resize_cues
 from cuekit.resize_maps import resize_maps
+from cuekit.rgb_to_lab import rgb_to_lab
 from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
@@ -69,6 +70,7 @@ __all__ = [
     "refine_local",
     "resize_cues",
     "resize_maps",
+    "rgb_to_lab",
     "run",
     "sepl_labels",
     "slic",

@@ -338,6 +338,7 @@ def table(inputs):
             {"preset": "pamr", "dilations": (1, 9), "iterations": 2},
             cuda=True,
         ),
+        "rgb_to_lab": Op(cuekit.rgb_to_lab, {"image": inputs.photos}),
         "felzenszwalb": Op(cuekit.felzenszwalb, {"image": inputs.photos}),
         "slic": Op(cuekit.slic, {"image": inputs.photos}, compiled=False, package="skimage"),
         "dense_crf": Op(

@@ -77,6 +77,7 @@ SIGNATURES = {
     "ignore=255)",
     "resize_maps": "(maps, size)",
     "with_background": "(maps, *, threshold=None, alpha=None)",
+    "rgb_to_lab": "(image, *, dtype='float32', threads=1)",
     "build_config": "()",
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.bilateral_filter import bilateral_filter
+from cuekit.colour_evidence import colour_evidence
 from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
@@ -51,6 +52,7 @@ __all__ = [
     "bilateral_filter",
     "build_config",
     "classes",
+    "colour_evidence",
     "confident_labels",
     "cues_to_labels",
     "dense_crf",

@@ -51,6 +51,8 @@
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
+#include "cuekit/superpixel_graph.h"
+#include "cuekit/superpixel_walk.h"
 #endif
 
 namespace py = pybind11;
@@ -209,6 +211,12 @@ auto visit(const View& array, Body&& body) {
 template <class Body>
 auto visit_floating(const View& array, Body&& body) {
   return visit<half, float, double>(array, body);
+}
+
+template <class Body>
+auto visit_any(const View& array, Body&& body) {
+  return visit<float, half, double, flag, std::uint8_t, std::int8_t, std::uint16_t, std::int16_t,
+               std::uint32_t, std::int32_t, std::uint64_t, std::int64_t>(array, body);
 }
 
 // The enumerator named `value`. `choices` are the names of all enumerators, in their order.
@@ -376,8 +384,7 @@ bool superpixel_mean(const View& values, const View& superpixels, std::int64_t n
                      const View& out, Call& context) {
   const SuperpixelMeanParams p{values.shape[0], values.shape[1], values.shape[2], values.shape[3],
                                num_superpixels};
-  return visit<float, half, double, flag, std::uint8_t, std::int8_t, std::uint16_t, std::int16_t,
-               std::uint32_t, std::int32_t, std::uint64_t, std::int64_t>(values, [&](auto type) {
+  return visit_any(values, [&](auto type) {
     using T = decltype(type);
     return backend::superpixel_mean(values.as<T>(), superpixels.as_superpixels(),
                                     out.as<mean_type<T>>(), p, context);
@@ -561,6 +568,41 @@ void rgb_to_lab(const View& image, const View& out, Call& context) {
   });
 }
 
+void superpixel_graph(const View& superpixels, const View& labels, const View& counts,
+                      const View& edges, const View& lengths, const View& nodes, Call& context) {
+  const SuperpixelGraphParams p{labels.shape[0], labels.shape[1]};
+  backend::superpixel_graph(superpixels.as_superpixels(), labels.as<std::int32_t>(),
+                            counts.as<std::int64_t>(), edges.as<std::int32_t>(),
+                            lengths.as<std::int64_t>(), nodes.as<std::int64_t>(), p, context);
+}
+
+void superpixel_colours(const View& image, const View& labels, const View& colours,
+                        Call& context) {
+  const SuperpixelGraphParams p{labels.shape[0], labels.shape[1]};
+  backend::superpixel_colours(image.as<std::uint8_t>(), labels.as<std::int32_t>(),
+                              colours.as<double>(), colours.shape[0], p, context);
+}
+
+bool superpixel_table(const View& values, const View& labels, const View& table, Call& context) {
+  const SuperpixelGraphParams p{values.shape[1], values.shape[2]};
+  return visit_any(values, [&](auto type) {
+    using T = decltype(type);
+    return backend::superpixel_table(values.as<T>(), labels.as<std::int32_t>(),
+                                     table.as<mean_type<T>>(), values.shape[0], table.shape[1], p,
+                                     context);
+  });
+}
+
+void superpixel_walk(const View& values, const View& edges, const View& lengths,
+                     const View& colours, const View& out, double restart, double sigma,
+                     Call& context) {
+  const SuperpixelWalkParams p{values.shape[0],  values.shape[1], edges.shape[0],
+                               colours.shape[1], restart,         sigma};
+  backend::superpixel_walk(values.as<double>(), edges.as<std::int32_t>(),
+                           lengths.as<std::int64_t>(), colours.as<double>(), out.as<double>(), p,
+                           context);
+}
+
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
 
 void set_instruction_set(const std::string& name) {
@@ -641,6 +683,14 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),
          arg("accept"), arg("context"));
   kernel("rgb_to_lab", rgb_to_lab, arg("image"), arg("out"), arg("context"));
+  kernel("superpixel_graph", superpixel_graph, arg("superpixels"), arg("labels"), arg("counts"),
+         arg("edges"), arg("lengths"), arg("nodes"), arg("context"));
+  kernel("superpixel_colours", superpixel_colours, arg("image"), arg("labels"), arg("colours"),
+         arg("context"));
+  kernel("superpixel_table", superpixel_table, arg("values"), arg("labels"), arg("table"),
+         arg("context"));
+  kernel("superpixel_walk", superpixel_walk, arg("values"), arg("edges"), arg("lengths"),
+         arg("colours"), arg("out"), arg("restart"), arg("sigma"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

@@ -32,7 +32,9 @@ from cuekit.sepl import sepl_labels
 from cuekit.slic import slic
 from cuekit.snap import snap_cues
 from cuekit.subtract import subtract_classes
+from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_mean import superpixel_mean
+from cuekit.superpixel_walk import superpixel_walk
 from cuekit.suppress import suppress_absent
 from cuekit.with_background import with_background
 
@@ -48,6 +50,7 @@ __all__ = [
     "CRFParams",
     "MaskScores",
     "RefineParams",
+    "SuperpixelGraph",
     "background_map",
     "bilateral_filter",
     "build_config",
@@ -78,7 +81,9 @@ __all__ = [
     "slic",
     "snap_cues",
     "subtract_classes",
+    "superpixel_graph",
     "superpixel_mean",
+    "superpixel_walk",
     "suppress_absent",
     "with_background",
 ]

@@ -153,6 +153,33 @@ class CpuKernels(Kernels, Protocol):
         context: int,
     ) -> bool: ...
     def rgb_to_lab(self, image: Array, out: Array, context: int) -> None: ...
+    def superpixel_graph(
+        self,
+        superpixels: Array,
+        labels: Array,
+        counts: Array,
+        edges: Array,
+        lengths: Array,
+        nodes: Array,
+        context: int,
+    ) -> None: ...
+    def superpixel_colours(
+        self, image: Array, labels: Array, colours: Array, context: int
+    ) -> None: ...
+    def superpixel_table(
+        self, values: Array, labels: Array, table: Array, context: int
+    ) -> bool: ...
+    def superpixel_walk(
+        self,
+        values: Array,
+        edges: Array,
+        lengths: Array,
+        colours: Array,
+        out: Array,
+        restart: float,
+        sigma: float,
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cuekit.resize import Rule
     from cuekit.snap import Accept
     from cuekit.subtract import Mode
+    from cuekit.superpixel_graph import SuperpixelGraph
 
 Array = npt.NDArray[Any]
 Filter = Callable[[Array], Array]  # (K, N) -> (K, N)
@@ -175,6 +176,69 @@ def smoothed(values: Array, sigma: float, axis: int) -> Array:
     ]
     total: Array = np.sum(shifted, axis=0)
     return total
+
+
+# -------------------------------------------------------------------------------- superpixel_graph
+
+
+def superpixel_graph(
+    superpixels: Array,  # (H, W): -1 is no superpixel
+    image: Array | None,  # (H, W, 3) uint8
+) -> tuple[Array | None, ...]:
+    """Return the fields of `SuperpixelGraph`, in their order."""
+    height, width = superpixels.shape
+    labels = np.unique(superpixels[superpixels >= 0]).astype(np.int64)  # (S,)
+    numbers = np.full(superpixels.shape, -1, np.int32)
+    numbers[superpixels >= 0] = np.searchsorted(labels, superpixels[superpixels >= 0])
+    pairs = [
+        np.stack([numbers[:, :-1].ravel(), numbers[:, 1:].ravel()], axis=-1),
+        np.stack([numbers[:-1].ravel(), numbers[1:].ravel()], axis=-1),
+    ]
+    touching = np.sort(np.concatenate(pairs), axis=-1)  # (pairs of pixels, 2)
+    touching = touching[(touching[:, 0] >= 0) & (touching[:, 0] < touching[:, 1])]
+    edges, lengths = np.unique(touching, axis=0, return_counts=True)
+    at_border = np.ones(superpixels.shape, dtype=bool)
+    at_border[1:-1, 1:-1] = False
+    inside = [numbers == i for i in range(len(labels))]
+    rows, columns = np.indices(superpixels.shape)
+    centres = [
+        ((rows[each].mean() + 0.5) / height, (columns[each].mean() + 0.5) / width)
+        for each in inside
+    ]
+    lab = None if image is None else rgb_to_lab(image)
+    return (
+        numbers,
+        labels,
+        edges.astype(np.int32),
+        lengths.astype(np.int64),
+        np.array([each.sum() for each in inside], dtype=np.int64),
+        np.array([at_border[each].sum() for each in inside], dtype=np.int64),
+        np.reshape(centres, (-1, 2)),
+        None if lab is None else np.reshape([lab[each].mean(0) for each in inside], (-1, 3)),
+    )
+
+
+# --------------------------------------------------------------------------------- superpixel_walk
+
+
+def superpixel_walk(
+    values: Array,  # (C, S)
+    graph: SuperpixelGraph,
+    restart: float,
+    sigma: float,
+) -> Array:  # (C, S)
+    """Solve the walk's system with a dense matrix."""
+    i, j = graph.edges.T
+    squared = ((graph.colours[i] - graph.colours[j]) ** 2).sum(-1)
+    logs = np.full((len(graph.sizes), len(graph.sizes)), -np.inf)
+    logs[i, j] = logs[j, i] = np.log(graph.edge_lengths) - squared / (2 * sigma**2)
+    alone = (logs == -np.inf).all(1)
+    logs[alone, alone] = 0  # where it is, it stays
+    weights = np.exp(logs - logs.max(1, initial=-np.inf, keepdims=True))
+    steps = weights / weights.sum(1, keepdims=True)
+    system = np.eye(len(steps)) - (1 - restart) * steps
+    solution: Array = np.linalg.solve(system, restart * values.T).T
+    return solution
 
 
 # -------------------------------------------------------------------------------------------- snap

@@ -46,7 +46,11 @@ SIGNATURES = {
     "felzenszwalb": "(image, scale=200, sigma=0.8, min_size=60, *, channel_axis=-1, threads=1)",
     "sepl_labels": "(labels, masks, *, ignore=255)",
     "slic": "(image, *, n_segments=100, compactness=10.0, sigma=0.0, channel_axis=-1, threads=1)",
+    "SuperpixelGraph": "(superpixels, labels, edges, edge_lengths, sizes, border_pixels, centres, "
+    "colours)",
+    "superpixel_graph": "(superpixels, image=None)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
+    "superpixel_walk": "(values, graph, *, restart=0.02, sigma=10.0, threads=1)",
     "bilateral_filter": "(values, image, *, sxy, srgb, normalize=False, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
     "validate=False, threads=1)",

@@ -7,8 +7,8 @@
 //   f(t) = t^(1/3), or 7.787 t + 16 / 116 where t <= 0.008856
 //   L = 116 f(Y) - 16,  a = 500 (f(X) - f(Y)),  b = 200 (f(Y) - f(Z))
 //
-// Computed in float64. The cube root is three of Halley's steps after an estimate from the exponent,
-// and is good to some units in the last place.
+// Computed in float64. The cube root is three of Halley's steps after an estimate from the
+// exponent, and is good to some units in the last place.
 //
 // Public function: cuekit.rgb_to_lab.
 #pragma once

@@ -48,6 +48,7 @@
 #else
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
+#include "cuekit/boundary_connectivity.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
@@ -603,6 +604,18 @@ void superpixel_walk(const View& values, const View& edges, const View& lengths,
                            context);
 }
 
+void boundary_connectivity(const View& edges, const View& sizes, const View& border_pixels,
+                           const View& centres, const View& colours, const View& connectivity,
+                           const View& contrast, double sigma, double clip, double spatial_sigma,
+                           Call& context) {
+  const BoundaryConnectivityParams p{colours.shape[0], edges.shape[0], colours.shape[1],
+                                     sigma,            clip,           spatial_sigma};
+  backend::boundary_connectivity(edges.as<std::int32_t>(), sizes.as<std::int64_t>(),
+                                 border_pixels.as<std::int64_t>(), centres.as<double>(),
+                                 colours.as<double>(), connectivity.as<double>(),
+                                 contrast.as<double>(), p, context);
+}
+
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
 
 void set_instruction_set(const std::string& name) {
@@ -691,6 +704,9 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("context"));
   kernel("superpixel_walk", superpixel_walk, arg("values"), arg("edges"), arg("lengths"),
          arg("colours"), arg("out"), arg("restart"), arg("sigma"), arg("context"));
+  kernel("boundary_connectivity", boundary_connectivity, arg("edges"), arg("sizes"),
+         arg("border_pixels"), arg("centres"), arg("colours"), arg("connectivity"), arg("contrast"),
+         arg("sigma"), arg("clip"), arg("spatial_sigma"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.bilateral_filter import bilateral_filter
+from cuekit.boundary_connectivity import BoundaryConnectivity, boundary_connectivity
 from cuekit.colour_evidence import colour_evidence
 from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BoundaryConnectivity",
     "CRFParams",
     "MaskScores",
     "RefineParams",
     "SuperpixelGraph",
     "background_map",
     "bilateral_filter",
+    "boundary_connectivity",
     "build_config",
     "classes",
     "colour_evidence",

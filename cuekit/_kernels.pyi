@@ -180,6 +180,20 @@ class CpuKernels(Kernels, Protocol):
         sigma: float,
         context: int,
     ) -> None: ...
+    def boundary_connectivity(
+        self,
+        edges: Array,
+        sizes: Array,
+        border_pixels: Array,
+        centres: Array,
+        colours: Array,
+        connectivity: Array,
+        contrast: Array,
+        sigma: float,
+        clip: float,
+        spatial_sigma: float,
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

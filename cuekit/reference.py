@@ -241,6 +241,35 @@ def superpixel_walk(
     return solution
 
 
+# --------------------------------------------------------------------------- boundary_connectivity
+
+
+def boundary_connectivity(
+    graph: SuperpixelGraph,
+    sigma: float,
+    clip: float,
+    spatial_sigma: float,
+) -> tuple[Array, Array]:  # (S,), (S,)
+    """Find all shortest paths by Floyd and Warshall's method, then take the sums."""
+    differences = np.sqrt(((graph.colours[:, None] - graph.colours) ** 2).sum(-1))  # (S, S)
+    i, j = graph.edges.T
+    at_border = graph.border_pixels > 0
+    joined = at_border[:, None] & at_border
+    joined[i, j] = joined[j, i] = True
+    distances = np.where(joined, np.maximum(differences - clip, 0), np.inf)
+    np.fill_diagonal(distances, 0)
+    for k in range(len(distances)):
+        distances = np.minimum(distances, distances[:, k : k + 1] + distances[k])
+    similar = np.exp(-(distances**2) / (2 * sigma**2))
+    connectivity = similar @ graph.border_pixels / np.sqrt(similar @ graph.sizes)
+    apart = ((graph.centres[:, None] - graph.centres) ** 2).sum(-1)
+    near = np.exp(-apart / (2 * spatial_sigma**2))
+    background = (1 - np.exp(-(connectivity**2) / 2)) * graph.sizes
+    contrast = (differences * near) @ background
+    largest = contrast.max(initial=0)
+    return connectivity, contrast / largest if largest > 0 else contrast
+
+
 # -------------------------------------------------------------------------------------------- snap
 
 

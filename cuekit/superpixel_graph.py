@@ -177,9 +177,9 @@ def check_graph(graph: Any) -> SuperpixelGraph:
     for name, (_, layout) in layouts.items():
         shape = tuple(sides[side] for side in layout.strip("(),").split(", "))
         check_shape(fields[name], f"graph.{name}", shape, "the other fields")
-    for name in ("edge_lengths", "sizes"):
-        if (fields[name] < 1).any():
-            raise ValueError(f"graph.{name} must be at least 1, got {fields[name].min()}")
+    for name, least in (("edge_lengths", 1), ("sizes", 1), ("border_pixels", 0)):
+        if (fields[name] < least).any():
+            raise ValueError(f"graph.{name} must be at least {least}, got {fields[name].min()}")
     for name in ("centres", "colours"):
         array = fields[name]
         check_finite(bool(np.isfinite(array).all()), (f"graph.{name}", array))

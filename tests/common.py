@@ -67,6 +67,7 @@ VOC = DATA / "voc-animals"
 INSTALL = {
     "matplotlib": "'cuekit[plot]'",
     "pydensecrf": "pydensecrf2",
+    "scipy": "scipy",
     "setuptools": "setuptools",
     "skimage": "'cuekit[superpixels]'",
     "torch": "'cuekit[torch]'",

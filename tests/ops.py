@@ -393,7 +393,7 @@ OPS = table(make_inputs(2, (23, 31)))
 
 # Functions of the graph of one photo, which take no batch: graphs of several differ in size. What
 # holds for the others is tested in the files of these.
-ON_GRAPHS = {cuekit.superpixel_graph, cuekit.superpixel_walk}
+ON_GRAPHS = {cuekit.boundary_connectivity, cuekit.superpixel_graph, cuekit.superpixel_walk}
 
 
 def marks(op):

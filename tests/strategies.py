@@ -14,6 +14,8 @@ from common import INSTRUCTION_SETS, set_instruction_set
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import cuekit
+
 CUES = ("bool", "uint8")
 FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -229,6 +231,23 @@ def label_maps(draw, shape, dtypes=INTEGERS):
     if dtype == np.uint8 and len(shape) > 2 and _could_be_masks(array):
         dtype = np.dtype(np.uint16)  # snap_cues refuses it in uint8: it could be masks
     return draw(reordered(array.astype(dtype)))
+
+
+@st.composite
+def graphs(draw, largest=40):
+    """Of connected and scattered superpixels, with colours that are alike or far apart."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    superpixels = rng.integers(0, draw(st.integers(1, largest)), shape)
+    if draw(st.booleans()):
+        superpixels = superpixels.repeat(3, 0).repeat(2, 1)
+    if draw(st.booleans()):
+        superpixels[rng.random(superpixels.shape) < 0.6] = -1  # isolated ones, and several parts
+    contrast = draw(st.sampled_from([0, 30, 255]))
+    image = rng.integers(0, contrast, (*superpixels.shape, 3), np.uint8, endpoint=True)
+    # Flat colours: means of noise are gray.
+    image = image.reshape(-1, 3)[superpixels.ravel() % len(image.reshape(-1, 3))]
+    return cuekit.superpixel_graph(superpixels, image.reshape(*superpixels.shape, 3))
 
 
 # ------------------------------------------------------------------------------------------ runs

@@ -51,6 +51,8 @@ SIGNATURES = {
     "superpixel_graph": "(superpixels, image=None)",
     "superpixel_mean": "(values, superpixels, *, num_superpixels=None, validate=False, threads=1)",
     "superpixel_walk": "(values, graph, *, restart=0.02, sigma=10.0, threads=1)",
+    "BoundaryConnectivity": "(connectivity, contrast)",
+    "boundary_connectivity": "(graph, *, sigma=7.0, clip=3.0, spatial_sigma=0.4, threads=1)",
     "bilateral_filter": "(values, image, *, sxy, srgb, normalize=False, validate=False, threads=1)",
     "snap_cues": "(cues, superpixels, *, threshold=0.3, accept='mean', num_superpixels=None, "
     "validate=False, threads=1)",

@@ -1,5 +1,6 @@
 """The walk on the graph of superpixels, against a dense solver."""
 
+import math
 import re
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 from common import INSTRUCTION_SETS, set_instruction_set
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FRONT_ENDS, THREADS, batches, cpu_runs, float_maps, memory_orders, same_bits
+from strategies import (
+    FRONT_ENDS,
+    THREADS,
+    batches,
+    cpu_runs,
+    float_maps,
+    graphs,
+    memory_orders,
+    same_bits,
+)
 
 import cuekit
 from cuekit import reference
@@ -23,23 +33,6 @@ def raises(error, message):
     return pytest.raises(error, match=f"^{re.escape(message)}")
 
 
-@st.composite
-def graphs(draw, largest=40):
-    """Of connected and scattered superpixels, with colours that are alike or far apart."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
-    superpixels = rng.integers(0, draw(st.integers(1, largest)), shape)
-    if draw(st.booleans()):
-        superpixels = superpixels.repeat(3, 0).repeat(2, 1)
-    if draw(st.booleans()):
-        superpixels[rng.random(superpixels.shape) < 0.6] = -1  # isolated ones, and several parts
-    contrast = draw(st.sampled_from([0, 30, 255]))
-    image = rng.integers(0, contrast, (*superpixels.shape, 3), np.uint8, endpoint=True)
-    # Flat colours: means of noise are gray.
-    image = image.reshape(-1, 3)[superpixels.ravel() % len(image.reshape(-1, 3))]
-    return cuekit.superpixel_graph(superpixels, image.reshape(*superpixels.shape, 3))
-
-
 @given(st.data(), graphs(), restarts, sigmas, cpu_runs)
 def test_equals_dense_solution(data, graph, restart, sigma, run):
     batch = data.draw(batches)
@@ -48,7 +41,7 @@ def test_equals_dense_solution(data, graph, restart, sigma, run):
     result = run(cuekit.superpixel_walk, values, graph=graph, restart=restart, sigma=sigma)
     assert result.dtype == dtype
     assert result.shape == values.shape
-    rows = values.reshape(-1, len(graph.sizes)).astype(np.float64)
+    rows = values.reshape(math.prod(batch), len(graph.sizes)).astype(np.float64)
     scale = np.maximum(np.abs(rows).max(-1, initial=0), 1e-300)[:, None]
     # The dense solver's rounding is multiplied by the condition, at most 10^4: some 1e-12.
     expected = reference.superpixel_walk(rows / scale, graph, restart, sigma)

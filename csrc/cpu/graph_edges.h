@@ -9,15 +9,20 @@
 
 namespace cuekit::cpu {
 
-// Throws where an edge does not join two different superpixels.
+// Throws where an edge does not join two different superpixels, or is not after the edge before it.
 inline void check_edges(const std::int32_t* edges,  // (count, 2)
                         std::int64_t count, std::int64_t superpixels) {
+  const auto text = [](const std::int32_t* edge) {
+    return "(" + std::to_string(edge[0]) + ", " + std::to_string(edge[1]) + ")";
+  };
   for (std::int64_t e = 0; e < count; ++e) {
-    const std::int32_t a = edges[2 * e], b = edges[2 * e + 1];
-    if (a >= 0 && a < b && b < superpixels) continue;
-    throw std::invalid_argument("graph.edges must be pairs i < j of numbers from 0 to " +
-                                std::to_string(superpixels - 1) + ", got (" + std::to_string(a) +
-                                ", " + std::to_string(b) + ")");
+    const std::int32_t *edge = edges + 2 * e, *before = edge - 2;
+    if (edge[0] < 0 || edge[0] >= edge[1] || edge[1] >= superpixels)
+      throw std::invalid_argument("graph.edges must be pairs i < j of numbers from 0 to " +
+                                  std::to_string(superpixels - 1) + ", got " + text(edge));
+    if (e > 0 && (edge[0] < before[0] || (edge[0] == before[0] && edge[1] <= before[1])))
+      throw std::invalid_argument("graph.edges must be sorted and each there once, got " +
+                                  text(edge) + " after " + text(before));
   }
 }
 

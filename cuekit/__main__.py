@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + 13  # SIGPIPE, which Windows does not have
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.stderr.write(f"cuekit {parsed.command}: {error}\n")
         return 2

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from cuekit._checks import (
+    FLOATS,
     check_array,
     check_choice,
     check_finite,
@@ -794,6 +795,10 @@ def _of_classes(
     maps: Maps, ids: list[int], wanted: set[int] | None, photo: NDArray[np.uint8]
 ) -> Maps:
     """Check the maps of one classifier, and return those of some classes."""
+    layout = "(C, h, w)"
+    stack = check_array(maps.maps, "maps", ("bool", *FLOATS), ndim=3, layout=layout)
+    if stack.ndim != 3 or 0 in stack.shape[1:]:
+        raise ValueError(f"maps must have shape {layout}, h and w >= 1, got {stack.shape}")
     own = maps.class_ids.tolist()
     if len(maps.maps) != len(own) or len(set(own)) != len(own):
         raise ValueError(f"maps must have one map for each class, got {len(maps.maps)} for {own}")
@@ -865,7 +870,10 @@ def _background_map(maps: Maps) -> Array | None:
     if maps.features is not None:
         height, width = maps.maps.shape[1:]
         return background_map(maps.features, size=(height, width))
-    return None if maps.background is None else 1 - maps.background
+    if maps.background is None:
+        return None
+    check_unit_range(maps.background, "background", "it must not hold logits")
+    return 1 - maps.background
 
 
 def _check_weights(weights: str | EvidenceWeights) -> EvidenceWeights:
@@ -913,7 +921,8 @@ def _with_two_backgrounds(scores: Array, high: float, low: float) -> Array:
 def _softmax(scores: Array) -> Array:
     """Return the softmax over channels (..., K, H, W), in float32 at least."""
     wide = scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
-    powers: Array = np.exp(wide - wide.max(axis=-3, keepdims=True))
+    powers: Array = wide - wide.max(axis=-3, keepdims=True)
+    np.exp(powers, out=powers)
     powers /= powers.sum(axis=-3, keepdims=True)
     return powers
 

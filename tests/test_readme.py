@@ -50,6 +50,8 @@ def test_other_blocks_run(monkeypatch):
         "mask_generator": SimpleNamespace(generate=lambda _: masks),
         "tags": np.arange(20) < 3,
         "scores": rng.random((21, height, width), dtype=np.float32),
+        "scales": [rng.random((2, 12, 16)), rng.random((2, 24, 32))],
+        "mirrored": [rng.random((2, 12, 16)), rng.random((2, 24, 32))],
         "energies": rng.random((21, height, width), dtype=np.float32),
         "hard": rng.integers(0, 21, (height, width)),
         "softmax": torch.full((2, 21, 7, 9), 1 / 21),
@@ -66,11 +68,12 @@ def test_other_blocks_run(monkeypatch):
     for block in BLOCKS[1:]:
         exec(block, names)  # noqa: S102
         labels.append(names["labels"])
-    assert len(labels) == 10
+    assert len(labels) == 11
     assert set(np.unique(labels[0])) <= {0, 8, 15}
     assert all(label.shape == (height, width) for label in labels)
     assert set(np.unique(labels[2])) <= {0, 8, 15, 255}
-    assert labels[3].max() <= 3
+    assert set(np.unique(labels[3])) <= {0, 8, 15, 255}
+    assert labels[4].max() <= 3
     assert names["par"](names["images"], names["coarse"]).shape == (2, 21, height, width)
     assert names["loss"].shape == (1,)
     assert names["loss"] < 0

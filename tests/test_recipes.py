@@ -577,6 +577,21 @@ WRONG = {
         ValueError,
         r"maps must be of this photo of size \(12, 17\), got maps of size \(17, 12\)",
     ),
+    "maps of one class without a dimension for it": (
+        (PHOTO, Maps(MAPS.maps[0], np.array([1]), None, "irn")),
+        ValueError,
+        r"maps must have .* \(C, h, w\), got shape \(12, 17\)|\(C, h, w\).* got \(12, 17\)",
+    ),
+    "maps of bytes": (
+        (PHOTO, Maps(np.zeros((1, 12, 17), np.uint8), np.array([1]), None, "irn")),
+        TypeError,
+        "maps must have dtype bool or float16 or float32 or float64, got uint8",
+    ),
+    "maps without pixels": (
+        (PHOTO, Maps(np.zeros((1, 0, 17)), np.array([1]), None, "irn")),
+        ValueError,
+        r"\(C, h, w\), h and w >= 1, got \(1, 0, 17\)",
+    ),
     "NaN": ((PHOTO, with_value(np.nan)), ValueError, "must be finite, got nan"),
     "infinity": ((PHOTO, with_value(np.inf)), ValueError, "must be finite, got inf"),
 }
@@ -629,6 +644,8 @@ def test_wrong_options(name, options, error, message):
 
 def test_a_background_map_that_is_no_probability():
     maps = Maps(MAPS.maps, MAPS.class_ids, MAPS.background + 3, "amn")
+    with pytest.raises(ValueError, match=r"background must lie in \[0, 1\].*must not hold logits"):
+        recipes.snap(PHOTO, maps)
     with pytest.raises(ValueError, match=r"background must lie in \[0, 1\].*pass alpha or thresh"):
         recipes.crf(PHOTO, maps)
 

@@ -269,6 +269,25 @@ def test_other_settings_are_refused(options, what):
     assert labels().kept == 7
 
 
+def test_a_folder_without_labels_takes_other_settings():
+    failed = labels("run_recipes:of_floats")
+    assert (len(failed.failed), "pixels" in str(failed)) == (7, False)
+    assert labels(dry_run=True).done == 0
+    found = labels()
+    assert (found.written, found.failed, failures()) == (7, {}, {})
+    assert json.loads(Path("out/run.json").read_text())["recipe"] == "run_recipes:strongest"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "\xff"])
+def test_a_damaged_manifest(text):
+    labels()
+    before = contents("out")
+    Path("out/run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"run.json must be (a JSON object|JSON)"):
+        labels()
+    assert contents("out") == before
+
+
 def test_a_recipe_that_was_edited_is_another_recipe(place):
     labels()
     (place / "run_recipes.py").write_text(RECIPES + "\n# edited\n")
@@ -468,6 +487,8 @@ def test_a_dry_run_writes_nothing(place, capsys):
         ),
         ({"recipe": 3}, TypeError, "recipe must be a name or a function, got 3"),
         ({"options": {"treshold": 1}}, ValueError, "threshold, got 'treshold'"),
+        ({"recipe": "sepl"}, ValueError, "recipe sepl needs masks"),
+        ({"recipe": "sepl", "options": {"masks": 1}}, ValueError, "options must be .* got 'masks'"),
         ({"options": {"threshold": {1, 2}}}, TypeError, "options must be numbers"),
         ({"jobs": 0}, ValueError, "jobs must be at least 1, got 0"),
         ({"limit": 0}, ValueError, "limit must be at least 1, got 0"),

@@ -15,6 +15,7 @@ examples:
   cuekit labels --photos JPEGImages --maps cams --out labels --dry-run
   cuekit labels --photos JPEGImages --maps color --maps gray --out labels --recipe snap --jobs 8
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe my_recipes:sharpest
+  cuekit labels ... --engine ray --address auto --timeout 300
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
 
 The same command again goes on where it was stopped. Photos that fail are listed in
@@ -59,7 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", default="auto", metavar="NAME", help="format of the maps (default: found out)")
     add("--maps-key", metavar="KEY", help="entry of a map file that holds the maps")
     add("--ids-key", metavar="KEY", help="entry of a map file that holds the class ids")
-    add("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add("--jobs", type=int, metavar="N", help="number of processes (default: 1; with ray, all)")
+    add(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="where the processes are: this machine, or a cluster of Ray (default: %(default)s)",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="the cluster of Ray, as ray:// too, or auto (default: one on this machine, which is "
+        "started if there is none)",
+    )
+    add("--timeout", type=float, metavar="S", help="seconds that a photo may take")
     add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
     add("--limit", type=int, metavar="N", help="do the first N photos only")
     add("--retry-failed", action="store_true", help="try photos again that failed before")
@@ -96,6 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
         maps_key=arguments.maps_key,
         ids_key=arguments.ids_key,
         jobs=arguments.jobs,
+        engine=arguments.engine,
+        address=arguments.address,
+        timeout=arguments.timeout,
         part=arguments.part,
         limit=arguments.limit,
         retry_failed=arguments.retry_failed,

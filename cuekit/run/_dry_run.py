@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from cuekit.io.labels import encode_labels
-from cuekit.run._folder import OutputFolder
 from cuekit.run._label_task import LabelTask
 from cuekit.run._plan import Plan
 from cuekit.run._progress import duration
 from cuekit.run._recipe import Recipe
+from cuekit.run._remote_folder import output_folder
+from cuekit.run._storage import Remote, readable
 from cuekit.run._workers import describe
 
 _SAMPLES = 3  # photos that labels are made of, to say how long all take
@@ -41,8 +42,8 @@ class DryRun:
         Photos of which labels were made without writing them, with classes and time.
     seconds, nbytes : float
         Estimates for all photos that are left, from the samples; of one process.
-    free : int
-        Free space where the labels will be, in bytes.
+    free : int or None
+        Free space where the labels will be, in bytes; None in an object store.
     """
 
     photos: int
@@ -53,7 +54,7 @@ class DryRun:
     samples: dict[str, str]
     seconds: float
     nbytes: float
-    free: int
+    free: int | None
     jobs: int = 1
 
     def __str__(self) -> str:
@@ -67,12 +68,15 @@ class DryRun:
         if self.samples:
             lines.append(
                 f"about {duration(self.seconds / self.jobs)} with {self.jobs} jobs, and "
-                f"{self.nbytes / 1e6:.1f} MB of labels; {self.free / 1e9:.1f} GB are free"
+                f"{self.nbytes / 1e6:.1f} MB of labels"
+                + ("" if self.free is None else f"; {self.free / 1e9:.1f} GB are free")
             )
         return "\n".join(lines)
 
 
-def dry_run(plan: Plan, function: Recipe, wanted: list[str], folder: Path, jobs: int) -> DryRun:
+def dry_run(
+    plan: Plan, function: Recipe, wanted: list[str], folder: Path | Remote, jobs: int
+) -> DryRun:
     """Look at all that is there, and make labels of some photos without writing them."""
     failing: dict[str, str] = {}
     items = []
@@ -81,7 +85,7 @@ def dry_run(plan: Plan, function: Recipe, wanted: list[str], folder: Path, jobs:
             items.append(plan.item(name))
         except (OSError, ValueError) as error:
             failing[name] = describe(error)
-    journal = OutputFolder(folder, plan.manifest(function), None)
+    journal = output_folder(folder, plan.manifest(function), None)
     journal.look()
     pending = [item for item in items if not journal.is_done(item["name"], item["inputs"])]
     samples: dict[str, str] = {}
@@ -99,7 +103,6 @@ def dry_run(plan: Plan, function: Recipe, wanted: list[str], folder: Path, jobs:
             nbytes.append(len(encode_labels(found)))
             classes = ", ".join(map(str, np.unique(found).tolist()))
             samples[item["name"]] = f"labels {classes} in {seconds[-1]:.2f} s"
-    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return DryRun(
         photos=len(wanted),
         done=len(items) - len(pending),
@@ -109,9 +112,16 @@ def dry_run(plan: Plan, function: Recipe, wanted: list[str], folder: Path, jobs:
         samples=samples,
         seconds=len(pending) * float(np.median(seconds or [0])),
         nbytes=len(pending) * float(np.mean(nbytes or [0])),
-        free=shutil.disk_usage(place).free,
+        free=_free(folder),
         jobs=jobs,
     )
+
+
+def _free(folder: Path | Remote) -> int | None:
+    if isinstance(folder, Remote):
+        return None
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(place).free
 
 
 def _example(task: LabelTask, items: list[dict[str, Any]]) -> str:
@@ -123,9 +133,12 @@ def _example(task: LabelTask, items: list[dict[str, Any]]) -> str:
         maps = task.read(where)
     except (OSError, ValueError) as error:
         return describe(error)
-    values = f"values {maps.maps.min():.3g} to {maps.maps.max():.3g}" if maps.maps.size else "none"
+    values = "none"
+    if maps.maps.size:
+        values = f"values {maps.maps.min():.3g} to {maps.maps.max():.3g}"
+    source = " of ".join(map(readable, reversed(where)))
     return (
-        f"{' of '.join(reversed(where))} has format {maps.format}, {maps.maps.dtype} "
+        f"{source} has format {maps.format}, {maps.maps.dtype} "
         f"{maps.maps.shape}, class ids {maps.class_ids.tolist()}, {values}, "
         f"{'no background' if maps.background is None else 'a background map'}"
         f"{'' if maps.features is None else ', features'}"

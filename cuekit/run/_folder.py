@@ -2,8 +2,9 @@
 
 ==========================  ===================================================================
 ``NAME.png``                the labels of a photo; complete, or not there
-``run.json``                the manifest: all settings that change results. A run with other
-                            settings is refused, so that a folder never holds a mixture
+``run.json``                the manifest: all settings that change results. Where there are
+                            labels, a run with other settings is refused: a folder never holds a
+                            mixture
 ``journal.jsonl``           one line of JSON for each photo that was done or failed, appended
 ``failures.csv``            the photos that failed, with the reasons
 ``.unfinished/``            files that are being written
@@ -36,7 +37,7 @@ from typing import IO, Any
 from cuekit.io._common import replace_file
 
 MANIFEST = "run.json"
-_MAX_MANIFEST = 2**20  # bytes
+MAX_MANIFEST = 2**20  # bytes
 
 
 class OutputFolder:
@@ -98,53 +99,76 @@ class OutputFolder:
 
     def _read_journals(self) -> None:
         for journal in sorted(self.path.glob("journal*.jsonl")):
-            self._read(journal)
+            with journal.open("rb") as file:
+                self._read(file)
+
+    def _manifest(self) -> bytes:
+        with (self.path / MANIFEST).open("rb") as file:
+            return file.read(MAX_MANIFEST)
+
+    def _label(self) -> str | None:
+        """Return a label file that is there, or None."""
+        found = next(self.path.rglob("*.png"), None)
+        return None if found is None else os.fspath(found.relative_to(self.path))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with replace_file(path) as file:
+            file.write(data)
 
     def _check_manifest(self, writes: bool = True) -> None:
-        try:
-            with (self.path / MANIFEST).open("rb") as file:
-                text = file.read(_MAX_MANIFEST)
-        except FileNotFoundError:
-            stranger = next(self.path.rglob("*.png"), None)
-            if stranger is not None:
-                raise ValueError(
-                    f"{self.path} must be empty or the folder of an earlier run, got "
-                    f"{stranger.relative_to(self.path)} and no {MANIFEST}"
-                ) from None
-            if writes:
-                with replace_file(self.path / MANIFEST) as file:
-                    file.write(json.dumps(self._settings, indent=2).encode() + b"\n")
+        found = self._read_manifest()
+        if found == self._settings:
             return
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{self.path / MANIFEST} must be JSON, got: {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.path / MANIFEST} must be a JSON object, got {found!r:.100}")  # noqa: TRY004
-        differences = [
-            f"{key}: {json.dumps(found.get(key))} there, {json.dumps(self._settings.get(key))} now"
-            for key in sorted({*found, *self._settings})
-            if found.get(key) != self._settings.get(key)
-        ]
-        if differences:
+        label = self._label()
+        if label is not None and found is None:
+            raise ValueError(
+                f"{self.path} must be empty or the folder of an earlier run, got "
+                f"{label} and no {MANIFEST}"
+            )
+        if found is not None and (label is not None or self._is_part):
+            differences = [
+                f"{key}: {json.dumps(found.get(key))} there, "
+                f"{json.dumps(self._settings.get(key))} now"
+                for key in sorted({*found, *self._settings})
+                if found.get(key) != self._settings.get(key)
+            ]
             raise ValueError(
                 f"{self.path} has labels that were made with other settings: "
                 f"{'; '.join(differences)}. Choose another folder, or delete this one"
             )
+        if writes:  # without labels, failures of other settings mean nothing
+            self._forget_failures()
+            text = json.dumps(self._settings, indent=2).encode() + b"\n"
+            self._write(self.path / MANIFEST, text)
 
-    def _read(self, journal: Path) -> None:
+    def _forget_failures(self) -> None:
+        for old in (*self.path.glob("journal*.jsonl"), *self.path.glob("failures*.csv")):
+            old.unlink()
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        """Return the settings of earlier runs, or None if there were none."""
+        try:
+            found = json.loads(self._manifest())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{self.path / MANIFEST} must be JSON, got: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / MANIFEST} must be a JSON object, got {found!r:.100}")  # noqa: TRY004
+        return found
+
+    def _read(self, journal: Iterable[bytes]) -> None:
         """Keep the last entry of each photo."""
-        with journal.open("rb") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                    name, when = str(entry["name"]), float(entry["time"])
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    continue  # cut when the process was killed: that photo is done again
-                if when >= float(self._entries.get(name, {"time": 0})["time"]):
-                    self._entries[name] = entry
+        for line in journal:
+            try:
+                entry = json.loads(line)
+                name, when = str(entry["name"]), float(entry["time"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # cut when the process was killed: that photo is done again
+            if when >= float(self._entries.get(name, {"time": 0})["time"]):
+                self._entries[name] = entry
 
-    def is_done(self, name: str, inputs: list[list[int]]) -> bool:
+    def is_done(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether the labels of a photo are complete, and made from these inputs."""
         entry = self._entries.get(name, {})
         if entry.get("state") != "done" or entry.get("inputs") != inputs:
@@ -160,7 +184,7 @@ class OutputFolder:
         entry = self._entries.get(name, {})
         return str(entry.get("reason")) if entry.get("state") == "failed" else None
 
-    def has_failed(self, name: str, inputs: list[list[int]]) -> bool:
+    def has_failed(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether a photo failed with these inputs."""
         entry = self._entries.get(name, {})
         return entry.get("state") == "failed" and entry.get("inputs") == inputs
@@ -176,10 +200,14 @@ class OutputFolder:
             raise ValueError("the folder must be locked before anything is recorded")
         whole = {"name": name, "time": time.time(), **entry}
         self._journal.write(json.dumps(whole).encode() + b"\n")
-        self._journal.flush()
+        self._flush()
         self._entries.pop(name, None)
         if entry["state"] == "failed":
             self._entries[name] = whole
+
+    def _flush(self) -> None:
+        if self._journal is not None:
+            self._journal.flush()
 
     def failures_of(self, names: Iterable[str]) -> dict[str, str]:
         """Return those of the photos that failed, with the reasons."""
@@ -191,8 +219,7 @@ class OutputFolder:
         table = io.StringIO()
         rows = [("name", "reason"), *self.failures_of(names).items()]
         csv.writer(table, lineterminator="\n").writerows(rows)
-        with replace_file(self.failures) as file:
-            file.write(table.getvalue().encode())
+        self._write(self.failures, table.getvalue().encode())
 
 
 def _opened_for_lines(path: Path) -> IO[bytes]:

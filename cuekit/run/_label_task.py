@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import numpy as np
 
 from cuekit import io
 from cuekit.io.labels import encode_labels
-from cuekit.run._recipe import Recipe, load_recipe
+from cuekit.run._recipe import Recipe, load_recipe, source_hash
+from cuekit.run._storage import is_url, local_file, put
 from cuekit.run._workers import RunStoppedError
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ class LabelTask:
     def __init__(self, settings: dict[str, Any], function: Recipe | None = None) -> None:
         self.settings = settings
         self.function = load_recipe(settings["recipe"]) if function is None else function
+        source = settings.get("recipe_source")  # on a cluster: that of the caller
+        if source is not None and source_hash(self.function) != source:
+            raise ValueError(
+                f"recipe {settings['recipe']} must be the caller's, got another file of that name "
+                f"in {os.fspath(Path.cwd())}"
+            )
         self.archives = {path: io.MapArchive(path) for path in settings["archives"]}
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +48,8 @@ class LabelTask:
 
     def make(self, item: dict[str, Any]) -> NDArray[Any]:
         """Return the labels of a photo."""
-        photo = io.read_photo(item["photo"])
+        with local_file(item["photo"]) as path:
+            photo = io.read_photo(path)
         maps = [self.read(where) for where in item["maps"]]
         for each in maps:
             check_sizes(each, photo)
@@ -63,11 +72,20 @@ class LabelTask:
         """Return the maps of a photo from a file, or from an archive."""
         if len(where) == 2:
             return self.archives[where[0]].read(where[1])
-        return io.read_maps(where[0], **self.settings["reading"])
+        with local_file(where[0]) as path:
+            return io.read_maps(path, **self.settings["reading"])
 
     def _write(self, item: dict[str, Any], data: bytes) -> None:
+        if is_url(self.settings["out"]):
+            url = f"{self.settings['out']}/{item['name']}.png"
+            try:
+                put(url, data)
+            except OSError as error:
+                raise RunStoppedError(f"labels cannot be written: {error}") from error
+            return
         target = Path(self.settings["out"]) / f"{item['name']}.png"
-        unfinished = Path(self.settings["unfinished"]) / f"{os.getpid()}.part"
+        # A process id would not do: processes of several machines may write into one folder.
+        unfinished = Path(self.settings["unfinished"]) / f"{uuid.uuid4().hex}.part"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(data)

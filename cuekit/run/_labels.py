@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,22 @@ from cuekit.classes import class_names
 from cuekit.io._common import PathLike, check_path
 from cuekit.run._dry_run import DryRun
 from cuekit.run._dry_run import dry_run as dry_run_of
+from cuekit.run._engine import Engine
 from cuekit.run._folder import OutputFolder
-from cuekit.run._label_task import LabelTask
 from cuekit.run._plan import Plan, check_apart, map_sources, tags_of, wanted_names
 from cuekit.run._progress import Progress, duration
 from cuekit.run._recipe import (
     Recipe,
-    check_importable,
     check_options,
     load_recipe,
     recipe_name,
 )
-from cuekit.run._sources import (
-    PHOTO_SUFFIXES,
-    Files,
-)
-from cuekit.run._workers import describe, run_all
+from cuekit.run._remote_folder import output_folder
+from cuekit.run._sources import PHOTO_SUFFIXES
+from cuekit.run._storage import Remote, files_of, is_url, place
+from cuekit.run._workers import describe
 
-_TASK = "cuekit.run._label_task:LabelTask"
 _SHOWN_FAILURES = 10
-_MOST_JOBS = 1024
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class LabelRun:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or URL
         Where the labels are.
     photos : int
         Number of photos asked for.
@@ -61,7 +56,7 @@ class LabelRun:
         How long this call took.
     """
 
-    folder: Path
+    folder: Path | Remote
     photos: int
     written: int
     kept: int
@@ -70,17 +65,20 @@ class LabelRun:
     seconds: float
 
     def __str__(self) -> str:
-        total = max(sum(self.pixels.values()), 1)
+        text = (
+            f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
+            f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}"
+        )
+        total = sum(self.pixels.values())
+        if not total:
+            return text
         background = 100 * self.pixels.get(0, 0) / total
         unknown = 100 * self.pixels.get(255, 0) / total
         classes = len(self.pixels.keys() - {0, 255})
-        lines = [
-            f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
-            f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}",
-            f"pixels: {background:.1f} % background, {100 - background - unknown:.1f} % of "
-            f"{classes} classes, {unknown:.1f} % unknown (255)",
-        ]
-        return "\n".join(lines)
+        return (
+            f"{text}\npixels: {background:.1f} % background, {100 - background - unknown:.1f} % "
+            f"of {classes} classes, {unknown:.1f} % unknown (255)"
+        )
 
 
 def labels(
@@ -97,7 +95,10 @@ def labels(
     maps_format: str = "auto",
     maps_key: str | None = None,
     ids_key: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    timeout: float | None = None,
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -140,8 +141,17 @@ def labels(
         as ``masks=``.
     maps_format, maps_key, ids_key : str, optional
         How maps are read: `format` and the keys of `cuekit.io.read_maps`.
-    jobs : int, default 1
-        Number of processes. 1: this process does the work.
+    jobs : int, optional
+        Number of processes. Default: 1, which is this process; with Ray, all processors there are.
+    engine : {"local", "ray"}, default "local"
+        Where the processes are: on this machine, or on a cluster of Ray (``cuekit[ray]``), all of
+        whose machines have cuekit and see the same files under the same paths.
+    address : str, optional
+        The cluster of Ray: ``"auto"``, the one on this machine; ``"HOST:PORT"`` or
+        ``"ray://HOST:PORT"``. Default: the one on this machine, if there is one; else Ray is
+        started on this machine for this call, with `jobs` processors.
+    timeout : float, optional
+        Seconds that a photo may take. Then its process is killed, and the photo has failed.
     part : (i, n), optional
         Do part i of n only, i from 1 to n: photos i, i + n, ... of the list. Several parts can run
         at once, on several machines with a common folder.
@@ -164,11 +174,17 @@ def labels(
     ValueError, TypeError
         If an argument is wrong, or `out` has labels that were made with other settings.
     OSError
-        If a folder is missing, `out` cannot be written or is in use by another run, or the disk is
-        full. Labels that are complete stay.
+        If a folder is missing, `out` cannot be written or is in use by another run, the disk is
+        full, or there is no cluster at `address`. Labels that are complete stay.
+    ImportError
+        If `engine` is "ray" and Ray is not installed.
 
     Notes
     -----
+    A cluster gives the same bits as one machine. A process or machine that is lost there takes no
+    photos with it: they are done again, three times at most. A recipe ``"module:function"`` whose
+    module is one file is sent to all machines; what it imports must be installed there.
+
     A photo that cannot be read, has no maps, or for which the recipe raises an error is listed in
     ``failures.csv``, and the run goes on. Later runs leave it out unless `retry_failed` is set.
 
@@ -177,16 +193,14 @@ def labels(
     what that imports), the paths, the contents of tags. Photos whose files or maps have changed
     since are done again.
     """
-    jobs = check_integer(jobs, "jobs", minimum=1)
-    if jobs > _MOST_JOBS:
-        raise ValueError(f"jobs must be at most {_MOST_JOBS}, got {jobs}")
+    where = Engine(engine, jobs, address, timeout)
     if limit is not None:
         limit = check_integer(limit, "limit", minimum=1)
     start = time.monotonic()
     plan = Plan(
-        photos=Files(photos, PHOTO_SUFFIXES, "photos"),
+        photos=files_of(photos, PHOTO_SUFFIXES, "photos"),
         maps=map_sources(maps),
-        masks=None if masks is None else check_path(masks, "masks"),
+        masks=None if masks is None else _on_disk(masks, "masks"),
         recipe=recipe_name(recipe),
         options=dict(options or {}),
         tags=tags_of(tags, class_names(classes)),
@@ -194,20 +208,25 @@ def labels(
     )
     function = recipe if callable(recipe) else load_recipe(recipe)
     check_options(function, plan.options, plan.recipe, has_masks=masks is not None)
-    if jobs > 1 and callable(recipe):
-        check_importable(recipe)
+    where.check(recipe)
     wanted = wanted_names(names, plan)
     part = _check_part(part)
     if part is not None:
         wanted = wanted[part[0] - 1 :: part[1]]
     wanted = wanted[:limit]
-    folder_path = check_path(out, "out")
+    folder_path = place(out, "out")
     check_apart(folder_path, [plan.photos.folder, *(source.path for source in plan.maps)])
     settings = plan.manifest(function)
     if dry_run:
-        return dry_run_of(plan, function, wanted, folder_path, jobs)
-    with OutputFolder(folder_path, settings, part) as folder:
-        return _run(plan, function, wanted, folder, jobs, retry_failed, progress, start)
+        return dry_run_of(plan, function, wanted, folder_path, where.jobs or 1)
+    with output_folder(folder_path, settings, part) as folder:
+        return _run(plan, function, wanted, folder, where, retry_failed, progress, start)
+
+
+def _on_disk(path: PathLike, name: str) -> Path:
+    if is_url(path):
+        raise ValueError(f"{name} must be a folder on a disk, got {path!r}")
+    return check_path(path, name)
 
 
 def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -224,7 +243,7 @@ def _run(
     function: Recipe,
     wanted: list[str],
     folder: OutputFolder,
-    jobs: int,
+    engine: Engine,
     retry_failed: bool,
     shows_progress: bool,
     start: float,
@@ -234,9 +253,6 @@ def _run(
         "out": os.fspath(folder.path),
         "unfinished": os.fspath(folder.unfinished),
     }
-    task: Any = _TASK
-    if jobs == 1:
-        task = partial(LabelTask, function=function)
     pixels: Counter[int] = Counter()
     written = kept = failed = 0
     progress = Progress(len(wanted), shown=shows_progress)
@@ -268,7 +284,7 @@ def _run(
                 yield item
 
     try:
-        with contextlib.closing(run_all(task, settings, left(), jobs)) as results:
+        with contextlib.closing(engine.run(function, settings, left())) as results:
             for item, result in results:
                 if "failed" in result:
                     fail(item["name"], result["failed"], item["inputs"])

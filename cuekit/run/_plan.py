@@ -21,6 +21,7 @@ from cuekit.run._sources import (
     listed_names,
     read_tags,
 )
+from cuekit.run._storage import Remote, files_of, is_shard, is_url
 
 _MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
 
@@ -41,13 +42,13 @@ def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
         raise ValueError("maps must name at least one folder or archive, got none")
     sources = []
     for each in paths:
-        path = check_path(each, "maps")
-        if path.is_file():
+        if not is_url(each) and check_path(each, "maps").is_file() and not is_shard(each):
+            path = check_path(each, "maps")
             with io.MapArchive(path) as archive:
                 sources.append(MapSource(path, None, frozenset(archive.names)))
         else:
-            files = Files(path, MAP_SUFFIXES, "maps")
-            sources.append(MapSource(path, files, frozenset(files.names())))
+            files = files_of(each, MAP_SUFFIXES, "maps")
+            sources.append(MapSource(files.folder, files, frozenset(files.names())))
     return sources
 
 
@@ -163,7 +164,7 @@ def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str
     return wanted
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+def check_apart(out: Path | Remote, inputs: Iterable[Path | Remote]) -> None:
     """Refuse an output that is one of the inputs, or in one, or around one."""
     target = out.resolve()
     for each in inputs:

@@ -63,11 +63,10 @@ def check_importable(recipe: Recipe) -> None:
 def check_options(recipe: Recipe, options: dict[str, Any], name: str, has_masks: bool) -> None:
     """Refuse options that a recipe does not have, and options that it lacks."""
     parameters = inspect.signature(recipe).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
     known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
     for option in options:
-        if option not in known or option == "masks":
+        if option == "masks" or (option not in known and not takes_all):
             raise ValueError(
                 f"options must be those of recipe {name}, {', '.join(known) or 'none'}, "
                 f"got {option!r}"

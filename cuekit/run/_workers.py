@@ -10,11 +10,15 @@ module, as workers of `multiprocessing` do. A worker that crashes loses the phot
 that photo fails, and a new worker takes its place. If the caller is killed, the input ends, and so
 do the workers, after the photo in work. They are not in the caller's process group: Ctrl-C reaches
 the caller alone, who then ends them.
+
+A time limit is kept by the caller, who kills a worker that is late. A worker whose caller is gone
+ends itself after twice that time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import itertools
 import json
@@ -24,13 +28,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any, TypeAlias
 
 Item: TypeAlias = dict[str, Any]
 Result: TypeAlias = dict[str, Any]
 
-_PATIENCE = 0.4  # seconds that a worker gets to end by itself
+_PATIENCE = 0.4  # seconds that a worker in work gets to end by itself
+_PATIENCE_IDLE = 10.0  # seconds that one without work gets
 
 
 class RunStoppedError(OSError):
@@ -42,6 +48,7 @@ def run_all(
     settings: dict[str, Any],
     items: Iterable[Item],
     jobs: int = 1,
+    timeout: float | None = None,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Call a task with every item, and yield each item with its result, in the order of completion.
 
@@ -57,20 +64,23 @@ def run_all(
     items : iterable of dict
         JSON. They are taken one by one, when a worker is free.
     jobs : int, default 1
-        Number of worker processes. 1: the work is done in this process.
+        Number of worker processes. 1: the work is done in this process, unless there is a
+        `timeout`.
+    timeout : float, optional
+        Seconds that an item may take. Then its process is killed.
 
     Yields
     ------
     item, result
-        What the task returned; ``{"failed": reason}`` if it raised an exception, or if its process
-        ended.
+        What the task returned; ``{"failed": reason}`` if it raised an exception, and also
+        ``"process": True`` if its process ended.
 
     Raises
     ------
     RunStoppedError
         If the task raised it, or could not be made.
     """
-    if jobs == 1 or not isinstance(task, str):
+    if not isinstance(task, str) or (jobs == 1 and timeout is None):
         work = (load(task) if isinstance(task, str) else task)(settings)
         try:
             for item in items:
@@ -78,11 +88,8 @@ def run_all(
         finally:
             getattr(work, "close", lambda: None)()
         return
-    pool = _Pool(task, settings)
-    try:
+    with contextlib.closing(Pool(task, settings, timeout)) as pool:
         yield from pool.run(items, jobs)
-    finally:
-        pool.close()
 
 
 def load(name: str) -> Any:
@@ -111,15 +118,24 @@ def describe(error: BaseException) -> str:
 class _Worker:
     """A worker process, and the item that it works on."""
 
-    def __init__(self, start: dict[str, Any], answers: queue.SimpleQueue[Any]) -> None:
+    def __init__(
+        self,
+        start: dict[str, Any],
+        answers: queue.SimpleQueue[Any],
+        folder: str | None,
+        path: list[str],
+    ) -> None:
         self.item: Item | None = None
         self.ready = False
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.is_late = False
+        self.since: float | None = None  # when it began with the item; None: it has answered
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from cuekit.run._workers import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            cwd=folder,
             start_new_session=True,
         )
         self._answers = answers
@@ -129,6 +145,7 @@ class _Worker:
 
     def give(self, item: Item) -> None:
         self.item = item
+        self.since = time.monotonic()
         self._send(item)
 
     def _send(self, value: dict[str, Any]) -> None:
@@ -141,7 +158,10 @@ class _Worker:
         # ValueError: a line that was cut, because the process was ended.
         with self._stream(self.process.stdout) as lines, contextlib.suppress(ValueError):
             for line in lines:
-                self._answers.put((self, json.loads(line)))
+                answer = json.loads(line)
+                # An item that was given at once is begun when the worker is ready.
+                self.since = time.monotonic() if "ready" in answer else None
+                self._answers.put((self, answer))
         self._answers.put((self, None))
 
     @staticmethod
@@ -163,19 +183,47 @@ class _Worker:
             self._stream(self.process.stdin).close()
 
 
-class _Pool:
-    """Worker processes that take items from one iterator."""
+class Pool:
+    """Worker processes, kept from one call of `run` to the next.
 
-    def __init__(self, task: str, settings: dict[str, Any]) -> None:
-        self._start = {"task": task, "settings": settings}
+    Parameters
+    ----------
+    task : str
+        ``"module:Class"``.
+    settings : dict
+        JSON.
+    timeout : float or None
+        Seconds that an item may take.
+    folder : str, optional
+        The current folder of the processes. Default: that of this process.
+    path : list of str, optional
+        Where they find modules. Default: where this process does.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        settings: dict[str, Any],
+        timeout: float | None = None,
+        folder: str | None = None,
+        path: list[str] | None = None,
+    ) -> None:
+        self._start = {"task": task, "settings": settings, "timeout": timeout}
+        self._timeout = timeout
+        self._folder = folder
+        self._path = sys.path if path is None else path
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._workers: set[_Worker] = set()
 
     def run(self, items: Iterable[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
+        """Have `jobs` processes do the items; see `run_all`."""
         source = iter(items)
-        for item in itertools.islice(source, jobs):
-            self._start_worker(item)
-        while self._workers:
+        kept = [worker for worker in self._workers if not worker.is_late]
+        for worker in kept:
+            self._give(worker, source)
+        for _ in range(jobs - len(kept)):
+            self._start_worker(source)
+        while any(worker.item is not None for worker in self._workers):
             worker, answer = self._next_answer()
             if answer is None:
                 self._workers.discard(worker)
@@ -183,47 +231,68 @@ class _Pool:
                 how = worker.how_it_ended()
                 if not worker.ready:
                     raise RunStoppedError(f"a worker process {how} at its start")
-                if worker.item is None:  # there was no more to do
+                if worker.item is None:  # it had no work, or another took its place
                     continue
-                yield worker.item, {"failed": f"the worker process {how}"}
-                for item in itertools.islice(source, 1):
-                    self._start_worker(item)
+                if worker.is_late:
+                    how = f"was ended after {self._timeout:g} s, the time limit"
+                self._start_worker(source)
+                yield worker.item, {"failed": f"the worker process {how}", "process": True}
             elif "stop" in answer:
                 raise RunStoppedError(answer["stop"])
             elif not worker.ready:  # the first answer says that it is
                 worker.ready = True
             else:
                 done, worker.item = worker.item, None
-                for item in itertools.islice(source, 1):
-                    worker.give(item)
-                if worker.item is None:
-                    worker.close()
+                if worker.is_late:  # it answered while it was killed
+                    self._start_worker(source)
+                else:
+                    self._give(worker, source)
                 if done is not None:
                     yield done, answer
 
-    def _start_worker(self, item: Item) -> None:
-        worker = _Worker(self._start, self._answers)
-        self._workers.add(worker)
-        worker.give(item)
+    def _give(self, worker: _Worker, source: Iterator[Item]) -> None:
+        for item in itertools.islice(source, 1):
+            worker.give(item)
+
+    def _start_worker(self, source: Iterator[Item]) -> None:
+        for item in itertools.islice(source, 1):
+            worker = _Worker(self._start, self._answers, self._folder, self._path)
+            self._workers.add(worker)
+            worker.give(item)
 
     def _next_answer(self) -> tuple[_Worker, Result | None]:
         while True:
+            self._end_late_workers()
             # With a timeout, because on Windows Ctrl-C does not end a wait without one.
             with contextlib.suppress(queue.Empty):
-                worker, answer = self._answers.get(timeout=1)
+                worker, answer = self._answers.get(timeout=min(self._timeout or 1, 1))
                 return worker, answer
 
-    def close(self) -> None:
-        """End all workers now."""
+    def _end_late_workers(self) -> None:
+        if self._timeout is None:
+            return
+        limit = time.monotonic() - self._timeout
         for worker in self._workers:
-            worker.process.terminate()
+            since = worker.since
+            if worker.ready and since is not None and since < limit and not worker.is_late:
+                worker.is_late = True
+                worker.process.kill()
+
+    def close(self) -> None:
+        """End all workers: those that have work now, the others by themselves."""
+        for worker in self._workers:
+            if worker.item is None:
+                worker.close()
+            else:
+                worker.process.terminate()
         for worker in self._workers:
             try:
-                worker.process.wait(_PATIENCE)
+                worker.process.wait(_PATIENCE_IDLE if worker.item is None else _PATIENCE)
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
             worker.close()
+        self._workers.clear()
 
 
 def main() -> None:
@@ -247,7 +316,11 @@ def main() -> None:
             work = load(start["task"])(start["settings"])
             answer({"ready": True})
             for line in requests:
-                answer(_attempt(work, json.loads(line)))
+                if start["timeout"] is not None:
+                    faulthandler.dump_traceback_later(2 * start["timeout"] + 1, exit=True)
+                found = _attempt(work, json.loads(line))
+                faulthandler.cancel_dump_traceback_later()
+                answer(found)
         except RunStoppedError as error:
             answer({"stop": str(error)})
         except Exception as error:  # the task could not be made

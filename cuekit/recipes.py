@@ -616,7 +616,7 @@ EVIDENCE_WEIGHTS: Mapping[str, EvidenceWeights] = MappingProxyType(
             walk=0.85,
             rivals=-0.26,
             colour=0.77,
-            recolour=0.25,
+            recolour=0.5,
             features=2.4,
             connectivity=-0.27,
             contrast=0.5,
@@ -628,7 +628,7 @@ EVIDENCE_WEIGHTS: Mapping[str, EvidenceWeights] = MappingProxyType(
             walk=0.8,
             rivals=-0.26,
             colour=0.77,
-            recolour=0.25,
+            recolour=0.5,
             features=2.0,
             connectivity=-0.29,
             contrast=0.5,
@@ -648,8 +648,9 @@ seen the photos; chosen by two-fold cross-validation. They were not tried on oth
 EVIDENCE_CRF = CRFParams(3, 3, 3, 80, 5)
 # Added to maps before their logarithm.
 EVIDENCE_OFFSET = 0.03
-# Stands for the features of classifiers that give none: about their mean over photos.
-USUAL_FEATURES = 0.4
+# Stands for the features of classifiers that give none. It is above their mean over photos: so the
+# scores add up to what a fit without features gives.
+USUAL_FEATURES = 0.6
 
 
 def evidence(

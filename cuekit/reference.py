@@ -161,7 +161,8 @@ def colour_evidence(
     evidence = (logs[1:] - logs[0])[(slice(None), *np.moveaxis(bin_of, -1, 0))]
     if superpixels is not None:
         evidence = superpixel_mean(evidence, superpixels)
-    return evidence.clip(-limit, limit)
+    clipped: Array = evidence.clip(-limit, limit)
+    return clipped
 
 
 def smoothed(values: Array, sigma: float, axis: int) -> Array:

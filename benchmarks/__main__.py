@@ -29,6 +29,8 @@ NAMES = (
     "refine_local",
     "crf",
     "random_walk",
+    "superpixel_walk",
+    "boundary_connectivity",
     "background",
     "subtract",
     "threads",

@@ -47,6 +47,13 @@ def superpixels(name: str = "chelsea") -> np.ndarray:
 
 
 @cache
+def superpixel_graph(scale: float = 50, min_size: int = 60) -> cuekit.SuperpixelGraph:
+    """Return the graph of finer superpixels of a photo."""
+    labels = cuekit.felzenszwalb(photo("chelsea"), scale=scale, min_size=min_size)
+    return cuekit.superpixel_graph(labels, photo("chelsea"))
+
+
+@cache
 def masks() -> np.ndarray:
     """Return masks like those of a promptable segmenter: objects, their parts, and parts of these.
 

@@ -16,6 +16,9 @@ import numba
 import numpy as np
 import torch
 from scipy import ndimage, sparse
+from scipy.sparse import csgraph
+from scipy.sparse import linalg as sparse_linalg
+from scipy.spatial import distance
 from skimage import segmentation
 
 from benchmarks.peers_torch import REFINE as REFINE
@@ -23,7 +26,7 @@ from benchmarks.peers_torch import REFINE as REFINE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cuekit import CRFParams
+    from cuekit import CRFParams, SuperpixelGraph
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Tensor: TypeAlias = torch.Tensor
@@ -756,3 +759,62 @@ def dcsm_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
     scale = _quotient(buffer.amax(2, keepdim=True))
     torch.sum(buffer.clamp_(min=0).mul_(scale).tanh_(), 1, out=out)
     return out.mul_(_quotient(out.amax(1, keepdim=True))).tanh_()
+
+
+# --- superpixel_walk: values (C, S), a graph of superpixels -> (C, S) -----------------------------
+
+
+def graph_walk_system(graph: SuperpixelGraph) -> tuple[Any, Array]:
+    """Return D - (1 - restart) W, which is symmetric, and the diagonal of D."""
+    i, j = graph.edges.T
+    squares = ((graph.colours[i] - graph.colours[j]) ** 2).sum(-1)
+    weights = graph.edge_lengths * np.exp(squares / -200)
+    count = len(graph.sizes)
+    sums = np.bincount(i, weights, count) + np.bincount(j, weights, count)
+    nodes = np.arange(count)
+    values = np.concatenate([-0.98 * weights, -0.98 * weights, sums])
+    places = np.concatenate([i, j, nodes]), np.concatenate([j, i, nodes])
+    return sparse.csc_array((values, places), shape=(count, count)), sums
+
+
+def graph_walk_scipy(values: Array, graph: SuperpixelGraph) -> Array:
+    """Factorise, with the options for symmetric matrices of dominant diagonals."""
+    matrix, sums = graph_walk_system(graph)
+    factors = sparse_linalg.splu(
+        matrix,
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+    solution: Array = factors.solve(0.02 * (sums * values).T).T
+    return solution
+
+
+def graph_walk_scipy_cg(values: Array, graph: SuperpixelGraph) -> Array:
+    """Iterate class by class, with the diagonal as preconditioner."""
+    matrix, sums = graph_walk_system(graph)
+    rows, inverse = matrix.tocsr(), sparse.diags_array(1 / sums)
+    return np.stack(
+        [sparse_linalg.cg(rows, 0.02 * sums * v, rtol=1e-9, M=inverse)[0] for v in values]
+    )
+
+
+# --- boundary_connectivity: a graph of superpixels -> (2, S) --------------------------------------
+
+
+def boundary_connectivity_scipy(graph: SuperpixelGraph) -> Array:
+    """Run Dijkstra's method from every superpixel, up to where similarities are below 1e-30."""
+    count, border = len(graph.sizes), np.flatnonzero(graph.border_pixels)
+    first, second = np.triu_indices(len(border), 1)
+    inner = ~(graph.border_pixels[graph.edges] > 0).all(-1)
+    i = np.concatenate([graph.edges[inner, 0], border[first]])
+    j = np.concatenate([graph.edges[inner, 1], border[second]])
+    steps = np.maximum(np.sqrt(((graph.colours[i] - graph.colours[j]) ** 2).sum(-1)) - 3, 0)
+    matrix = sparse.csr_array((steps, (i, j)), shape=(count, count))
+    distances = csgraph.dijkstra(matrix, directed=False, limit=83)
+    similar = np.exp(distances**2 / -98)
+    connectivity = similar @ graph.border_pixels / np.sqrt(similar @ graph.sizes)
+    near = np.exp(distance.cdist(graph.centres, graph.centres, "sqeuclidean") / -0.32)
+    background = (1 - np.exp(connectivity**2 / -2)) * graph.sizes
+    contrast = (distance.cdist(graph.colours, graph.colours) * near) @ background
+    return np.stack([connectivity, contrast / contrast.max()])

@@ -577,8 +577,7 @@ void superpixel_graph(const View& superpixels, const View& labels, const View& c
                             lengths.as<std::int64_t>(), nodes.as<std::int64_t>(), p, context);
 }
 
-void superpixel_colours(const View& image, const View& labels, const View& colours,
-                        Call& context) {
+void superpixel_colours(const View& image, const View& labels, const View& colours, Call& context) {
   const SuperpixelGraphParams p{labels.shape[0], labels.shape[1]};
   backend::superpixel_colours(image.as<std::uint8_t>(), labels.as<std::int32_t>(),
                               colours.as<double>(), colours.shape[0], p, context);
@@ -608,8 +607,8 @@ void boundary_connectivity(const View& edges, const View& sizes, const View& bor
                            const View& centres, const View& colours, const View& connectivity,
                            const View& contrast, double sigma, double clip, double spatial_sigma,
                            Call& context) {
-  const BoundaryConnectivityParams p{colours.shape[0], edges.shape[0], colours.shape[1],
-                                     sigma,            clip,           spatial_sigma};
+  const BoundaryConnectivityParams p{
+      colours.shape[0], edges.shape[0], colours.shape[1], sigma, clip, spatial_sigma};
   backend::boundary_connectivity(edges.as<std::int32_t>(), sizes.as<std::int64_t>(),
                                  border_pixels.as<std::int64_t>(), centres.as<double>(),
                                  colours.as<double>(), connectivity.as<double>(),

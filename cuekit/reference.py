@@ -189,7 +189,7 @@ def superpixel_graph(
     """Return the fields of `SuperpixelGraph`, in their order."""
     height, width = superpixels.shape
     labels = np.unique(superpixels[superpixels >= 0]).astype(np.int64)  # (S,)
-    numbers = np.full(superpixels.shape, -1, np.int32)
+    numbers: Array = np.full(superpixels.shape, -1, np.int32)
     numbers[superpixels >= 0] = np.searchsorted(labels, superpixels[superpixels >= 0])
     pairs = [
         np.stack([numbers[:, :-1].ravel(), numbers[:, 1:].ravel()], axis=-1),
@@ -201,10 +201,9 @@ def superpixel_graph(
     at_border = np.ones(superpixels.shape, dtype=bool)
     at_border[1:-1, 1:-1] = False
     inside = [numbers == i for i in range(len(labels))]
-    rows, columns = np.indices(superpixels.shape)
     centres = [
-        ((rows[each].mean() + 0.5) / height, (columns[each].mean() + 0.5) / width)
-        for each in inside
+        ((rows.mean() + 0.5) / height, (columns.mean() + 0.5) / width)
+        for rows, columns in map(np.nonzero, inside)
     ]
     lab = None if image is None else rgb_to_lab(image)
     return (
@@ -261,14 +260,19 @@ def boundary_connectivity(
     np.fill_diagonal(distances, 0)
     for k in range(len(distances)):
         distances = np.minimum(distances, distances[:, k : k + 1] + distances[k])
-    similar = np.exp(-(distances**2) / (2 * sigma**2))
+    similar = weight(-(distances**2) / (2 * sigma**2))
     connectivity = similar @ graph.border_pixels / np.sqrt(similar @ graph.sizes)
     apart = ((graph.centres[:, None] - graph.centres) ** 2).sum(-1)
-    near = np.exp(-apart / (2 * spatial_sigma**2))
+    near = weight(-apart / (2 * spatial_sigma**2))
     background = (1 - np.exp(-(connectivity**2) / 2)) * graph.sizes
     contrast = (differences * near) @ background
     largest = contrast.max(initial=0)
     return connectivity, contrast / largest if largest > 0 else contrast
+
+
+def weight(exponent: Array) -> Array:
+    """Return the exponential, but 0 where it is below 1e-30."""
+    return np.where(exponent > -69, np.exp(exponent), 0)
 
 
 # -------------------------------------------------------------------------------------------- snap

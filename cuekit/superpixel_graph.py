@@ -96,10 +96,10 @@ class SuperpixelGraph(NamedTuple):
         TypeError, ValueError
             If values have the wrong type, dtype or shape, or are not finite.
         """
-        labels = _superpixels_of(self)
-        maps = check_array(values, "values", MAP_DTYPES, ndim=2, layout="(..., H, W)")
+        labels: Array = _superpixels_of(self)
+        maps: Array = check_array(values, "values", MAP_DTYPES, ndim=2, layout="(..., H, W)")
         threads = check_threads(threads)
-        batch = maps.shape[:-2]
+        batch: tuple[int, ...] = maps.shape[:-2]
         check_shape(maps, "values", (*batch, *labels.shape), "superpixels")
         count, dtype = len(self.sizes), maps.dtype if maps.dtype.kind == "f" else np.float32
         out = np.zeros((*batch, count), dtype)
@@ -130,8 +130,8 @@ class SuperpixelGraph(NamedTuple):
         TypeError, ValueError
             If an argument has the wrong type, dtype or shape.
         """
-        labels = _superpixels_of(self)
-        table = check_array(values, "values", MAP_DTYPES, ndim=1, layout="(..., S)")
+        labels: Array = _superpixels_of(self)
+        table: Array = check_array(values, "values", MAP_DTYPES, ndim=1, layout="(..., S)")
         check_shape(table, "values", (*table.shape[:-1], len(self.sizes)), "graph")
         beyond = np.full((*table.shape[:-1], 1), check_number(outside, "outside"), table.dtype)
         # The label -1 is the last entry.
@@ -210,8 +210,10 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
     Notes
     -----
     It takes one photo: graphs of several have different sizes. The labels are read once, as runs
-    within rows; time and memory, at most some 50 bytes per pixel, do not depend on what they are.
-    There is no kernel for CUDA devices.
+    within rows. Memory is some 5 bytes per pixel for the superpixels of photos, and at most some
+    210, where each pixel is a superpixel of its own; it does not depend on the labels' values.
+    Called in the main thread, it runs signal handlers while it computes, so Ctrl-C ends it. There
+    is no kernel for CUDA devices.
 
     Examples
     --------
@@ -250,7 +252,7 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
         if count:
             cpu_kernels.superpixel_colours(flat(photo, height, width, 3), labels, colours, 1)
     centres = (np.stack([rows, columns], axis=-1) / sizes[:, None] + 0.5) / (height, width)
-    arrays = (
+    fields: list[Array] = [
         labels,
         given[first // max(width, 1), first % max(width, 1)].astype(np.int64),
         edges[:edge_count].copy(),
@@ -258,8 +260,6 @@ def superpixel_graph(superpixels: AnyFramework, image: Any = None) -> Superpixel
         sizes.copy(),
         border.copy(),
         centres if given.size else np.zeros((0, 2)),
-    )
-    return SuperpixelGraph(
-        *(like(array, superpixels) for array in arrays),
-        None if colours is None else like(colours, superpixels),
-    )
+    ]
+    mean_colours = None if colours is None else like(colours, superpixels)
+    return SuperpixelGraph._make([*(like(field, superpixels) for field in fields), mean_colours])

@@ -16,7 +16,7 @@ from cuekit._checks import (
     check_shape,
     check_threads,
 )
-from cuekit._device import AnyFramework
+from cuekit._device import AnyFramework, Array
 from cuekit.superpixel_graph import SuperpixelGraph, check_graph
 
 MIN_RESTART = 1e-4
@@ -44,7 +44,7 @@ def superpixel_walk(
         The superpixels, from `superpixel_graph` with the photo. Other features than colours can
         stand in ``graph._replace(colours=features)``, which is (S, D) of float64.
     restart : float, optional
-        Probability of a restart, from 0.0001 to 1. It is 1 - alpha where papers have alpha, or c.
+        Probability of a restart, from 0.0001 to 1: 1 - alpha, where alpha is that of going on.
     sigma : float, optional
         Colour difference in L*a*b* at which a step is less likely by the factor 0.61, greater
         than 0.
@@ -64,8 +64,8 @@ def superpixel_walk(
 
     Notes
     -----
-    The result is ``restart (I - (1 - restart) P)^-1 values``, the random walk with restart [1]_,
-    [2]_ (eq. 2, up to the transpose of P). P is the matrix of ::
+    The result is ``restart (I - (1 - restart) P)^-1 values``: the probabilities of a random walk
+    with restart [1]_, [2]_ from each superpixel, times the values. P is the matrix of ::
 
         length(i, j) exp(-|colour(i) - colour(j)|^2 / (2 sigma^2))
 
@@ -91,7 +91,7 @@ def superpixel_walk(
     >>> cuekit.superpixel_walk(np.array([1.0, 0.0, 0.0, 0.0]), graph).round(2)
     array([0.51, 0.49, 0.  , 0.  ])
     """
-    table = check_array(values, "values", FLOATS, ndim=1, layout="(..., S)")
+    table: Array = check_array(values, "values", FLOATS, ndim=1, layout="(..., S)")
     graph = check_graph(graph)
     restart = check_number(restart, "restart", minimum=MIN_RESTART)
     if restart > 1:
@@ -100,7 +100,8 @@ def superpixel_walk(
     if sigma <= 0:
         raise ValueError(f"sigma must be greater than 0, got {sigma}")
     threads = check_threads(threads)
-    batch, count = table.shape[:-1], len(graph.sizes)
+    batch: tuple[int, ...] = table.shape[:-1]
+    count = len(graph.sizes)
     check_shape(table, "values", (*batch, count), "graph")
     check_finite(bool(np.isfinite(table).all()), ("values", table))
     out = np.zeros(table.shape)

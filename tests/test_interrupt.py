@@ -59,6 +59,20 @@ def refine(maps, photo, **how):
     return lambda: cuekit.refine_local(maps, photo, **how)
 
 
+def walk_on_noise(height, width):
+    """Each pixel is a superpixel."""
+    superpixels = np.arange(height * width).reshape(height, width)
+    graph = cuekit.superpixel_graph(superpixels, noise_photo(height, width))
+    values = RNG.random((3, height * width))
+    return lambda: cuekit.superpixel_walk(values, graph)
+
+
+def connect(height, width, **how):
+    superpixels = np.arange(height * width).reshape(height, width)
+    graph = cuekit.superpixel_graph(superpixels, noise_photo(height, width))
+    return lambda: np.stack(cuekit.boundary_connectivity(graph, **how))
+
+
 # Of each: a call that takes longer than a second on any machine. Flat photos have all edges in one
 # bucket; photos of noise have the most lattice vertices and the most edges to sort.
 LONG = {
@@ -73,6 +87,10 @@ LONG = {
     "refine_local, two threads": lambda: refine(
         scores(3, 50, 60), noise_photo(500, 600), iterations=250, threads=2
     ),
+    "superpixel walk": lambda: walk_on_noise(250, 300),
+    "boundary connectivity": lambda: connect(60, 70),
+    "boundary connectivity, two threads": lambda: connect(70, 80, threads=2),
+    "boundary connectivity of a long border": lambda: connect(2, 400),
     "bilateral filter of noise": lambda: bilateral(noise_photo(600, 800), 2),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),

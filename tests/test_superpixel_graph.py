@@ -8,6 +8,7 @@ from common import INSTRUCTION_SETS, needs, set_instruction_set
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    DEVICES,
     FLOATS,
     FRONT_ENDS,
     INTEGERS,
@@ -287,6 +288,25 @@ GRAPH = cuekit.superpixel_graph(np.arange(6).reshape(2, 3))
 def test_wrong_arguments(call, error, message):
     with raises(error, message):
         call()
+
+
+@pytest.mark.parametrize("front_end", DEVICES, ids=lambda front_end: front_end.name)
+def test_arrays_on_a_device_are_refused(front_end):
+    with front_end.active():
+        for call, name in (
+            (lambda: cuekit.superpixel_graph(front_end.wrap(np.zeros((2, 3), int))), "superpixels"),
+            (lambda: GRAPH.mean(front_end.wrap(np.zeros((2, 3)))), "values"),
+            (lambda: GRAPH.paint(front_end.wrap(np.zeros(6))), "values"),
+            (lambda: cuekit.superpixel_walk(front_end.wrap(np.zeros(6)), GRAPH), "values"),
+            (
+                lambda: cuekit.boundary_connectivity(
+                    GRAPH._replace(colours=front_end.wrap(np.zeros((6, 3))))
+                ),
+                "graph.colours",
+            ),
+        ):
+            with raises(ValueError, f"{name} must be on the CPU, got an array on "):
+                call()
 
 
 def test_nonfinite_values_in_no_superpixel_are_refused():

@@ -93,7 +93,8 @@ struct AddRuns {
   }
 };
 
-// The sums of a block of at most 8 channels, (rows(), 8); those of missing channels have no meaning.
+// The sums of a block of at most 8 channels, (rows(), 8); those of missing channels have no
+// meaning.
 template <class T>
 std::vector<double> sums_of_block(const T* values,  // (channels, H, W)
                                   std::int64_t channels, const SuperpixelRuns& superpixels,

@@ -113,8 +113,8 @@ struct Multiply {
 // largest magnitudes divided by D^1/2.
 struct Advance {
   static CUEKIT_INLINE void run(const Walk* walk, const PerClass* length, const double* direction,
-                                const double* image, double* y, double* residual,
-                                PerClass* squares, PerClass* largest) {
+                                const double* image, double* y, double* residual, PerClass* squares,
+                                PerClass* largest) {
     const Values by = length->lanes();
     Values sum = Values::zero(), most = Values::zero();
     for (std::int64_t s = 0; s < walk->superpixels(); ++s) {
@@ -195,10 +195,9 @@ void conjugate_gradients(const Walk& walk, const std::vector<double>& values,
     }
     if (std::all_of(done, done + classes_at_a_time, [](bool each) { return each; })) break;
     const PerClass before = squares;
-    dispatch<Advance>(&walk, static_cast<const PerClass*>(&length),
-                      static_cast<const double*>(direction.data()),
-                      static_cast<const double*>(image.data()), y.data(), residual.data(),
-                      &squares, &largest);
+    dispatch<Advance>(
+        &walk, static_cast<const PerClass*>(&length), static_cast<const double*>(direction.data()),
+        static_cast<const double*>(image.data()), y.data(), residual.data(), &squares, &largest);
     for (int k = 0; k < classes_at_a_time; ++k) {
       if (largest.values[k] <= largest_error * (1.0 - walk.goes_on)) done[k] = true;
       length.values[k] = done[k] ? 0.0 : squares.values[k] / before.values[k];

@@ -27,8 +27,8 @@ class Eliminate {
     const std::vector<Arc>& ways = neighbours_[node];
     for (const Arc& first : ways) {
       std::vector<Arc>& arcs = neighbours_[first.to];
-      const auto back = std::find_if(arcs.begin(), arcs.end(),
-                                     [node](const Arc& arc) { return arc.to == node; });
+      const auto back =
+          std::find_if(arcs.begin(), arcs.end(), [node](const Arc& arc) { return arc.to == node; });
       *back = arcs.back();
       arcs.pop_back();
       const auto count = static_cast<std::int32_t>(arcs.size());
@@ -117,8 +117,7 @@ struct FollowArcs {
       }
     }
     while (shorten(*paths, distances)) poll();
-    for (std::int64_t place = paths->eliminated; place-- > 0;)
-      backwards(*paths, place, distances);
+    for (std::int64_t place = paths->eliminated; place-- > 0;) backwards(*paths, place, distances);
   }
 };
 

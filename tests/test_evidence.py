@@ -243,7 +243,7 @@ def test_real_photo():
     )
     labels = evidence(photo, maps)
     assert {*np.unique(labels)} == {0, 8}
-    assert (labels[80:160, 150:290] == 8).mean() > 0.7  # the face
+    assert (labels[80:160, 150:290] == 8).mean() > 0.5  # the face
     assert (labels[:40, :60] == 8).mean() < 0.1  # the wall
 
 

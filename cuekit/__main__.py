@@ -93,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         return int(parsed.run(parsed))
     except KeyboardInterrupt:
-        sys.stderr.write(f"cuekit{command}: stopped by Ctrl-C\n")
+        sys.stderr.write(f"cuekit{command}: stopped by Ctrl-C{_goes_on(command)}\n")
         return 128 + signal.SIGINT
     except _TerminatedError:
-        sys.stderr.write(f"cuekit{command}: stopped by SIGTERM\n")
+        sys.stderr.write(f"cuekit{command}: stopped by SIGTERM{_goes_on(command)}\n")
         return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.stderr.write(f"cuekit{command}: {error}\n")
         return 2
+
+
+def _goes_on(command: str) -> str:
+    return "; the same command goes on from there" if command == " labels" else ""
 
 
 class _TerminatedError(BaseException):

@@ -25,6 +25,7 @@ class Engine:
     address: str | None
     timeout: float | None
     gpus_per_worker: float = 0
+    is_apart: bool = False  # whether one job has a process of its own: a recipe may crash
 
     def __post_init__(self) -> None:
         check_choice(self.name, "engine", ("local", "ray"))
@@ -53,7 +54,8 @@ class Engine:
     @property
     def is_in_process(self) -> bool:
         """Whether this process does the work."""
-        return self.name == "local" and self.timeout is None and self.jobs in (None, 1)
+        needs_no_process = self.timeout is None and not self.is_apart and self.jobs in (None, 1)
+        return self.name == "local" and needs_no_process
 
     def check(self, recipe: str | Recipe) -> None:
         """Refuse a recipe that worker processes could not import."""
@@ -77,4 +79,4 @@ class Engine:
                 gpus_per_worker=self.gpus_per_worker,
             )
         task = partial(LabelTask, function=function) if self.is_in_process else _TASK
-        return run_all(task, settings, items, self.jobs or 1, self.timeout)
+        return run_all(task, settings, items, self.jobs or 1, self.timeout, apart=self.is_apart)

@@ -69,6 +69,11 @@ class LabelRun:
             f"{self.written} written, {self.kept} kept from earlier, {len(self.failed)} failed "
             f"of {self.photos} photos in {duration(self.seconds)}: {self.folder}"
         )
+        if self.failed:
+            text += (
+                f"\nreasons: {self.folder}/failures.csv; photos that failed are tried again with "
+                "--retry-failed, or when their files have changed"
+            )
         total = sum(self.pixels.values())
         if not total:
             return text
@@ -143,7 +148,8 @@ def labels(
     maps_format, maps_key, ids_key : str, optional
         How maps are read: `format` and the keys of `cuekit.io.read_maps`.
     jobs : int, optional
-        Number of processes. Default: 1, which is this process; with Ray, all processors there are.
+        Number of processes. Default: 1, a process beside this one, or this one if `recipe` is a
+        function; with Ray, all processors there are.
     engine : {"local", "ray"}, default "local"
         Where the processes are: on this machine, or on a cluster of Ray (``cuekit[ray]``), all of
         whose machines have cuekit and see the same files under the same paths.
@@ -203,7 +209,8 @@ def labels(
     what that imports), the paths, the contents of tags. Photos whose files or maps have changed
     since are done again.
     """
-    where = Engine(engine, jobs, address, timeout, gpus_per_worker)
+    is_apart = isinstance(recipe, str)  # others may not be importable
+    where = Engine(engine, jobs, address, timeout, gpus_per_worker, is_apart)
     if limit is not None:
         limit = check_integer(limit, "limit", minimum=1)
     start = time.monotonic()

@@ -50,6 +50,7 @@ def run_all(
     items: Iterable[Item],
     jobs: int = 1,
     timeout: float | None = None,
+    apart: bool = False,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Call a task with every item, and yield each item with its result, in the order of completion.
 
@@ -66,9 +67,11 @@ def run_all(
         JSON. They are taken one by one, when a worker is free.
     jobs : int, default 1
         Number of worker processes. 1: the work is done in this process, unless there is a
-        `timeout`.
+        `timeout`, or `apart` is set.
     timeout : float, optional
         Seconds that an item may take. Then its process is killed.
+    apart : bool, default False
+        Use a worker process for one job, too: code that may crash does not end this one.
 
     Yields
     ------
@@ -81,7 +84,7 @@ def run_all(
     RunStoppedError
         If the task raised it, or could not be made.
     """
-    if not isinstance(task, str) or (jobs == 1 and timeout is None):
+    if not isinstance(task, str) or (jobs == 1 and timeout is None and not apart):
         work = (load(task) if isinstance(task, str) else task)(settings)
         try:
             for item in items:

@@ -13,6 +13,7 @@ from cuekit._backend import build_config
 from cuekit.background import background_map
 from cuekit.bilateral_filter import bilateral_filter
 from cuekit.boundary_connectivity import BoundaryConnectivity, boundary_connectivity
+from cuekit.colour_evidence import colour_evidence
 from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
 from cuekit.felzenszwalb import felzenszwalb
@@ -57,6 +58,7 @@ __all__ = [
     "boundary_connectivity",
     "build_config",
     "classes",
+    "colour_evidence",
     "confident_labels",
     "cues_to_labels",
     "dense_crf",

@@ -131,6 +131,54 @@ def rgb_to_lab(image: Array) -> Array:  # (H, W, 3) uint8 -> (H, W, 3)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
+# --------------------------------------------------------------------------------- colour_evidence
+
+
+def colour_evidence(
+    probabilities: Array,  # (K, H, W)
+    image: Array,  # (H, W, 3) uint8
+    superpixels: Array | None = None,  # (H, W)
+    bins: int = 16,
+    sigma: float = 1.0,
+    floor: float = 5e-5,
+    limit: float = 8.0,
+) -> Array:  # (K - 1, H, W)
+    """Return the log ratio of each class's histogram of colours and the background's."""
+    channels, height, width = probabilities.shape
+    # The public function bins float32 colours.
+    lab = rgb_to_lab(image).astype(np.float32)
+    gray = bins // 2 + 0.5
+    bin_of = np.empty((height, width, 3), np.int64)
+    for j, (step, offset) in enumerate(((100 / bins, 0), (128 / bins, gray), (128 / bins, gray))):
+        bin_of[..., j] = np.clip(lab[..., j] * np.float32(1 / step) + offset, 0, bins - 1)
+    counts = np.zeros((channels, bins, bins, bins))
+    for y in range(height):
+        for x in range(width):
+            counts[(slice(None), *bin_of[y, x])] += probabilities[:, y, x].astype(np.float64)
+    for axis in (1, 2, 3):
+        counts = smoothed(counts, sigma, axis)
+    logs = np.log(counts / (height * width) + floor)
+    evidence = (logs[1:] - logs[0])[(slice(None), *np.moveaxis(bin_of, -1, 0))]
+    if superpixels is not None:
+        evidence = superpixel_mean(evidence, superpixels)
+    clipped: Array = evidence.clip(-limit, limit)
+    return clipped
+
+
+def smoothed(values: Array, sigma: float, axis: int) -> Array:
+    """Smooth along one axis by a Gaussian that is cut off at 4 sigma; values outside are 0."""
+    radius = int(4 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-9)) ** 2)
+    ends = [(radius, radius) if i == axis else (0, 0) for i in range(values.ndim)]
+    padded = np.pad(values, ends)
+    shifted = [
+        padded.take(range(i, i + values.shape[axis]), axis=axis) * weight
+        for i, weight in enumerate(weights / weights.sum())
+    ]
+    total: Array = np.sum(shifted, axis=0)
+    return total
+
+
 # -------------------------------------------------------------------------------- superpixel_graph
 
 

@@ -288,6 +288,14 @@ def table(inputs):
         "with_background": Op(
             cuekit.with_background, {"maps": inputs.probabilities}, {"alpha": 4}, compiled=False
         ),
+        "colour_evidence": Op(
+            cuekit.colour_evidence,
+            {
+                "probabilities": inputs.probabilities,
+                "image": inputs.photos,
+                "superpixels": inputs.blocks,
+            },
+        ),
         "confident_labels": Op(
             cuekit.confident_labels,
             {"high": inputs.blocks // 3 % 4, "low": inputs.blocks % 7},

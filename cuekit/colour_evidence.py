@@ -1,0 +1,184 @@
+"""What the colours of a photo say about its classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cuekit._arrays import like
+from cuekit._checks import (
+    FLOATS,
+    INTEGERS,
+    check_array,
+    check_integer,
+    check_number,
+    check_photos_beside,
+    check_pixels,
+    check_shape,
+    check_sigma,
+    check_superpixels,
+    check_threads,
+    check_unit_range,
+    widened,
+)
+from cuekit._device import AnyFramework, Array
+from cuekit.rgb_to_lab import check_rgb, rgb_to_lab
+from cuekit.superpixel_mean import superpixel_mean
+
+MOST_BINS = 64  # along each axis: 2**18 bins in all
+# The smallest bin of a histogram may be this share of a photo: its logarithm is finite in float64.
+SMALLEST_FLOOR = 1e-12
+
+
+def colour_evidence(
+    probabilities: AnyFramework,
+    image: Any,
+    superpixels: Any = None,
+    *,
+    bins: int = 16,
+    sigma: float = 1.0,
+    floor: float = 5e-5,
+    limit: float = 8.0,
+    threads: int | None = 1,
+) -> AnyFramework:
+    """Compare how often a class and the background have the colour of each pixel.
+
+    Soft labels, such as those of `dense_crf`, make one histogram of colours for each class; a
+    pixel's evidence for a class is log(h_class(colour) / h_background(colour)). It brings in parts
+    of an object that look like those that are known, and takes out what looks like the rest of the
+    photo, wherever they are.
+
+    Parameters
+    ----------
+    probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
+        Soft labels in [0, 1]; channel 0 is the background.
+    image : (..., H, W, 3) array or tensor of uint8
+        The photo of each image.
+    superpixels : (..., H, W) array or tensor of any integer dtype, optional
+        If given, the evidence is averaged over each superpixel. A pixel with label -1 keeps its
+        own.
+    bins : int, optional
+        Bins along each axis of L*a*b*, at most 64: of width 100 / bins for L, and 128 / bins for a
+        and b, where gray is in the middle of a bin. Colours beyond are in the outermost bins.
+    sigma : float, optional
+        Standard deviation, in bins, of the Gaussian that smooths the histograms. 0: none.
+    floor : float, optional
+        What is added to every bin, as a share of the photo's pixels: the evidence of colours that
+        are rare goes to 0. At least 1e-12.
+    limit : float, optional
+        The evidence is clipped to [-limit, limit].
+    threads : int or None, optional
+        Number of threads; None means one per core. The result does not depend on it.
+
+    Returns
+    -------
+    (..., K - 1, H, W) array or tensor of the dtype of `probabilities`
+        For each class without the background.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value, or probabilities are not in
+        [0, 1].
+
+    Notes
+    -----
+    Histograms count pixels and are not divided by the class's area: a class that is small in the
+    photo starts with negative evidence everywhere, as its posterior does. What the Gaussian, cut
+    off at 4 sigma, moves beyond the last bin is lost, for all classes alike. Sums are float64.
+
+    The model is that of interactive segmentation [1]_ with soft labels in place of scribbles, and
+    histograms in place of mixtures of Gaussians. It runs in NumPy, on the CPU only.
+
+    References
+    ----------
+    .. [1] Y. Boykov, M.-P. Jolly, "Interactive graph cuts for optimal boundary and region
+       segmentation of objects in N-D images", ICCV 2001, doi:10.1109/ICCV.2001.937505.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cuekit
+    >>> photo = np.array([[[0, 0, 200], [0, 0, 200], [200, 0, 0], [200, 0, 0]]], dtype=np.uint8)
+    >>> probabilities = np.array([[[0.1, 0.1, 0.5, 0.9]], [[0.9, 0.9, 0.5, 0.1]]])
+    >>> cuekit.colour_evidence(probabilities, photo).round(1)
+    array([[[ 2.2,  2.2, -0.8, -0.8]]])
+    """
+    source = check_array(probabilities, "probabilities", FLOATS, ndim=3, layout="(..., K, H, W)")
+    if source.shape[-3] == 0:
+        raise ValueError(f"probabilities must have a background channel, got {source.shape}")
+    check_pixels(source, "probabilities")
+    *batch, channels, height, width = source.shape
+    check_photos_beside(image, source, "probabilities")
+    photos = check_rgb(image)
+    check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
+    if superpixels is not None:
+        superpixels = check_array(
+            superpixels, "superpixels", INTEGERS, ndim=2, layout="(..., H, W)"
+        )
+        check_superpixels(
+            superpixels,
+            tuple(batch),
+            (height, width),
+            "probabilities",
+            num_superpixels=None,
+            validate=False,
+        )
+    bins = check_integer(bins, "bins", minimum=1)
+    if bins > MOST_BINS:
+        raise ValueError(f"bins must be at most {MOST_BINS}, got {bins}")
+    sigma = check_sigma(sigma)
+    floor = check_number(floor, "floor", minimum=SMALLEST_FLOOR)
+    limit = check_number(limit, "limit", minimum=0)
+    threads = check_threads(threads)
+    weights = widened(source, "probabilities")
+    check_unit_range(weights, "probabilities", "apply softmax first")
+
+    out = np.zeros(
+        (*batch, channels - 1, height, width), np.promote_types(source.dtype, np.float32)
+    )
+    smoothing = _gaussian(bins, sigma)
+    for index in np.ndindex(*batch):
+        if height * width == 0:
+            break
+        colours = _colour_bins(rgb_to_lab(photos[index], threads=threads), bins)
+        counts = np.stack(
+            [np.bincount(colours, weight.ravel(), bins**3) for weight in weights[index]]
+        )
+        shares = counts.reshape(-1, bins, bins, bins) / (height * width)
+        for _ in range(3):  # each axis comes last once
+            shares = np.moveaxis(shares, 1, -1) @ smoothing
+        logs = np.log(shares.clip(0).reshape(channels, -1) + floor)
+        for k in range(1, channels):
+            evidence = (logs[k] - logs[0]).astype(out.dtype)
+            out[index][k - 1] = evidence[colours].reshape(height, width)
+    if superpixels is not None and out.size:
+        out = superpixel_mean(out, superpixels, threads=threads)
+    return like(out.clip(-limit, limit).astype(source.dtype, copy=False), probabilities)
+
+
+def _colour_bins(lab: Array, bins: int) -> Array:
+    """Return the bin (H * W) of each pixel of L*a*b* (H, W, 3)."""
+    gray = bins // 2 + 0.5
+    found: Array = np.zeros(lab.shape[0] * lab.shape[1], np.intp)
+    for j, (width, offset) in enumerate(((100, 0), (128, gray), (128, gray))):
+        steps = lab[..., j].ravel() * np.float32(bins / width) + np.float32(offset)
+        found *= bins
+        found += steps.clip(0, bins - 1).astype(np.intp)
+    return found
+
+
+def _gaussian(bins: int, sigma: float) -> Array:
+    """Return the matrix (bins, bins) that smooths along one axis."""
+    if sigma == 0:
+        return np.eye(bins)
+    steps = np.arange(bins)
+    distances = np.abs(steps[:, None] - steps)
+    # As far as it goes on an axis without ends, its weights sum to 1.
+    radius = np.arange(-int(4 * sigma), int(4 * sigma) + 1)
+    total = np.exp(-0.5 * (radius / sigma) ** 2).sum()
+    weights: Array = np.where(
+        distances <= 4 * sigma, np.exp(-0.5 * (distances / sigma) ** 2) / total, 0
+    )
+    return weights

@@ -1,0 +1,321 @@
+"""The recipe evidence: against a plain version, what its terms do, and photos of one colour."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from common import DATA, VOC, needs, needs_data
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cuekit
+from cuekit import recipes, reference
+from cuekit.io import Maps, read_labels, read_photo
+from cuekit.metrics import confusion_matrix, mean_iou
+from cuekit.recipes import EVIDENCE_CRF, EVIDENCE_WEIGHTS, EvidenceWeights, evidence
+
+CAMS = [DATA / "cams" / f"{name}.npz" for name in ("color", "gray")]
+
+
+def maps_of(maps, ids=(3,), **fields):
+    return Maps(np.asarray(maps, np.float32), np.array(ids, np.int64), None, "cuekit", **fields)
+
+
+def photo_of_a_disc(size=(90, 120), centre=(50, 60), radius=25, seed=0):
+    """A red disc on green, with noise; its mask."""
+    rng = np.random.default_rng(seed)
+    y, x = np.ogrid[: size[0], : size[1]]
+    mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+    photo = np.where(mask[..., None], (180, 60, 40), (60, 140, 70))
+    return (photo + rng.integers(-12, 13, photo.shape)).astype(np.uint8), mask
+
+
+def blob(size, centre, width):
+    """A map that is high at one place, as those of classifiers are at an object's head."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    return np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * width**2))
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+# ------------------------------------------------------------------------------------- the oracle
+
+
+def features_of(sets, size):
+    """Each layer from 0 to 1, at its own size; their sum at the photo's, from 0 to 1."""
+
+    def stretched(layer):
+        return (layer - layer.min()) / max(layer.max() - layer.min(), 1e-12)
+
+    layers = [layer.astype(np.float64) for each in sets for layer in each.features]
+    return stretched(sum(reference.resize(stretched(each)[None], size)[0] for each in layers))
+
+
+def plain_scores(photo, sets, terms):
+    """The scores (K, S) of the first round, with the oracles of the ops that the recipe calls."""
+    size = photo.shape[:2]
+    superpixels = cuekit.felzenszwalb(photo, 50)  # has tests of its own, and no fast oracle
+
+    def mean(values):  # (C, H, W) -> (C, S)
+        return np.stack(
+            [[v[superpixels == s].mean() for s in range(superpixels.max() + 1)] for v in values]
+        )
+
+    def relative(values):
+        return values / values.max(1, keepdims=True)
+
+    merged = sum(
+        m / m.max((1, 2), keepdims=True)
+        for m in (reference.resize(each.maps.astype(np.float64), size) for each in sets)
+    )
+    graph = cuekit.superpixel_graph(superpixels, photo)
+    own = relative(mean(merged))
+    walked = relative(reference.superpixel_walk(own, graph, 0.02, 10.0))
+    connectivity, contrast = reference.boundary_connectivity(graph, 7.0, 3.0, 0.4)
+    soft = np.concatenate([(1 - own.max(0, keepdims=True)) ** 3.5, own])
+    soft = (soft / soft.sum(0))[:, superpixels]
+    colours = mean(reference.colour_evidence(soft, photo))
+    y, x = graph.centres.T
+    scores = [np.zeros(own.shape[1])]
+    for c in range(len(own)):
+        others = sum((own[k] for k in range(len(own)) if k != c), np.zeros_like(own[c]))
+        scores.append(
+            terms.walk * np.log(walked[c] + 0.03)
+            + terms.rivals * np.log(others + 0.03)
+            + terms.colour * colours[c]
+            + terms.features * mean(features_of(sets, size)[None])[0]
+            + terms.connectivity * np.minimum(connectivity, 8)
+            + terms.contrast * contrast
+            + terms.x * (x - 0.5) ** 2
+            + terms.y * y
+            + terms.constant
+        )
+    return np.stack(scores), superpixels
+
+
+def plain_evidence(photo, sets):
+    """One round of the recipe."""
+    scores, superpixels = plain_scores(photo, sets, EVIDENCE_WEIGHTS["position"])
+    odds = np.exp(scores - scores.max(0))
+    soft = (odds / odds.sum(0))[:, superpixels].astype(np.float32)
+    refined = cuekit.dense_crf(soft, photo, EVIDENCE_CRF, iterations=5)
+    return np.array([0, *sets[0].class_ids])[refined.argmax(0)]
+
+
+def two_classes(seed=0):
+    """A photo of two discs of other colours, and the maps and features of two classifiers."""
+    rng = np.random.default_rng(seed)
+    photo, _ = photo_of_a_disc(centre=(40, 35), seed=seed)
+    y, x = np.ogrid[:90, :120]
+    photo[(y - 55) ** 2 + (x - 90) ** 2 < 400] = (90, 60, 200)
+    sets = [
+        maps_of(
+            [blob((12, 15), (5, 4), 2), 0.3 * blob((12, 15), (8, 11), 2)],
+            ids=(8, 12),
+            features=rng.random((2, 12, 15)).astype(np.float32),
+        )
+        for _ in range(2)
+    ]
+    return photo, sets
+
+
+def test_equals_a_plain_version():
+    """Sums in other orders move a label only where two scores are equal up to rounding."""
+    photo, sets = two_classes()
+    result = evidence(photo, sets, rounds=1)
+    assert {*np.unique(result)} == {0, 8, 12}
+    assert (result == plain_evidence(photo, sets)).mean() > 0.999
+
+
+@needs_data(VOC, *CAMS)
+def test_equals_a_plain_version_on_photos():
+    for name in training_photos()[:3]:
+        photo, sets = voc_photo(name)
+        photo = photo[:150, :200]  # the oracles are slow
+        assert (evidence(photo, sets, rounds=1) == plain_evidence(photo, sets)).mean() > 0.999
+
+
+def training_photos():
+    return (VOC / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
+
+
+def voc_photo(name):
+    sets = []
+    for path in CAMS:
+        with np.load(path) as archive:
+            sets.append(
+                maps_of(
+                    archive[f"{name}/cams"],
+                    archive[f"{name}/classes"],
+                    features=archive[f"{name}/features"].astype(np.float32),
+                )
+            )
+    return read_photo(VOC / "JPEGImages" / f"{name}.jpg"), sets
+
+
+@needs_data(VOC, *CAMS)
+def test_it_is_better_than_psa_on_photos(figures):
+    """On 24 photos that the weights were fitted on: this guards the code, and proves no quality."""
+    matrices = {"psa": [], "evidence": []}
+    for name in training_photos()[:24]:
+        photo, sets = voc_photo(name)
+        truth = read_labels(VOC / "SegmentationClass" / f"{name}.png")
+        matrices["psa"].append(confusion_matrix(truth, recipes.psa(photo, sets, normalize=True)))
+        matrices["evidence"].append(confusion_matrix(truth, evidence(photo, sets)))
+    psa, ours = (float(mean_iou(sum(each), [0, 8, 12, 15])) for each in matrices.values())
+    figures.append(f"evidence: mIoU {ours:.3f}, PSA's recipe {psa:.3f}, 24 training photos")
+    assert ours > psa + 0.02
+
+
+# ------------------------------------------------------------------------------------ behaviour
+
+
+@pytest.mark.parametrize("weights", EVIDENCE_WEIGHTS)
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_a_map_of_a_part_finds_the_whole(weights, rounds):
+    photo, mask = photo_of_a_disc()
+    maps = maps_of([blob((9, 12), (4, 5), 1.2)])
+    part = recipes.threshold(photo, maps, threshold=0.3, normalize=True) == 3
+    labels = evidence(photo, maps, weights=weights, rounds=rounds)
+    assert iou(labels == 3, mask) > 0.9 > 0.6 > iou(part, mask)
+
+
+def test_without_position_a_mirror_image_has_mirrored_labels():
+    """But for superpixels, which depend on the order of pixels a little."""
+    photo, _ = photo_of_a_disc(centre=(30, 40))
+    maps = maps_of([blob((9, 12), (3, 4), 1.5)])
+    upside_down = dataclasses.replace(maps, maps=maps.maps[:, ::-1, ::-1].copy())
+    labels = evidence(photo, maps, weights="no-position")
+    turned = evidence(photo[::-1, ::-1].copy(), upside_down, weights="no-position")
+    assert (labels == turned[::-1, ::-1]).mean() > 0.97
+    assert (labels == 3).any()
+
+
+def test_one_classifier_is_two_equal_ones():
+    photo, sets = two_classes()
+    one = evidence(photo, sets[0])
+    assert (one == evidence(photo, [sets[0], sets[0]])).mean() > 0.999
+
+
+def test_scale_of_the_maps_does_not_matter():
+    photo, sets = two_classes()
+    scaled = [dataclasses.replace(each, maps=each.maps * np.float32(8)) for each in sets]
+    assert np.array_equal(evidence(photo, sets), evidence(photo, scaled))
+
+
+def test_features_are_optional():
+    """Background maps of the files stand for them, and then a constant."""
+    photo, mask = photo_of_a_disc()
+    maps = maps_of([blob((9, 12), (4, 5), 1.2)])
+    background = dataclasses.replace(maps, background=(1 - maps.maps[0]))
+    features = dataclasses.replace(maps, features=maps.maps)
+    for each in (maps, background, features, [maps, features]):
+        assert iou(evidence(photo, each) == 3, mask) > 0.9
+    assert np.array_equal(evidence(photo, background), evidence(photo, features))
+
+
+def test_cues_are_maps_of_0_and_1():
+    photo, mask = photo_of_a_disc()
+    cues = blob((9, 12), (4, 5), 1.2) > 0.5
+    maps = dataclasses.replace(maps_of(cues[None]), maps=cues[None])
+    assert iou(evidence(photo, maps) == 3, mask) > 0.9
+
+
+def test_tags_choose_the_classes():
+    photo, sets = two_classes()
+    assert {*np.unique(evidence(photo, sets, tags=[12]))} == {0, 12}
+    assert (evidence(photo, sets, tags=[]) == 0).all()
+
+
+def test_it_is_a_recipe_by_name():
+    assert recipes.RECIPES["evidence"] is evidence
+
+
+def test_real_photo():
+    """A map on the head of scikit-image's cat."""
+    data = needs("skimage.data")
+    photo = data.chelsea()
+    maps = maps_of(
+        [blob((19, 29), (7, 14), 4)], ids=(8,), features=blob((19, 29), (9, 14), 8)[None]
+    )
+    labels = evidence(photo, maps)
+    assert {*np.unique(labels)} == {0, 8}
+    assert (labels[80:160, 150:290] == 8).mean() > 0.5  # the face
+    assert (labels[:40, :60] == 8).mean() < 0.1  # the wall
+
+
+# --------------------------------------------------------------------------- what is degenerate
+
+
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    st.integers(0, 3),
+    st.sampled_from(["noise", "zero", "one", "negative", "peak"]),
+    st.sampled_from(["noise", "black", "gray"]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_photo_has_labels(size, classes, kind, colours, features, seed):
+    """One pixel, one superpixel, one colour, no class, constant maps: ids of the maps, or 0."""
+    rng = np.random.default_rng(seed)
+    photo = np.full((*size, 3), 128 * (colours == "gray"), np.uint8)
+    if colours == "noise":
+        photo = rng.integers(0, 256, photo.shape, np.uint8)
+    shape = (classes, 3, 3)
+    maps = {
+        "noise": rng.random(shape),
+        "zero": np.zeros(shape),
+        "one": np.ones(shape),
+        "negative": -rng.random(shape),
+        "peak": np.eye(9)[4].reshape(3, 3) * np.ones(shape),
+    }[kind]
+    each = maps_of(
+        maps, ids=range(1, classes + 1), features=maps[:1] if features and classes else None
+    )
+    labels = evidence(photo, [each, each])
+    assert labels.shape == size
+    assert labels.dtype == np.uint8
+    assert {*np.unique(labels)} <= {*range(classes + 1)}
+    if kind in ("zero", "negative") or not classes:
+        assert (labels == 0).all()
+
+
+PHOTO, _ = photo_of_a_disc((20, 20), (10, 10), 5)
+MAPS = maps_of(np.ones((1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"weights": "best"},
+            ValueError,
+            "weights must be one of 'position', 'no-position', got 'best'",
+        ),
+        ({"weights": 3}, TypeError, "weights must be EvidenceWeights or a name, got int"),
+        ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
+        ({"rounds": 1.5}, TypeError, "rounds must be an integer"),
+        ({"params": "none"}, ValueError, "params must be"),
+        ({"tags": [7]}, ValueError, "tags must be of the classes that have maps, [3], got 7"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        evidence(PHOTO, MAPS, **options)
+
+
+def test_maps_must_be_finite():
+    with pytest.raises(ValueError, match=r"^maps must be finite, got nan"):
+        evidence(PHOTO, maps_of(np.full((1, 4, 4), np.nan)))
+
+
+def test_weights_are_numbers():
+    good = dataclasses.asdict(EVIDENCE_WEIGHTS["position"])
+    assert EvidenceWeights(**good) == EVIDENCE_WEIGHTS["position"]
+    with pytest.raises(ValueError, match=r"^walk must be finite, got nan"):
+        EvidenceWeights(**{**good, "walk": np.nan})
+    with pytest.raises(TypeError, match=r"^x must be a number"):
+        EvidenceWeights(**{**good, "x": "0"})

@@ -102,7 +102,7 @@ def boundary_connectivity(
     a photo of one colour is 0.
 
     Computed in float64. A photo with some hundreds of superpixels takes milliseconds, one with
-    7000 of them one to three seconds: time grows with the square of their number, and with the cube
+    7000 of them one to two seconds: time grows with the square of their number, and with the cube
     of the number of those at the border. Memory grows with the edges and the square of the latter;
     it is some 32 MB for 10000 superpixels, 400 of them at the border. Called in the main thread, it
     runs signal handlers while it computes, so Ctrl-C ends it. There is no kernel for CUDA devices.

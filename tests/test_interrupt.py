@@ -88,9 +88,9 @@ LONG = {
         scores(3, 50, 60), noise_photo(500, 600), iterations=250, threads=2
     ),
     "superpixel walk": lambda: walk_on_noise(250, 300),
-    "boundary connectivity": lambda: connect(60, 70),
-    "boundary connectivity, two threads": lambda: connect(70, 80, threads=2),
-    "boundary connectivity of a long border": lambda: connect(2, 400),
+    "boundary connectivity": lambda: connect(75, 90),
+    "boundary connectivity, two threads": lambda: connect(90, 100, threads=2),
+    "boundary connectivity of a long border": lambda: connect(2, 500),
     "bilateral filter of noise": lambda: bilateral(noise_photo(600, 800), 2),
     "felzenszwalb": lambda: segment(smooth_photo(3000, 3000)),
     "felzenszwalb of noise": lambda: segment(noise_photo(1600, 2000), sigma=0, scale=1e6),

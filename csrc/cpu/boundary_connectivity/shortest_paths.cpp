@@ -58,7 +58,41 @@ struct Paths {
   const std::int64_t* begin;
   const Arc* arcs;
   std::int64_t eliminated, places;
+  bool closed;
 };
+
+// distances[j] = min(distances[j], first + rest[j])
+struct ShortenRow {
+  static CUEKIT_INLINE void run(double first, const double* rest, std::int64_t count,
+                                double* __restrict distances) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      const double through = first + rest[j];
+      distances[j] = through < distances[j] ? through : distances[j];
+    }
+  }
+};
+
+// Makes the length of each arc of a complete graph that of the shortest path, by the method of
+// Floyd and Warshall.
+void close(const std::vector<std::int32_t>& nodes, std::vector<std::vector<Arc>>* neighbours) {
+  const auto count = static_cast<std::int64_t>(nodes.size());
+  std::vector<std::int64_t> index(neighbours->size());
+  for (std::int64_t i = 0; i < count; ++i) index[nodes[i]] = i;
+  std::vector<double> lengths(count * count);
+  for (std::int64_t i = 0; i < count; ++i)
+    for (const Arc& arc : (*neighbours)[nodes[i]]) lengths[i * count + index[arc.to]] = arc.length;
+  PollAfterWork poll;
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::vector<double> through(lengths.begin() + k * count,
+                                      lengths.begin() + (k + 1) * count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      dispatch<ShortenRow>(lengths[i * count + k], through.data(), count, &lengths[i * count]);
+      poll(count);
+    }
+  }
+  for (std::int64_t i = 0; i < count; ++i)
+    for (Arc& arc : (*neighbours)[nodes[i]]) arc.length = lengths[i * count + index[arc.to]];
+}
 
 template <int width>
 struct FollowArcs {
@@ -116,7 +150,7 @@ struct FollowArcs {
         reached[paths->arcs[i].to] = 1;
       }
     }
-    while (shorten(*paths, distances)) poll();
+    while (shorten(*paths, distances) && !paths->closed) poll();
     for (std::int64_t place = paths->eliminated; place-- > 0;) backwards(*paths, place, distances);
   }
 };
@@ -139,8 +173,9 @@ ShortestPaths::ShortestPaths(std::vector<std::vector<Arc>> neighbours) {
     queue.pop();
     // It is out of date where the node was eliminated, or has another number of neighbours now.
     if (place_of[node] >= 0 || degree != neighbours[node].size()) continue;
+    closed_ = degree + nodes_.size() + 1 == neighbours.size();
     room -= static_cast<std::int64_t>(degree);
-    if (room < 0) break;
+    if (closed_ || room < 0) break;
     eliminate(node);
     place_of[node] = static_cast<std::int32_t>(nodes_.size());
     nodes_.push_back(node);
@@ -152,6 +187,7 @@ ShortestPaths::ShortestPaths(std::vector<std::vector<Arc>> neighbours) {
     place_of[node] = static_cast<std::int32_t>(nodes_.size());
     nodes_.push_back(node);
   }
+  if (closed_) close({nodes_.begin() + eliminated_, nodes_.end()}, &neighbours);
   begin_.push_back(0);
   for (const std::int32_t node : nodes_) {
     for (const Arc& arc : neighbours[node]) arcs_.push_back({place_of[arc.to], arc.length});
@@ -167,7 +203,7 @@ void ShortestPaths::find(std::int64_t first, double* distances) const {  // (pla
     distances[sources_at_a_time * (first + k) + k] = 0;
     reached[first + k] = 1;
   }
-  const Paths paths{begin_.data(), arcs_.data(), eliminated_, places};
+  const Paths paths{begin_.data(), arcs_.data(), eliminated_, places, closed_};
   dispatch_width<FollowArcs<2>, FollowArcs<4>, FollowArcs<8>>(&paths, first, distances,
                                                               reached.data());
 }

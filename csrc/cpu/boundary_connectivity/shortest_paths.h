@@ -7,8 +7,10 @@
 // later, and backwards from them. Superpixels touch few others, so there are few such arcs, and
 // every step serves eight sources at once.
 //
-// Where arcs would become too many, which no planar graph makes them, the nodes that are left are
-// not eliminated: their arcs are followed again and again until no distance gets shorter.
+// Nodes that are all joined to each other, as those at the image's border are, are not eliminated:
+// their arcs become as long as the shortest paths, and are followed once between the passes. Where
+// arcs would become too many, which no planar graph makes them, the nodes that are left stay, too:
+// their arcs are followed again and again until no distance gets shorter.
 //
 // Lengths are sums in another order than along the path: rounding differs.
 #pragma once
@@ -40,6 +42,7 @@ class ShortestPaths {
  private:
   std::vector<std::int32_t> nodes_;
   std::int64_t eliminated_ = 0;
+  bool closed_ = false;              // whether the arcs between the others are shortest paths
   std::vector<std::int64_t> begin_;  // the arcs of each place
   std::vector<Arc> arcs_;            // to later places; of those not eliminated, to all
 };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -82,24 +83,35 @@ class _MissingCompletion(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    parsed = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):  # names of files can have any bytes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    command = ""
     try:
+        parsed = parser().parse_args(arguments)
+        command = f" {parsed.command}"
+        signal.signal(signal.SIGTERM, _terminate)
         return int(parsed.run(parsed))
     except KeyboardInterrupt:
-        sys.stderr.write(f"cuekit {parsed.command}: stopped by Ctrl-C\n")
+        sys.stderr.write(f"cuekit{command}: stopped by Ctrl-C\n")
         return 128 + signal.SIGINT
+    except _TerminatedError:
+        sys.stderr.write(f"cuekit{command}: stopped by SIGTERM\n")
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows does not have
     except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.stderr.write(f"cuekit {parsed.command}: {error}\n")
+        sys.stderr.write(f"cuekit{command}: {error}\n")
         return 2
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave all blocks that clean up, and then the process."""
-    raise SystemExit(128 + number)
+class _TerminatedError(BaseException):
+    """SIGTERM has come: all blocks that clean up are left, and then the process."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError
 
 
 if __name__ == "__main__":

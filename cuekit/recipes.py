@@ -78,7 +78,7 @@ Tags: TypeAlias = Iterable[int] | None
 Labels: TypeAlias = "NDArray[np.uint8] | NDArray[np.int32]"
 
 UNSURE = 255
-NOT_NORMALIZED = "pass normalize=True, or take the recipe weclip if they are logits"
+NOT_NORMALIZED = "pass normalize=True (--normalize), or take the recipe weclip if they are logits"
 # Of the photos that CLIP's authors trained on: blue, green, red.
 CLIP_ES_MEAN = (104.008, 116.669, 122.675)
 

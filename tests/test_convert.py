@@ -77,22 +77,72 @@ def test_maps_of_a_folder(capsys):
         np.testing.assert_array_equal(ours.maps, theirs.maps.astype(np.float16))
 
 
+def write_photos(names, size):
+    for name in names:
+        path = Path("photos", f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(path)
+
+
 def test_maps_are_resized():
     write_psa()
+    write_photos(("a", "inner/b"), (8, 12))
     theirs = io.read_maps("cams/a.npy")
-    for options, size, photo_size in (
-        ({"stride": 4}, (2, 3), (8, 12)),
-        ({"stride": 5}, (2, 3), (8, 12)),
-        ({"size": (3, 5)}, (3, 5), None),
-        ({"size": (99, 5)}, (8, 5), None),  # nothing is enlarged
+    for i, (options, size, photo_size) in enumerate(
+        (
+            ({"stride": 4, "photos": "photos"}, (2, 3), (8, 12)),
+            ({"stride": 5, "photos": "photos"}, (2, 3), (8, 12)),
+            ({"size": (3, 5), "photos": "photos"}, (3, 5), (8, 12)),
+            ({"size": (3, 5)}, (3, 5), None),
+            ({"size": (99, 5)}, (8, 5), None),  # nothing is enlarged
+        )
     ):
-        found = run.convert_maps("cams", "small", encoding="float16", **options)
+        found = run.convert_maps("cams", f"small{i}", encoding="float16", **options)
         assert (found.written, found.failed) == (2, {})
-        ours = io.read_maps("small/a.npz")
+        ours = io.read_maps(f"small{i}/a.npz")
         assert ours.maps.shape == (2, *size)
         assert ours.photo_size == photo_size
         expected = cuekit.resize_maps(theirs.maps, size).astype(np.float16)
         np.testing.assert_array_equal(ours.maps, expected)
+
+
+def test_a_stride_needs_the_size_of_the_photo():
+    write_psa()
+    found = run.convert_maps("cams", "small", stride=4)
+    assert found.written == 0
+    assert set(found.failed.values()) == {
+        "the size of the photo must be known for a stride, got maps of 8 x 12 and no size: "
+        "pass --photos (photos=), or --size (size=)"
+    }
+    write_photos(("a", "inner/b"), (12, 8))
+    found = run.convert_maps("cams", "turned", stride=4, photos="photos")
+    assert "proportions of the photo, 12 x 8" in found.failed["a"]
+
+
+def test_files_of_others_stay():
+    write_psa()
+    write_labels({"a": LABELS["a"]})
+    Path("mine").mkdir()
+    Path("mine/a.png").write_bytes(b"mine")
+    Path("list.txt").write_bytes(b"mine")
+    for arguments in (
+        ["--maps", "cams", "--out", "mine"],
+        ["--labels", "labels", "--out", "mine"],
+        ["--labels", "labels", "--to", "coco", "--out", "list.txt"],
+        ["--labels", "labels", "--to", "label-studio", "--out", "list.txt"],
+        ["--labels", "labels", "--to", "coco-panoptic", "--out", "mine.json"],
+    ):
+        assert main(["convert", *arguments]) == 2
+    assert Path("mine/a.png").read_bytes() == Path("list.txt").read_bytes() == b"mine"
+    assert [path.name for path in Path("mine").iterdir()] == ["a.png"]
+
+
+def test_a_folder_has_one_setting():
+    write_psa()
+    run.convert_maps("cams", "small", size=(2, 3))
+    assert run.convert_maps("cams", "small", size=(2, 3)).written == 2
+    with pytest.raises(ValueError, match="got small, which was written with others"):
+        run.convert_maps("cams", "small", size=(2, 4))
 
 
 def test_background_cues_and_provenance_are_kept():
@@ -102,7 +152,7 @@ def test_background_cues_and_provenance_are_kept():
     options = {"photo_size": (16, 16), "provenance": "me", "encoding": "float16"}
     io.write_maps("cams/a.npz", maps, [1, 2], background=background, **options)
     cues = np.arange(64).reshape(1, 8, 8) % 8 < 4
-    io.write_maps("cams/b.npz", cues, [4])
+    io.write_maps("cams/b.npz", cues, [4], photo_size=(8, 8))
     run.convert_maps("cams", "small", stride=4, encoding="float16")
     ours = io.read_maps("small/a.npz")
     assert ours.maps.shape == (2, 4, 4)  # a stride of the photo's pixels
@@ -141,7 +191,7 @@ def test_a_bad_map_file_is_listed(capsys, jobs):
     lines = sorted(output.err.splitlines())
     assert lines[0].startswith("b failed: cams/b.npy: ")
     assert lines[1] == "d failed: cams has no maps of d"
-    assert sorted(path.name for path in Path("small").iterdir()) == ["a.npz", "c.npz"]
+    assert sorted(path.name for path in Path("small").glob("[!.]*")) == ["a.npz", "c.npz"]
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -153,7 +203,7 @@ def test_labels_and_colours(to):
     found = run.convert_labels("labels", "there", to)
     assert (found.written, found.failed) == (3, {})
     assert found.bytes_before == sum(p.stat().st_size for p in Path("labels").rglob("*.png"))
-    assert found.bytes_after == sum(p.stat().st_size for p in Path("there").rglob("*.*"))
+    assert found.bytes_after == sum(p.stat().st_size for p in Path("there").rglob("[!.]*.*"))
     colours = None if to == "png" else "voc"
     assert read_folder("there", colours=colours) == LABELS
     run.convert_labels("there", "back", colours=colours)
@@ -200,21 +250,21 @@ def test_overlap_and_crowds_are_passed_on():
         ],
     }
     Path("coco.json").write_text(json.dumps(content))
-    for options, expected in (
-        ([], [[1, 1]]),
-        (["--crowds", "class"], [[2, 1]]),
-        (["--crowds", "class", "--overlap", "smaller"], [[1, 1]]),
+    for out, options, expected in (
+        ("1", [], [[1, 1]]),
+        ("2", ["--crowds", "class"], [[2, 1]]),
+        ("3", ["--crowds", "class", "--overlap", "smaller"], [[1, 1]]),
     ):
-        assert main(["convert", "--coco", "coco.json", "--out", "ids", *options]) == 0
-        assert read_folder("ids") == {"x": expected}
+        assert main(["convert", "--coco", "coco.json", "--out", out, *options]) == 0
+        assert read_folder(out) == {"x": expected}
 
 
 def test_panoptic_and_label_studio():
     write_labels({"a": LABELS["a"], "b": LABELS["b"]})
     found = run.convert_labels("labels", "pan.json", "coco-panoptic")
-    sizes = [path.stat().st_size for path in (Path("pan.json"), *Path("pan").iterdir())]
+    sizes = [path.stat().st_size for path in (Path("pan.json"), *Path("pan").glob("*.png"))]
     assert found.bytes_after == sum(sizes)
-    assert sorted(path.name for path in Path("pan").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in Path("pan").glob("[!.]*")) == ["a.png", "b.png"]
     arguments = ["--to", "label-studio", "--out", "tasks.json", "--url", "s3://me/"]
     assert main(["convert", "--labels", "labels", *arguments]) == 0
     tasks = json.loads(Path("tasks.json").read_text())
@@ -353,11 +403,11 @@ def test_signals_leave_complete_files_only(number, kind):
     process.communicate(timeout=30)
     assert time.monotonic() - start < 5  # within a second on a machine that is not busy
     assert process.returncode == 128 + number
-    assert not list(Path("out").glob(".*"))
+    assert not list(Path("out").glob(".unfinished*"))
     if kind == "coco":
-        assert list(Path("out").iterdir()) == []
+        assert list(Path("out").glob("[!.]*")) == []
     else:
-        written = list(Path("out").iterdir())
+        written = list(Path("out").glob("[!.]*"))
         assert 3 < len(written) < 1000
         for path in written:
             io.read_maps(path)

@@ -255,9 +255,9 @@ def test_order_of_the_list_is_kept(scratch):
 @pytest.mark.parametrize(
     ("values", "classes", "message"),
     [
-        ([35, 0], "voc", "the truth of p0 must hold 0 to 20.* got 35: pass --classes coco"),
+        ([35, 0], "voc", "the truth of p0 must hold 0 to 20.* got 35: pass the classes"),
         ([90, 0], "coco", "the truth of p0 must hold 0 to 80.* got 90: COCO's official ids"),
-        ([0, 35], "voc", "the labels of p0 must hold 0 to 20.* got 35: pass --classes coco"),
+        ([0, 35], "voc", "the labels of p0 must hold 0 to 20.* got 35: pass the classes"),
         ([0, 4], CLASSES, "the labels of p0 must hold 0 to 3.* got 4"),
         ([200, 0], "voc", "must hold 0 to 20.* got 200: give the classes of these files"),
     ],

@@ -94,9 +94,9 @@ def test_the_labels_command_runs_as_it_stands(tmp_path):
         command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    labels = cuekit.io.read_labels(tmp_path / "labels" / "astronaut.png")
+    labels = cuekit.io.read_labels(tmp_path / "quickstart-output" / "labels" / "astronaut.png")
     assert set(np.unique(labels)) == {0, 3, 4, 255}
-    assert "astronaut" in (tmp_path / "labels.html").read_text()
+    assert "astronaut" in (tmp_path / "quickstart-output" / "labels.html").read_text()
 
 
 def test_the_other_commands_exist():

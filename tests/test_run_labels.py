@@ -54,10 +54,18 @@ def crashing(photo, maps, tags=None):
         os.kill(os.getpid(), signal.SIGSEGV)
     return strongest(photo, maps)
 
+def hanging(photo, maps, tags=None):
+    if photo[0, 0, 0] == 255:
+        time.sleep(1000)
+    return strongest(photo, maps)
+
 def talkative(photo, maps, tags=None):
     print("a recipe may print")
     sys.stdin.read()
     return strongest(photo, maps)
+
+def leaving(photo, maps, tags=None):
+    sys.exit("goodbye")
 
 def first_mask(photo, maps, tags=None, *, masks):
     return masks[0].astype(np.uint8) * 7
@@ -255,7 +263,7 @@ def test_lines_of_any_content_in_a_journal_are_ignored():
         ({"options": {"threshold": 0.4}}, r"options: \{\} there, \{\"threshold\": 0.4\} now"),
         ({"recipe": "run_recipes:slow"}, "recipe: "),
         ({"maps": "maps2"}, "maps: "),
-        ({"tags": {name: [3] for name in NAMES}}, "tags: null there"),
+        ({"tags": {name: [3] for name in NAMES}}, "other tags, or with tags and without"),
         ({"maps_format": "cuekit"}, "reading: "),
     ],
 )
@@ -291,7 +299,7 @@ def test_a_damaged_manifest(text):
 def test_a_recipe_that_was_edited_is_another_recipe(place):
     labels()
     (place / "run_recipes.py").write_text(RECIPES + "\n# edited\n")
-    with pytest.raises(ValueError, match="recipe_source: "):
+    with pytest.raises(ValueError, match="the file of the recipe has changed"):
         labels()
 
 
@@ -330,11 +338,38 @@ def test_a_bad_photo_is_listed_and_the_others_are_done(place, jobs, recipe):
     assert (found.written, sorted(contents("out"))) == (2, ["a.png", "inner/g.png"])
     assert failures() == found.failed
     crash = "the worker process was ended by SIGSEGV"
-    assert found.failed["b"] == (crash if recipe == "crashing" else "KeyError: 'no such thing'")
+    fault = r"KeyError: 'no such thing' \(run_recipes.py, line \d+\)"
+    assert re.fullmatch(crash if recipe == "crashing" else fault, found.failed["b"])
     assert "c.png: a photo must be a whole, undamaged picture" in found.failed["c"]
     assert found.failed["d"] == "photos has no photos of d"
     assert "e.npz: a zip file must be whole" in found.failed["e"]
     assert "proportions of the photo, 6 x 9, or be square, got 9 x 6" in found.failed["f"]
+
+
+def test_a_recipe_that_leaves_the_program():
+    found = labels("run_recipes:leaving", jobs=2)
+    assert set(found.failed.values()) == {"the recipe called sys.exit('goodbye')"}
+
+
+def test_a_file_with_the_name_of_a_module_of_python(place):
+    (place / "json.py").write_text("raise ImportError('not me')")
+    assert labels(jobs=2).written == 7
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_photo_that_takes_too_long_is_listed(place, jobs):
+    write_photo(place / "photos" / "b.png", 0, red=255)
+    write_photo(place / "photos" / "e.png", 0, red=255)
+    begin = time.monotonic()
+    found = labels("run_recipes:hanging", jobs=jobs, timeout=1)
+    # Two photos of a second, one after the other or at once, and starts of processes.
+    assert time.monotonic() - begin < 30
+    reason = "the worker process was ended after 1 s, the time limit"
+    assert found.failed == {"b": reason, "e": reason}
+    assert failures() == found.failed
+    assert (found.written, len(contents("out"))) == (5, 5)
+    labels(out="other", names=["a", "c", "d", "f", "inner/g"])
+    assert contents("out") == contents("other")
 
 
 def test_exit_status_and_retries(place, capsys):
@@ -446,7 +481,7 @@ def test_masks(place):
     assert found.failed == {"c": "masks has no masks of c"}
     with pytest.raises(ValueError, match="recipe run_recipes:first_mask needs masks"):
         labels("run_recipes:first_mask", out="x")
-    with pytest.raises(ValueError, match="masks must be given for a recipe that takes them"):
+    with pytest.raises(ValueError, match="masks must be left out for a recipe that takes none"):
         labels(out="x", masks="masks")
 
 
@@ -487,6 +522,15 @@ def test_a_dry_run_writes_nothing(place, capsys):
         ),
         ({"recipe": 3}, TypeError, "recipe must be a name or a function, got 3"),
         ({"options": {"treshold": 1}}, ValueError, "threshold, got 'treshold'"),
+        ({"recipe": "psa", "options": {"alpha": "big"}}, TypeError, "alpha must be"),
+        ({"recipe": "irn", "options": {"params": "foo"}}, ValueError, "params must be .*'foo'"),
+        ({"recipe": "./run_recipes.py:slow"}, ValueError, "pass run_recipes:slow, in the folder"),
+        ({"maps_format": "foo"}, ValueError, "format must be one of 'auto', .* got 'foo'"),
+        (
+            {"maps": "run_recipes.py"},
+            ValueError,
+            "maps must be a folder .* or one .npz, got run_rec",
+        ),
         ({"recipe": "sepl"}, ValueError, "recipe sepl needs masks"),
         ({"recipe": "sepl", "options": {"masks": 1}}, ValueError, "options must be .* got 'masks'"),
         ({"options": {"threshold": {1, 2}}}, TypeError, "options must be numbers"),
@@ -593,9 +637,9 @@ def test_two_runs_into_one_folder():
     process = started("--jobs", "2")
     try:
         wait_for(lambda: Path("out/journal.jsonl").exists())
-        with pytest.raises(OSError, match="another run is writing into this folder"):
+        with pytest.raises(OSError, match="another run is writing into out"):
             labels("run_recipes:slow")
-        with pytest.raises(OSError, match="another run is writing into this folder"):
+        with pytest.raises(OSError, match="another run is writing into out"):
             labels("run_recipes:slow", part=(1, 3))
     finally:
         process.terminate()

@@ -13,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import object_store
 import pytest
 from PIL import Image
 
@@ -60,6 +62,11 @@ def no_place(photo, maps, tags=None):
     """Takes away the folder for unfinished files, as a disk that fails."""
     Path("out/.unfinished").rename("gone")
     return strongest(photo, maps)
+
+def gpu(photo, maps, tags=None):
+    """The number of the GPU, and 255 without one."""
+    found = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return np.full(photo.shape[:2], int(found) if found else 255)
 
 class Echo:
     """A task that does nothing."""
@@ -144,9 +151,12 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes():
     pytest.importorskip("ray", reason="needs Ray: pip install 'cuekit[ray]'")
-    found = Nodes()
-    yield found
-    found.cluster.shutdown()
+    with contextlib.ExitStack() as stack:
+        if object_store.is_installed():  # nodes have the environment in which they were started
+            stack.enter_context(object_store.s3_server())
+        found = Nodes()
+        stack.callback(found.cluster.shutdown)
+        yield found
 
 
 def labels(recipe="strongest", out="out", **options):
@@ -319,6 +329,58 @@ def test_the_number_of_chunks_under_way_can_be_set(nodes):
     assert len(workers[0][1]) == 1
 
 
+def test_each_process_has_the_gpus_that_were_asked_for(nodes):
+    """Ray counts GPUs as it is told to: the third node has two that do not exist."""
+    node = nodes.cluster.add_node(num_cpus=4, num_gpus=2, **CLUSTER)
+    try:
+        found = labels("gpu", engine="ray", address=nodes.address, gpus_per_worker=1)
+        assert (found.written, found.failed) == (60, {})
+        # One GPU each; which one is Ray's choice.
+        assert {0, 1} >= set(found.pixels) != set()
+    finally:
+        nodes.cluster.remove_node(node)
+
+
+def test_tars_on_a_cluster(nodes):
+    with tarfile.open("photos.tar", "w") as archive:
+        for path in sorted(Path("photos").iterdir()):
+            archive.add(path, path.name)
+    labels(out="local")
+    found = run.labels(
+        "photos.tar", "maps", "out", "ray_recipes:strongest", engine="ray", address=nodes.address
+    )
+    assert found.written == 60
+    assert contents("out") == contents("local")
+
+
+def test_an_object_store_on_a_cluster_that_loses_a_node(nodes):
+    if not object_store.is_installed():
+        pytest.skip("needs s3fs and moto: pip install 'cuekit[test-cluster]'")
+    store, url = object_store.new_bucket("cluster")
+    for folder in ("photos", "maps"):
+        store.put(folder, f"{url}/{folder}", recursive=True)
+    options = {"engine": "ray", "address": nodes.address, "options": {"seconds": 0.1}}
+    places = (f"{url}/photos", f"{url}/maps", f"{url}/out")
+    written = []  # when the node is killed
+
+    def kill():
+        while len(written) == 0 or written[-1] < 10:
+            time.sleep(0.1)
+            written.append(len(object_store.label_files(store, f"{url}/out")))
+        nodes.kill_one()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = run.labels(*places, "ray_recipes:strongest", **options)
+    thread.join()
+    nodes.mend()
+    assert written[-1] < 60
+    assert (found.written, found.failed) == (60, {})
+    labels(out="local")
+    assert object_store.label_files(store, f"{url}/out") == contents("local")
+    assert run.labels(*places, "ray_recipes:strongest", **options).kept == 60
+
+
 # ----------------------------------------------------------------------- a Ray of this call
 
 
@@ -357,13 +419,17 @@ def test_a_ray_that_was_started_ends_with_the_run(number):
     assert len(started) > 3
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert "written" not in output
     wait_for(lambda: not any(map(is_running, started)), 20)
     assert not Path("out/.unfinished").exists()
-    found = labels(options={"seconds": 0.2}, limit=4)
-    assert found.kept >= 3
+    # Photos of the chunks that were in work have labels, but are not in the journal.
+    found = labels(options={"seconds": 0.0}, out="local")
+    assert contents("out").items() <= contents("local").items()
+    found = labels(options={"seconds": 0.2}, jobs=4)
+    assert 1 <= found.kept < 60
+    assert contents("out") == contents("local")
 
 
 # ------------------------------------------------------------------------- without a cluster
@@ -382,6 +448,8 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch, capsys):
         ({"engine": "spark"}, "engine must be one of 'local', 'ray', got 'spark'"),
         ({"address": "auto"}, "address must be left out for engine 'local', got 'auto'"),
         ({"timeout": 0}, "timeout must be at least 0.1, got 0"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker must be left out for engine 'local', got 1"),
+        ({"engine": "ray", "gpus_per_worker": 1.5}, "must be below 1 or whole, got 1.5"),
         ({"engine": "ray", "jobs": 0}, "jobs must be at least 1, got 0"),
     ],
 )
@@ -440,9 +508,13 @@ def test_nodes_that_cannot_work_stop_the_run(change, message):
 
 def test_a_recipe_is_sent_along_and_must_be_the_callers():
     source = {"name": "sent", "text": "X = 1\n" + RECIPES}
-    answer = json.loads(work_on(start(module=source, task="sent:Echo"), '[{"number": 4}]'))
-    assert answer["results"] == [{"twice": 8}]
-    assert answer["seconds"] > 0
+    arguments = start(module=source, task="sent:Echo")
+    answer = json.loads(work_on(arguments, '[{"number": 4}]'))
+    # The time of the first item holds that of the start of the process.
+    assert answer == {"results": [{"twice": 8}], "seconds": None}
+    answer = json.loads(work_on(arguments, '[{"number": 5}]'))
+    assert answer["results"] == [{"twice": 10}]
+    assert 0 < answer["seconds"] < 1
     other = {"recipe_source": "0" * 64, "archives": []}
     task = "cuekit.run._label_task:LabelTask"
     answer = json.loads(work_on(start(settings=other, task=task), '[{"number": 4}]'))
@@ -469,5 +541,5 @@ class FakeRay:
 )
 def test_chunks_are_sized_by_time(seconds, cpus, length):
     driver = _Driver(FakeRay(), {}, None)
-    driver._seconds, driver._cpus = seconds, cpus
+    driver._seconds, driver._workers = seconds, cpus
     assert driver._length() == length

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def _here(tmp_path, monkeypatch):
         ("/JPEGImages/a.jpg /SegmentationClassAug/a.png\n", ["a"]),
         ("2007.12.x\n", ["2007.12.x"]),
         ("ä\n", ["ä"]),
+        ("\ufeffa\nb\n", ["a", "b"]),  # as Windows' editors write it
     ],
 )
 def test_lists(tmp_path, text, names):
@@ -73,7 +75,7 @@ def test_tags_of_arrays(dtype):
 
 def test_tags_of_texts(tmp_path):
     (tmp_path / "tags.json").write_text('{"a.jpg": [3, 1, 3], "b": [], "c": ["dog"]}')
-    (tmp_path / "tags.txt").write_text("a 3 1\n\nb\nc dog\n")
+    (tmp_path / "tags.txt").write_text("\ufeffa 3 1\n\nb\nc dog\n", encoding="utf-8")
     classes = ["background", "cat", "dog"]
     assert read_tags("tags.json", classes) == read_tags("tags.txt", classes) == TAGS
 
@@ -81,8 +83,8 @@ def test_tags_of_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tags.txt", "a 0", "a tag must be a class id from 1 on, got 0"),
-        ("tags.txt", "a cat", "a tag must be a class id from 1 on, got 'cat'"),
+        ("tags.txt", "a 0", r"tags of a must be class ids from 1 on, .* got 0"),
+        ("tags.txt", "a cat", r"tags of a must be class ids from 1 on, .* got 'cat'; names with"),
         ("tags.txt", "a 1\na 2", "a photo must be listed once"),
         ("tags.json", "[1]", "tags must be a dict of lists"),
         ("tags.json", '{"a": 3}', "not iterable"),
@@ -155,6 +157,30 @@ def test_the_frame_of_the_command(capsys):
     assert all(command in help_text for command in COMMANDS)
     assert main(["labels", "--photos", "none", "--maps", "none", "--out", "out"]) == 2
     assert capsys.readouterr().err.startswith("cuekit labels: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("eval --labels a --truth b --csv photo.jpg", "--csv must be the name of a .csv file"),
+        ("eval --labels a --truth b --json list.txt", "--json must be the name of a .json file"),
+        ("sweep --maps a --truth b --png photo.jpg", "--png must be the name of a .png file"),
+        ("sweep --maps a --truth b --json list.txt", "--json must be the name of a .json file"),
+        ("labels --photos a --maps list.txt --out b", "No such file or directory: 'a'"),
+    ],
+)
+def test_files_of_another_kind_are_not_written_over(arguments, message, capsys):
+    for name in ("photo.jpg", "list.txt"):
+        Path(name).write_bytes(b"mine")
+    assert main(arguments.split()) == 2
+    assert message in capsys.readouterr().err
+    assert Path("photo.jpg").read_bytes() == Path("list.txt").read_bytes() == b"mine"
+
+
+def test_an_option_that_would_be_lost(capsys):
+    with pytest.raises(SystemExit):
+        main([*["view", "--photos", "a", "--labels", "b", "--maps", "c", "--maps", "d"]])
+    assert "--maps must be given once here, got 'd', too" in capsys.readouterr().err
 
 
 def test_completion(capsys):

@@ -11,7 +11,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import object_store
 import pytest
+from object_store import label_files as objects
 from PIL import Image
 
 from cuekit import io, run
@@ -56,31 +58,16 @@ def write_maps(path, seed):
 
 @pytest.fixture(scope="module")
 def server():
-    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'cuekit[remote]'")
-    moto = pytest.importorskip("moto.server", reason="needs moto")
-    pytest.importorskip("flask_cors", reason="needs moto's server")
-    found = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    found.start()
-    patch = pytest.MonkeyPatch()
-    host, port = found.get_host_and_port()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for key, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test")):
-        patch.setenv(f"AWS_{key}", value)
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield found
-    patch.undo()
-    found.stop()
+    if not object_store.is_installed():
+        pytest.skip("needs s3fs and moto: pip install 'cuekit[test-cluster]'")
+    with object_store.s3_server():
+        yield
 
 
 @pytest.fixture
 def bucket(server, tmp_path):  # noqa: ARG001 - it must run
     """An empty bucket and its file system."""
-    import s3fs
-
-    store = s3fs.S3FileSystem(skip_instance_cache=True)
-    name = f"bucket-{abs(hash(tmp_path)) % 10**9}"
-    store.mkdir(name)
-    return store, f"s3://{name}"
+    return object_store.new_bucket(f"bucket-{abs(hash(tmp_path)) % 10**9}")
 
 
 def labels(photos="photos", maps="maps", out="out", **options):
@@ -90,17 +77,6 @@ def labels(photos="photos", maps="maps", out="out", **options):
 def contents(folder):
     paths = sorted(Path(folder).rglob("*.png"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def objects(store, url):
-    """Return the label files below a URL."""
-    store.invalidate_cache()
-    root = url.removeprefix("s3://") + "/"
-    return {
-        key.removeprefix(root): store.cat_file(key)
-        for key in store.find(url)
-        if key.endswith(".png")
-    }
 
 
 # --------------------------------------------------------------------------------------- S3

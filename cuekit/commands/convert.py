@@ -9,7 +9,7 @@ from typing import get_args
 SUMMARY = "Convert activation maps and label images between formats."
 EXAMPLES = """\
 examples:
-  cuekit convert --maps cams --out small --stride 4
+  cuekit convert --maps cams --out small --stride 4 --photos JPEGImages
   cuekit convert --labels pseudo --to coco --out pseudo.json
   cuekit convert --labels pseudo --to label-studio --out tasks.json --url '/data/local-files/?d='
   cuekit convert --labels pseudo --to colours --out for_cvat --classes classes.txt
@@ -22,7 +22,7 @@ Photos whose files cannot be read are listed, and the others are converted; the 
 then. Pixels of label 255 are in no annotation of coco, coco-panoptic and label-studio."""
 
 _OPTIONS_OF = {
-    "maps": ("stride", "size", "encoding", "format", "maps_key", "ids_key", "jobs"),
+    "maps": ("photos", "stride", "size", "encoding", "format", "maps_key", "ids_key", "jobs"),
     "labels": ("classes", "colours", "official_ids", "photo_suffix", "to", "url"),
     "coco": ("overlap", "crowds", "to", "url"),
 }
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="show no progress")
 
     add = parser.add_argument_group("with --maps").add_argument
+    add("--photos", metavar="DIR", help="folder of the photos, whose sizes are written")
     add("--stride", type=int, metavar="N", help="one value for every N x N pixels of the photo")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="resize all maps to this size")
     add("--encoding", choices=("uint8", "float16"), help="how values are stored (default: uint8)")

@@ -49,8 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Count, and write the figures."""
     from cuekit.run import evaluate
-    from cuekit.run._pairs import write_failures, write_json
+    from cuekit.run._pairs import check_output, write_failures, write_json
 
+    check_output(arguments.csv, ".csv", "--csv")
+    check_output(arguments.json, ".json", "--json")
     found = evaluate(
         arguments.labels,
         arguments.truth,

@@ -16,7 +16,13 @@ examples:
   cuekit labels --photos JPEGImages --maps color --maps gray --out labels --recipe snap --jobs 8
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe my_recipes:sharpest
   cuekit labels ... --engine ray --address auto --timeout 300
+  cuekit labels --photos s3://bucket/photos --maps 'cams-{00..15}.tar' --out s3://bucket/labels
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
+
+recipes: psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf, threshold. One of
+your own is a function of a module in the current folder, or in PYTHONPATH.
+tags, as text: a line holds a photo's name and its classes, with white space between them. As .json:
+{"NAME": [class, ...]}. As .npz: ids and labels of 0 and 1. As .npy: {NAME: labels of 0 and 1}.
 
 The same command again goes on where it was stopped. Photos that fail are listed in
 OUT/failures.csv, the others are not affected."""
@@ -25,7 +31,7 @@ OUT/failures.csv, the others are not affected."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--photos", required=True, metavar="DIR", help="folder of photos")
+    add("--photos", required=True, metavar="DIR", help="folder of photos, a URL, or tars")
     add(
         "--maps",
         required=True,
@@ -34,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with a file of maps for each photo, or one .npz of all; again for each "
         "further classifier",
     )
-    add("--out", required=True, metavar="DIR", help="folder for the labels, NAME.png")
+    add("--out", required=True, metavar="DIR", help="folder or URL for the labels, NAME.png")
     add(
         "--recipe",
         default="psa",
@@ -74,6 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "started if there is none)",
     )
     add("--timeout", type=float, metavar="S", help="seconds that a photo may take")
+    add(
+        "--gpus-per-worker",
+        type=float,
+        default=0,
+        metavar="N",
+        help="GPUs of each process on a cluster, for recipes that use them (default: none)",
+    )
     add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
     add("--limit", type=int, metavar="N", help="do the first N photos only")
     add("--retry-failed", action="store_true", help="try photos again that failed before")
@@ -113,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         address=arguments.address,
         timeout=arguments.timeout,
+        gpus_per_worker=arguments.gpus_per_worker,
         part=arguments.part,
         limit=arguments.limit,
         retry_failed=arguments.retry_failed,

@@ -82,8 +82,10 @@ def _numbers(text: str) -> list[float]:
 def run(arguments: argparse.Namespace) -> int:
     """Count, and write the figures."""
     from cuekit.run import sweep
-    from cuekit.run._pairs import write_failures, write_json
+    from cuekit.run._pairs import check_output, write_failures, write_json
 
+    check_output(arguments.png, ".png", "--png")
+    check_output(arguments.json, ".json", "--json")
     if arguments.png and not arguments.truth:
         raise ValueError("--png needs --truth: without truth there is no curve")
     found = sweep(

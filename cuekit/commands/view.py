@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 SUMMARY = "Make a page with pictures of photos, maps and labels."
 EXAMPLES = """\
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of label PNGs; give it again for others to compare",
     )
     add("--truth", metavar="DIR", help="folder of label PNGs with the truth")
-    add("--maps", metavar="PATH", help="folder of activation maps, or one .npz of all photos")
+    add(
+        "--maps",
+        action=_Once,
+        metavar="PATH",
+        help="folder of activation maps, or one .npz of all photos",
+    )
     add("--list", metavar="FILE", help="text file with a name in each line (default: all labels)")
     add(
         "--classes",
@@ -53,6 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", default="report.html", metavar="FILE", help="the page (default: report.html)")
     add("--png", metavar="FILE", help="write the panels as one picture, too")
     add("--quiet", action="store_true", help="show no progress")
+
+
+class _Once(argparse.Action):
+    """Refuses a second value, which would take the place of the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{self.option_strings[0]} must be given once here, got {value!r}, too")
+        setattr(namespace, self.dest, value)
 
 
 def run(arguments: argparse.Namespace) -> int:

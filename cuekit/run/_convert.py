@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import tempfile
 import time
@@ -19,10 +21,12 @@ from cuekit._checks import check_choice, check_integer, check_size, check_switch
 from cuekit.classes import COCO, class_names, coco_to_contiguous
 from cuekit.io._common import PathLike, check_path
 from cuekit.io.coco import check_classes
+from cuekit.run._label_task import check_sizes
 from cuekit.run._plan import check_apart, map_sources
 from cuekit.run._progress import Progress, duration
 from cuekit.run._sources import (
     LABEL_SUFFIXES,
+    PHOTO_SUFFIXES,
     Files,
     check_name,
     listed_names,
@@ -37,6 +41,7 @@ LabelFormat: TypeAlias = Literal["png", "colours", "coco", "coco-panoptic", "lab
 
 _TASK = "cuekit.run._convert:MapTask"
 _SHOWN_FAILURES = 10
+_MARKER = ".convert.json"  # in a folder that was written, with the arguments
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def convert_maps(
     out: PathLike,
     *,
     names: PathLike | Iterable[str] | None = None,
+    photos: PathLike | None = None,
     stride: int | None = None,
     size: tuple[int, int] | None = None,
     encoding: Literal["uint8", "float16"] = "uint8",
@@ -105,9 +111,11 @@ def convert_maps(
         `maps`.
     names : path, or iterable of str, optional
         A text file with names of photos, or the names. Default: all.
+    photos : str or path-like, optional
+        The folder of the photos. Their sizes are written beside the maps.
     stride : int, optional
-        Resize maps to one value for every stride x stride pixels of the photo. Maps of a file that
-        does not say the photo's size are taken to have it.
+        Resize maps to one value for every stride x stride pixels of the photo. The size of the
+        photo must be known, from `photos` or from the file.
     size : (int, int), optional
         Resize all maps to this height and width. Without `stride` and `size`, and where a side is
         smaller already, maps keep theirs.
@@ -147,6 +155,7 @@ def convert_maps(
     jobs = check_integer(jobs, "jobs", minimum=1)
     (found,) = map_sources(source)
     files = found.files
+    pictures = None if photos is None else Files(photos, PHOTO_SUFFIXES, "photos")
     wanted = _wanted(names, sorted(found.names), source)
     report = _Report(len(wanted), progress)
 
@@ -154,12 +163,13 @@ def convert_maps(
         for name in wanted:
             try:
                 path = "" if files is None else os.fspath(files.path(name))
+                photo = None if pictures is None else os.fspath(pictures.path(name))
             except (OSError, ValueError) as error:
                 report.fail(name, error)
             else:
-                yield {"name": name, "path": path}
+                yield {"name": name, "path": path, "photo": photo}
 
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, {**settings, "maps": os.fspath(source.resolve())})
     before = source.stat().st_size if files is None else 0
     after = 0
     with (
@@ -197,6 +207,10 @@ class MapTask:
         else:
             found = self._archive.read(item["name"])
             before = 0  # the archive is counted once
+        if item["photo"] is not None:
+            photo = io.read_photo(item["photo"])
+            check_sizes(found, photo)
+            found = dataclasses.replace(found, photo_size=photo.shape[:2])
         size, photo_size = self._sizes(found)
         target = Path(self._settings["out"]) / f"{item['name']}.npz"
         arguments = {
@@ -231,11 +245,42 @@ class MapTask:
         photo_size = found.photo_size
         stride, size = self._settings["stride"], self._settings["size"]
         if stride is not None:
-            photo_size = photo_size or (height, width)
+            if photo_size is None:
+                raise ValueError(
+                    f"the size of the photo must be known for a stride, got maps of "
+                    f"{height} x {width} and no size: pass --photos (photos=), or --size (size=)"
+                )
             size = [-(-side // stride) for side in photo_size]
         if size is None:
             return (height, width), photo_size
         return (min(height, size[0]), min(width, size[1])), photo_size
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make a folder, or take one that an earlier call with the same settings has written."""
+    settings = {key: value for key, value in settings.items() if key != "out"}
+    text = json.dumps(settings, indent=2, default=str) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / _MARKER
+    if marker.exists():
+        if marker.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                "out must be a new folder, or that of an earlier call with the same arguments, "
+                f"got {folder}, which was written with others"
+            )
+    elif any(folder.iterdir()):
+        raise ValueError(
+            f"out must be a new or empty folder, or that of an earlier call, got {folder} with "
+            f"{next(folder.iterdir()).name}"
+        )
+    else:
+        marker.write_text(text, encoding="utf-8")
+
+
+def _check_json(target: Path) -> None:
+    """Refuse to write over a file that is no JSON, such as a photo or a list."""
+    if target.suffix.lower() != ".json":
+        raise ValueError(f"out must be the name of a .json file, got {target}")
 
 
 def _resized(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -335,6 +380,20 @@ def convert_labels(
                 yield pair
                 report.add()
 
+    settings = {
+        "labels": os.fspath(source.resolve()),
+        "to": to,
+        "classes": list(reader.classes),
+        "colours": None if colours is None else np.asarray(colours).tolist(),
+        "official_ids": official_ids,
+        "rules": [overlap, crowds],
+    }
+    if to in ("png", "colours"):
+        _claim(target, settings)
+    else:
+        _check_json(target)
+    if to == "coco-panoptic":
+        _claim(target.with_suffix(""), settings)
     with contextlib.closing(report):
         after = _write_labels(photos(), target, to, reader.classes, url)
     seconds = time.monotonic() - start
@@ -396,7 +455,6 @@ def _write_labels(
     """Write the photos, and return the number of bytes."""
     if to in ("png", "colours"):
         write = io.write_labels if to == "png" else io.write_colours
-        target.mkdir(parents=True, exist_ok=True)
         total = 0
         for file_name, labels in photos:
             path = target / f"{without_suffix(file_name)}.png"

@@ -33,13 +33,15 @@ class DryRun:
     photos, done : int
         Photos asked for, and those that are done already.
     failing : dict of str to str
-        Photos that would fail, as far as it can be told without making their labels.
+        Photos that would fail: those with missing files, and those of the samples that failed.
     unused : int
         Photos in the folder that are not asked for.
     example : str
         What the first file of maps holds.
+    tried : int
+        Number of samples: photos of which labels were made without writing them.
     samples : dict of str to str
-        Photos of which labels were made without writing them, with classes and time.
+        Those of the samples that did not fail, with classes and time.
     seconds, nbytes : float
         Estimates for all photos that are left, from the samples; of one process.
     free : int or None
@@ -51,6 +53,7 @@ class DryRun:
     failing: dict[str, str]
     unused: int
     example: str
+    tried: int
     samples: dict[str, str]
     seconds: float
     nbytes: float
@@ -62,6 +65,7 @@ class DryRun:
             f"{self.photos} photos, {self.done} done already, {len(self.failing)} would fail, "
             f"{self.unused} more in the folder are not asked for",
             f"maps: {self.example}",
+            f"labels were made of {len(self.samples)} of {self.tried} photos that were tried",
             *(f"{name}: {text}" for name, text in self.samples.items()),
             *(f"fails: {text}" for text in list(self.failing.values())[:_SHOWN_FAILURES]),
         ]
@@ -88,11 +92,12 @@ def dry_run(
     journal = output_folder(folder, plan.manifest(function), None)
     journal.look()
     pending = [item for item in items if not journal.is_done(item["name"], item["inputs"])]
+    samples_of = pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]
     samples: dict[str, str] = {}
     seconds, nbytes = [], []
     with contextlib.closing(LabelTask(plan.worker_settings(), function)) as task:
         example = _example(task, items)
-        for item in pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]:
+        for item in samples_of:
             start = time.monotonic()
             try:
                 found = task.make(item)
@@ -109,6 +114,7 @@ def dry_run(
         failing=failing,
         unused=len(set(plan.photos.names()) - set(wanted)),
         example=example,
+        tried=len(samples_of),
         samples=samples,
         seconds=len(pending) * float(np.median(seconds or [0])),
         nbytes=len(pending) * float(np.mean(nbytes or [0])),

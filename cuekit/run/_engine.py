@@ -24,6 +24,7 @@ class Engine:
     jobs: int | None
     address: str | None
     timeout: float | None
+    gpus_per_worker: float = 0
 
     def __post_init__(self) -> None:
         check_choice(self.name, "engine", ("local", "ray"))
@@ -38,6 +39,16 @@ class Engine:
             )
         if self.timeout is not None:
             check_number(self.timeout, "timeout", minimum=0.1)
+        if check_number(self.gpus_per_worker, "gpus_per_worker", minimum=0) > 0:
+            if self.name == "local":
+                raise ValueError(
+                    f"gpus_per_worker must be left out for engine 'local', got "
+                    f"{self.gpus_per_worker}: its processes see all GPUs"
+                )
+            if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:  # a rule of Ray
+                raise ValueError(
+                    f"gpus_per_worker must be below 1 or whole, got {self.gpus_per_worker}"
+                )
 
     @property
     def is_in_process(self) -> bool:
@@ -63,6 +74,7 @@ class Engine:
                 address=self.address,
                 jobs=self.jobs,
                 timeout=self.timeout,
+                gpus_per_worker=self.gpus_per_worker,
             )
         task = partial(LabelTask, function=function) if self.is_in_process else _TASK
         return run_all(task, settings, items, self.jobs or 1, self.timeout)

@@ -40,6 +40,13 @@ MANIFEST = "run.json"
 MAX_MANIFEST = 2**20  # bytes
 
 
+# For settings of which the manifest has only a checksum.
+_DIFFERENCES = {
+    "recipe_source": "the file of the recipe has changed",
+    "tags": "other tags, or with tags and without",
+}
+
+
 class OutputFolder:
     """The folder of a run, locked while the object is used as a context manager.
 
@@ -127,7 +134,8 @@ class OutputFolder:
             )
         if found is not None and (label is not None or self._is_part):
             differences = [
-                f"{key}: {json.dumps(found.get(key))} there, "
+                _DIFFERENCES.get(key)
+                or f"{key}: {json.dumps(found.get(key))} there, "
                 f"{json.dumps(self._settings.get(key))} now"
                 for key in sorted({*found, *self._settings})
                 if found.get(key) != self._settings.get(key)
@@ -241,9 +249,7 @@ def _locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            raise OSError(
-                errno.EAGAIN, "another run is writing into this folder", os.fspath(path.parent)
-            ) from None
+            raise OSError(f"another run is writing into {path.parent}") from None
         yield
 
 

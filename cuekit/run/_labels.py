@@ -99,6 +99,7 @@ def labels(
     engine: str = "local",
     address: str | None = None,
     timeout: float | None = None,
+    gpus_per_worker: float = 0,
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -152,6 +153,10 @@ def labels(
         started on this machine for this call, with `jobs` processors.
     timeout : float, optional
         Seconds that a photo may take. Then its process is killed, and the photo has failed.
+    gpus_per_worker : float, default 0
+        GPUs of each process on a cluster of Ray, for recipes of your own that use them: 1, or 0.5
+        for two processes with one GPU. A process sees its own only, and with 0 none. The recipes
+        of cuekit run on CPUs.
     part : (i, n), optional
         Do part i of n only, i from 1 to n: photos i, i + n, ... of the list. Several parts can run
         at once, on several machines with a common folder.
@@ -181,6 +186,11 @@ def labels(
 
     Notes
     -----
+    `photos`, `maps` and `out` may be URLs of object stores, such as ``s3://bucket/photos``, which
+    fsspec reads (``cuekit[remote]``). `photos` and `maps` may be members of tars without
+    compression: ``"photos-{000..099}.tar"`` or ``"photos-*.tar"``. A store has no lock: two runs at
+    once into one place do the work twice.
+
     A cluster gives the same bits as one machine. A process or machine that is lost there takes no
     photos with it: they are done again, three times at most. A recipe ``"module:function"`` whose
     module is one file is sent to all machines; what it imports must be installed there.
@@ -193,7 +203,7 @@ def labels(
     what that imports), the paths, the contents of tags. Photos whose files or maps have changed
     since are done again.
     """
-    where = Engine(engine, jobs, address, timeout)
+    where = Engine(engine, jobs, address, timeout, gpus_per_worker)
     if limit is not None:
         limit = check_integer(limit, "limit", minimum=1)
     start = time.monotonic()

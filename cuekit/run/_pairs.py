@@ -86,6 +86,12 @@ def write_failures(failures: Mapping[str, str]) -> None:
     sys.stderr.writelines(line + "\n" for line in lines)
 
 
+def check_output(path: PathLike | None, suffix: str, option: str) -> None:
+    """Refuse to write over a file of another kind, such as a photo or a list."""
+    if path is not None and check_path(path, option).suffix.lower() != suffix:
+        raise ValueError(f"{option} must be the name of a {suffix} file, got {os.fspath(path)}")
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Write a JSON file."""
     with replace_file(check_path(path)) as file:
@@ -125,7 +131,7 @@ def check_class_ids(
     largest = int(wrong.max())
     hint = "give the classes of these files with --classes (classes=)"
     if len(class_names) <= largest <= 80:
-        hint = "pass --classes coco (classes='coco') if they have COCO's 81 classes"
+        hint = "pass the classes of the truth, such as --classes coco (classes='coco')"
     elif len(class_names) == 81 and largest <= 90:
         hint = "COCO's official ids have gaps: see cuekit.classes.coco_to_contiguous"
     raise ValueError(

@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cuekit
 from cuekit import io
-from cuekit._checks import check_integer
+from cuekit._checks import check_choice, check_integer
 from cuekit.io._common import PathLike, check_path
+from cuekit.io.maps import Format
 from cuekit.run._recipe import Recipe, source_hash
 from cuekit.run._sources import (
     MAP_SUFFIXES,
@@ -44,6 +45,10 @@ def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
     for each in paths:
         if not is_url(each) and check_path(each, "maps").is_file() and not is_shard(each):
             path = check_path(each, "maps")
+            if path.suffix.lower() != ".npz":
+                raise ValueError(
+                    f"maps must be a folder with a file for each photo, or one .npz, got {path}"
+                )
             with io.MapArchive(path) as archive:
                 sources.append(MapSource(path, None, frozenset(archive.names)))
         else:
@@ -63,6 +68,9 @@ class Plan:
     options: dict[str, Any]
     tags: dict[str, tuple[int, ...]] | None
     reading: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_choice(self.reading["format"], "format", get_args(Format))
 
     def manifest(self, function: Recipe) -> dict[str, Any]:
         """Return all that changes results."""

@@ -6,7 +6,7 @@ items one by one, as on one machine: a recipe that crashes or hangs ends that pr
 photo has the same entry in the list of failures. The process is kept from chunk to chunk.
 
 - A chunk takes some seconds: its length follows from the seconds per photo that workers measure.
-- Only a few chunks are under way for each processor, and items are taken from the caller's iterator
+- Two chunks are under way for each processor or GPU, and items are taken from the caller's iterator
   when there is room. So the driver's memory does not grow with the number of items.
 - A chunk is lost if its Ray worker or its node is. Its items are then done again, each one alone,
   so that an item that ends workers takes no others with it. An item that was lost three times has
@@ -23,6 +23,7 @@ import itertools
 import json
 import logging
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ from cuekit.run._workers import Item, Pool, Result, RunStoppedError, describe
 _CHUNK_SECONDS = 2.0
 _MOST_CHUNKS_PER_SECOND = 50  # that end, on the whole cluster: each takes the driver 1 to 2 ms
 _MOST_IN_CHUNK = 250
-_CHUNKS_PER_CPU = 2  # one in work, one that waits, so that a processor need not wait for the driver
+_CHUNKS_PER_WORKER = 2  # one in work, one that waits, so that no worker waits for the driver
 _MOST_TRIES = 3
 _PATIENCE = 120.0  # seconds to wait for a cluster that has no processor left
 _REACH_SECONDS = 10.0
@@ -59,6 +61,7 @@ def run_all_on_ray(
     address: str | None = None,
     jobs: int | None = None,
     timeout: float | None = None,
+    gpus_per_worker: float = 0,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Call a task with every item on a Ray cluster; see `cuekit.run._workers.run_all`.
 
@@ -78,6 +81,8 @@ def run_all_on_ray(
         cluster that was there. Default: all processors.
     timeout : float, optional
         Seconds that an item may take. Then its process is killed.
+    gpus_per_worker : float, default 0
+        GPUs of each worker process.
 
     Yields
     ------
@@ -103,7 +108,7 @@ def run_all_on_ray(
         "module": _module_of(settings.get("recipe", "")),
     }
     with _connected(ray, address, jobs) as is_own:
-        driver = _Driver(ray, start, None if is_own else jobs)
+        driver = _Driver(ray, start, None if is_own else jobs, gpus_per_worker)
         try:
             yield from driver.run(items)
         finally:
@@ -203,48 +208,52 @@ class _Chunk:
 class _Driver:
     """Keeps chunks under way on a cluster."""
 
-    def __init__(self, ray: Any, start: dict[str, Any], most: int | None) -> None:
+    def __init__(self, ray: Any, start: dict[str, Any], most: int | None, gpus: float = 0) -> None:
         self._ray = ray
-        self._work_on = ray.remote(num_cpus=1, max_retries=0)(work_on)
+        # max_calls=0: with GPUs, Ray would start a new Ray worker for each chunk.
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0, "max_calls": 0}
+        self._work_on = ray.remote(**options)(work_on)
+        self._gpus = gpus
         self._start = json.dumps(start)
         self._most = most  # chunks under way, if the caller set it
         self._flying: dict[Any, _Chunk] = {}
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._again: deque[_Chunk] = deque()
         self._seconds: float | None = None  # per item
-        self._cpus = 0
-        self._looked = self._had_cpus = -1e9
+        self._workers = 0  # that can work at once
+        self._looked = self._had_workers = -1e9
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         source = iter(items)
-        self._had_cpus = time.monotonic()
+        self._had_workers = time.monotonic()
         while True:
             self._look()
             while len(self._flying) < self._room() and self._send(source):
                 pass
             if not self._flying:
                 return
-            first, _ = self._ray.wait(list(self._flying), timeout=1)
-            # All others that are there, too: a call of wait takes long if many are under way.
-            done = (
-                first
-                and self._ray.wait(list(self._flying), num_returns=len(self._flying), timeout=0)[0]
-            )
-            for reference in done:
-                yield from self._take(reference)
+            # Not ray.wait: it takes longer the more chunks are under way, and turns the exception
+            # that a signal raises into another one.
+            with contextlib.suppress(queue.Empty):
+                yield from self._take(*self._done.get(timeout=1))
 
     def _look(self) -> None:
-        """See how many processors there are: nodes come and go."""
+        """See how many workers there can be: nodes come and go."""
         now = time.monotonic()
         if now - self._looked >= _LOOK_PERIOD:
             self._looked = now
-            self._cpus = int(self._ray.cluster_resources().get("CPU", 0))
-        if self._cpus:
-            self._had_cpus = now
-        elif now - self._had_cpus > _PATIENCE:
-            raise RunStoppedError(f"the cluster has had no processor for {_PATIENCE:.0f} s")
+            there = self._ray.cluster_resources()
+            self._workers = int(there.get("CPU", 0))
+            if self._gpus:
+                self._workers = min(self._workers, int(there.get("GPU", 0) / self._gpus))
+        if self._workers:
+            self._had_workers = now
+        elif now - self._had_workers > _PATIENCE:
+            what = "GPU" if self._gpus else "processor"
+            raise RunStoppedError(f"the cluster has had no {what} for {_PATIENCE:.0f} s")
 
     def _room(self) -> int:
-        return self._most or max(self._cpus, 1) * _CHUNKS_PER_CPU
+        return self._most or max(self._workers, 1) * _CHUNKS_PER_WORKER
 
     def _send(self, source: Iterator[Item]) -> bool:
         if self._again:
@@ -252,21 +261,27 @@ class _Driver:
         else:
             chunk = _Chunk(list(itertools.islice(source, self._length())))
         if chunk.items:
-            self._flying[self._work_on.remote(self._start, json.dumps(chunk.items))] = chunk
+            reference = self._work_on.remote(self._start, json.dumps(chunk.items))
+            self._flying[reference] = chunk
+            reference.future().add_done_callback(partial(self._arrived, reference))
         return bool(chunk.items)
+
+    def _arrived(self, reference: Any, future: Any) -> None:
+        """Note a result, in a thread of Ray's."""
+        self._done.put((reference, future))
 
     def _length(self) -> int:
         """Return how many items are the next chunk."""
         if self._seconds is None:
             return 1
-        seconds = max(_CHUNK_SECONDS, self._cpus / _MOST_CHUNKS_PER_SECOND)
+        seconds = max(_CHUNK_SECONDS, self._workers / _MOST_CHUNKS_PER_SECOND)
         return min(max(int(seconds / max(self._seconds, 1e-6)), 1), _MOST_IN_CHUNK)
 
-    def _take(self, reference: Any) -> Iterator[tuple[Item, Result]]:
+    def _take(self, reference: Any, future: Any) -> Iterator[tuple[Item, Result]]:
         chunk = self._flying.pop(reference)
         errors = self._ray.exceptions
         try:
-            answer = json.loads(self._ray.get(reference))
+            answer = json.loads(future.result())
         except errors.RayTaskError as error:  # in work_on, or before it: so for all chunks
             raise RunStoppedError(f"a Ray worker cannot work: {_last_line(error)}") from None
         except errors.RayError as error:
@@ -320,7 +335,8 @@ def _last_line(error: BaseException) -> str:
 def work_on(start: str, items: str) -> str:
     """Do a chunk of items; all is JSON."""
     try:
-        pool = _Kept.pool(start)
+        before = _Kept.current
+        pool = _Kept.pool(start, os.environ.get("CUDA_VISIBLE_DEVICES"))
         results, ends = [], [time.monotonic()]
         for _, result in pool.run(json.loads(items), 1):
             results.append(result)
@@ -328,24 +344,26 @@ def work_on(start: str, items: str) -> str:
     except RunStoppedError as error:
         _Kept.close()
         return json.dumps({"stop": str(error), "node": socket.gethostname()})
-    # The first item's time holds that of the start of a process.
-    first = 1 if len(results) > 1 else 0
-    seconds = (ends[-1] - ends[first]) / (len(results) - first) if results else None
+    # The first item of a process takes as long as its start, too.
+    first = 0 if pool is before else 1
+    count = len(results) - first
+    seconds = (ends[-1] - ends[first]) / count if count > 0 else None
     return json.dumps({"results": results, "seconds": seconds})
 
 
 class _Kept:
     """What a Ray worker keeps from chunk to chunk: the worker process of the run it works for."""
 
-    start = ""
+    key: tuple[str, str | None] = ("", None)
     current: Pool | None = None
     folder = ""
 
     @classmethod
-    def pool(cls, start: str) -> Pool:
-        if cls.current is None or cls.start != start:
+    def pool(cls, start: str, gpus: str | None) -> Pool:
+        """Return the process; it has the GPUs that its Ray worker had when it was started."""
+        if cls.current is None or cls.key != (start, gpus):
             cls.close()
-            cls.current, cls.start = cls._made(json.loads(start)), start
+            cls.current, cls.key = cls._made(json.loads(start)), (start, gpus)
         return cls.current
 
     @classmethod

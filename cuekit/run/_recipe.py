@@ -11,20 +11,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from cuekit._checks import check_choice
+from cuekit.io import Maps
 
 Recipe: TypeAlias = Callable[..., Any]
 
 
 def load_recipe(name: str) -> Recipe:
     """Return a recipe of `cuekit.recipes`, or the function that ``"module:function"`` means."""
-    module_name, colon, function_name = name.partition(":")
+    module_name, colon, function_name = name.rpartition(":")
     if not colon:
         from cuekit import recipes
 
         plain = name.replace("-", "_")
-        check_choice(plain, "recipe", tuple(recipes.RECIPES))
+        shown = {each.replace("_", "-"): each for each in recipes.RECIPES}
+        check_choice(plain.replace("_", "-"), "recipe", tuple(shown))
         return recipes.RECIPES[plain]
+    if "/" in module_name or module_name.endswith(".py"):
+        module = Path(module_name).stem
+        raise ValueError(
+            f"recipe must name a module, not a file, got {name!r}: pass {module}:{function_name}, "
+            "in the folder of the file or with that folder in PYTHONPATH"
+        )
     if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109 - text, as in sys.path
         sys.path.insert(0, "")  # as `python -m` does; the command has the folder of programs there
     try:
@@ -72,7 +82,7 @@ def check_options(recipe: Recipe, options: dict[str, Any], name: str, has_masks:
                 f"got {option!r}"
             )
     if has_masks and "masks" not in known:
-        raise ValueError(f"masks must be given for a recipe that takes them, got recipe {name}")
+        raise ValueError(f"masks must be left out for a recipe that takes none, such as {name}")
     needed = [
         each.name
         for each in parameters
@@ -83,6 +93,17 @@ def check_options(recipe: Recipe, options: dict[str, Any], name: str, has_masks:
     ]
     if needed:
         raise ValueError(f"recipe {name} needs {', '.join(needed)}")
+    if getattr(recipe, "__module__", "") == "cuekit.recipes":
+        _try(recipe, options, has_masks)
+
+
+def _try(recipe: Recipe, options: dict[str, Any], has_masks: bool) -> None:
+    """Refuse values of options with which all photos would fail, before the first one."""
+    side = 8
+    flat = np.full((side, side), 0.5, np.float32)
+    maps = Maps(flat[None], np.array([1]), flat, "trial", features=flat[None])
+    masks = {"masks": np.ones((1, side, side), bool)} if has_masks else {}
+    recipe(np.zeros((side, side, 3), np.uint8), maps, **options, **masks)
 
 
 def source_hash(recipe: Recipe) -> str | None:

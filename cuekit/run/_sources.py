@@ -111,7 +111,7 @@ def read_list(path: PathLike) -> list[str]:
     """
     file_path = check_path(path)
     try:
-        lines = file_path.read_text(encoding="utf-8").splitlines()
+        lines = file_path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file_path}: a list of names must be UTF-8 text, got: {error}") from None
     names: dict[str, int] = {}
@@ -207,7 +207,7 @@ def read_tags(path: PathLike, class_names: Iterable[str] = ()) -> dict[str, tupl
     try:
         if suffix in (".npz", ".npy"):
             return _tags_of_arrays(file_path)
-        text = file_path.read_text(encoding="utf-8")
+        text = file_path.read_text(encoding="utf-8-sig")
         if suffix == ".json":
             table = json.loads(text)
             if not isinstance(table, dict):
@@ -218,21 +218,24 @@ def read_tags(path: PathLike, class_names: Iterable[str] = ()) -> dict[str, tupl
             if len(table) != len(lines):
                 raise ValueError("a photo must be listed once, got one twice")  # noqa: TRY301
         return {
-            without_suffix(name): tuple(sorted({_class_id(each, ids) for each in classes}))
+            without_suffix(name): tuple(sorted({_class_id(each, ids, name) for each in classes}))
             for name, classes in table.items()
         }
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file_path}: {error}") from None
 
 
-def _class_id(value: object, ids: Mapping[str, int]) -> int:
+def _class_id(value: object, ids: Mapping[str, int], photo: str) -> int:
     if isinstance(value, str) and value in ids:
         value = ids[value]
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**16:
         known = f", or one of {', '.join(list(ids)[1:])}" if ids else ""
-        raise ValueError(f"a tag must be a class id from 1 on{known}, got {value!r}")
+        raise ValueError(
+            f"tags of {photo} must be class ids from 1 on{known}, with white space between them, "
+            f"got {value!r}; names with spaces need a .json"
+        )
     return value
 
 

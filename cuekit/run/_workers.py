@@ -29,6 +29,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any, TypeAlias
 
@@ -105,6 +106,8 @@ def _attempt(work: Callable[[Item], Result], item: Item) -> Result:
         raise
     except Exception as error:  # whatever a recipe or a damaged file raises is this photo's failure
         return {"failed": describe(error)}
+    except SystemExit as error:
+        return {"failed": f"the recipe called sys.exit({error.code!r})"}
 
 
 def describe(error: BaseException) -> str:
@@ -112,7 +115,11 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | OSError) and text:
         return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    where = ""
+    if error.__traceback__ is not None:  # these are faults of a program, most often of a recipe
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" ({os.path.basename(last.filename)}, line {last.lineno})"  # noqa: PTH119
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
 class _Worker:
@@ -129,17 +136,18 @@ class _Worker:
         self.ready = False
         self.is_late = False
         self.since: float | None = None  # when it began with the item; None: it has answered
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from cuekit.run._workers import main; main()"],
+        # The standard library comes first until `main` sets the path: a file in the current folder
+        # that has the name of one of its modules must not be taken for it.
+        program = f"import sys; sys.path += {path!r}; from cuekit.run._workers import main; main()"
+        self.process = subprocess.Popen(  # noqa: S603 - this very Python
+            [sys.executable, "-P", "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
             cwd=folder,
             start_new_session=True,
         )
         self._answers = answers
-        self._send(start)
+        self._send({**start, "path": path})
         # Its thread waits for answers, because pipes cannot be waited for together on Windows.
         threading.Thread(target=self._receive, daemon=True).start()
 
@@ -311,6 +319,7 @@ def main() -> None:
     start = json.loads(requests.readline() or "null")
     if start is None:
         return
+    sys.path[:] = start["path"]
     with contextlib.suppress(BrokenPipeError):  # the caller has ended
         try:
             work = load(start["task"])(start["settings"])

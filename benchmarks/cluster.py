@@ -1,0 +1,148 @@
+"""What `cuekit labels --engine ray` costs: the driver per photo, its memory, efficiency.
+
+    pip install -e '.[ray]'
+    python -m benchmarks.cluster                    # some minutes
+    python -m benchmarks.cluster --items 1000000    # the driver's memory with a million items
+
+Photos are simulated, so that the machine's load does not count: a worker sleeps for as long as a
+photo would take.
+
+- *Driver*: processor time of the driver's process, all its threads, for each item. "Engine": items
+  from a generator, a task that does nothing, so that only the engine works. "Run": the whole of
+  `cuekit.run.labels` with files, which finds photos and maps, looks at their times, and writes the
+  journal.
+- *Memory*: the driver's resident memory after a tenth of the items, and at the end.
+- *Efficiency*: photos x seconds per photo / (workers x seconds of the run), with the start of the
+  workers, and from the first result to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cuekit import io, run
+from cuekit.run._ray import run_all_on_ray
+
+if sys.platform == "linux":
+    PAGE = resource.getpagesize()
+
+
+class Sleeper:
+    """A task that takes as long as its settings say."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.seconds = settings["seconds"]
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Answer as a photo's labels do."""
+        time.sleep(self.seconds)
+        return {"bytes": 5000, "crc32": item["number"], "pixels": {"0": 100000, "12": 87500}}
+
+
+def constant(photo: Any, maps: io.Maps, tags: Any = None) -> Any:  # noqa: ARG001
+    """Return labels without any work."""
+    return np.zeros(photo.shape[:2], np.uint8)
+
+
+def resident_mb() -> float:
+    """Return the resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
+
+
+def simulated(count: int) -> Iterator[dict[str, Any]]:
+    """Yield items of the size of a photo's."""
+    for number in range(count):
+        name = f"folder/photo_{number:09}"
+        yield {
+            "name": name,
+            "photo": f"/data/photos/{name}.jpg",
+            "maps": [[f"/data/maps/{name}.npz"]],
+            "masks": None,
+            "tags": None,
+            "inputs": [[123456, 1795969906546422384]] * 2,
+            "number": number,
+        }
+
+
+def engine(count: int, seconds: float, jobs: int) -> dict[str, float]:
+    """Run simulated items; return what it took."""
+    start, cpu = time.monotonic(), time.process_time()
+    first = last = early = 0.0
+    done = 0
+    task, settings = "benchmarks.cluster:Sleeper", {"seconds": seconds}
+    results = run_all_on_ray(task, settings, simulated(count), address="local", jobs=jobs)
+    with contextlib.closing(results):
+        for _ in results:
+            done += 1
+            last = time.monotonic()
+            if done == 1:
+                # Ray has started, which takes processor time once.
+                first, cpu = last, time.process_time()
+            if done == count // 10:
+                early = resident_mb()
+        used = time.process_time() - cpu
+        late = resident_mb()
+    return {
+        "ms_per_item": 1e3 * used / (done - 1),
+        "mb_early": early,
+        "mb_late": late,
+        "efficiency": count * seconds / jobs / (last - start),
+        "steady": (count - 1) * seconds / jobs / (last - first),
+        "seconds": last - start,
+    }
+
+
+def whole_run(count: int) -> float:
+    """Return milliseconds of the driver per photo, of a run with files."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.makedirs(f"{folder}/photos")  # noqa: PTH103
+        os.makedirs(f"{folder}/maps")  # noqa: PTH103
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{folder}/photo.png")
+        io.write_maps(f"{folder}/maps.npz", np.zeros((1, 4, 4), np.float32), [3])
+        for number in range(count):
+            os.link(f"{folder}/photo.png", f"{folder}/photos/{number:07}.png")
+            os.link(f"{folder}/maps.npz", f"{folder}/maps/{number:07}.npz")
+        arguments = (f"{folder}/photos", f"{folder}/maps", f"{folder}/out")
+        options: dict[str, Any] = {"engine": "ray", "address": "local", "jobs": 2}
+        recipe = "benchmarks.cluster:constant"
+        run.labels(*arguments, recipe, limit=1, **options)  # what starting takes
+        cpu = time.process_time()
+        run.labels(*arguments, recipe, limit=2, **options)
+        start_cpu = time.process_time() - cpu
+        cpu = time.process_time()
+        found = run.labels(*arguments, recipe, **options)
+        used = time.process_time() - cpu - start_cpu
+        if isinstance(found, run.DryRun) or found.written != count - 2:
+            raise RuntimeError(str(found))
+        return 1e3 * used / found.written
+
+
+def main() -> None:
+    """Measure, and write figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--photos", type=int, default=3_000)
+    parser.add_argument("--seconds", type=float, default=0.2, help="simulated, for efficiency")
+    arguments = parser.parse_args()
+    figures: dict[str, Any] = {"engine": engine(arguments.items, 0.0, 2)}
+    for jobs in (1, 2):
+        figures[f"workers_{jobs}"] = engine(300 * jobs, arguments.seconds, jobs)
+    figures["run_ms_per_photo"] = whole_run(arguments.photos)
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

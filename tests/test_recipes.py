@@ -24,7 +24,7 @@ from cuekit.recipes import RECIPES
 
 CAMS = DATA / "cams" / "color.npz"
 CLOSE = 1e-3
-NEED_PROBABILITIES = sorted(set(RECIPES) - {"snap", "weclip"})
+NEED_PROBABILITIES = sorted(set(RECIPES) - {"evidence", "snap", "weclip"})
 
 
 def options_of(name, photo):

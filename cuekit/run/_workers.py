@@ -222,7 +222,8 @@ class Pool:
         self._start = {"task": task, "settings": settings, "timeout": timeout}
         self._timeout = timeout
         self._folder = folder
-        self._path = sys.path if path is None else path
+        # Paths that are relative to this process's current folder become absolute.
+        self._path = [os.path.abspath(each) for each in sys.path] if path is None else path  # noqa: PTH100
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._workers: set[_Worker] = set()
 

@@ -19,8 +19,8 @@ examples:
   cuekit labels --photos s3://bucket/photos --maps 'cams-{00..15}.tar' --out s3://bucket/labels
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
 
-recipes: psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf, threshold, evidence.
-One of your own is a function of a module in the current folder, or in PYTHONPATH.
+recipes: psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf, threshold,
+evidence. One of your own is a function of a module in the current folder, or in PYTHONPATH.
 tags, as text: a line holds a photo's name and its classes, with white space between them. As .json:
 {"NAME": [class, ...]}. As .npz: ids and labels of 0 and 1. As .npy: {NAME: labels of 0 and 1}.
 

@@ -39,11 +39,12 @@ class LabelTask:
         found = self.make(item)
         data = encode_labels(found)
         self._write(item, data)
-        ids, counts = np.unique(found, return_counts=True)
+        counts = np.bincount(found.astype(np.uint8).reshape(-1))  # encode_labels has checked them
+        ids = np.flatnonzero(counts)
         return {
             "bytes": len(data),
             "crc32": zlib.crc32(data),
-            "pixels": dict(zip(map(str, ids.tolist()), counts.tolist(), strict=True)),
+            "pixels": dict(zip(map(str, ids.tolist()), counts[ids].tolist(), strict=True)),
         }
 
     def make(self, item: dict[str, Any]) -> NDArray[Any]:

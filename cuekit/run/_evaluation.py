@@ -156,7 +156,9 @@ class Evaluation:
                 other = self.other.iou[i]
                 row += [percent(other), percent(self.iou[i] - other, "+")]
             rows.append([self.class_names[i], *row])
-        means = ["mean", percent(self.mean_iou.value), percent(self.mean_accuracy.value), ""]
+        count = int(np.isfinite(self.iou[list(self.averaged)]).sum())
+        means = [percent(self.mean_iou.value), percent(self.mean_accuracy.value), ""]
+        means.insert(0, f"mean of {count}")
         if self.other is not None:
             difference = self.differences["mean_iou"].value
             means += [percent(self.other.mean_iou.value), percent(difference, "+")]
@@ -178,7 +180,7 @@ class Evaluation:
         if self.other is not None:
             lines.append(f"other labels, of the same photos: {self.other.folder}")
         if self.failures:
-            lines.append(f"{len(self.failures)} photos failed, no figure includes them")
+            lines.append(f"failed, and in no figure: {len(self.failures)}")
         if self.without_labels:
             lines.append(f"truth of photos not asked for: {self.without_labels} files")
         return lines
@@ -195,8 +197,8 @@ class Evaluation:
             f"truth 255: left out, {percent(_share(left_out, known + left_out))} % of the pixels",
             f"labels 255: {_COUNTED_AS[self.unknown]}, {percent(_share(unknown, known))} % of the "
             "pixels with known truth",
-            f"means: over {averaged_text(self.averaged, self.class_names)}, without the {absent} "
-            f"in neither truth nor labels, with IoU 0 for the {added} in labels only",
+            f"means: over {averaged_text(self.averaged, self.class_names)}; of these, {absent} in "
+            f"neither truth nor labels are left out, {added} in labels only count with IoU 0",
             "[ ]: 95 % bootstrap interval over photos",
             *(f"NOTE: {note}" for note in self.notes),
         ]

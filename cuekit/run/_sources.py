@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -44,7 +45,9 @@ class Files:
         self.folder = check_path(folder)
         self.kind = kind
         wanted = frozenset(suffixes)
-        self._paths: dict[str, list[str]] = {}  # within the folder
+        # Name -> suffix, or several of them. Suffixes are few and shared: a million names take
+        # 80 MB. Values of subclasses are lists of locations.
+        self._paths: dict[str, Any] = {}
         start = os.fspath(self.folder)
         os.scandir(start).close()  # raises where os.walk is silent
         for place, folders, files in os.walk(start, followlinks=True, onerror=_raise):
@@ -54,7 +57,9 @@ class Files:
                 stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a Path takes 10 times as long
                 if suffix.lower() in wanted and not file.startswith("."):
                     before = "" if inner == "." else inner.replace(os.sep, "/") + "/"
-                    self._paths.setdefault(before + stem, []).append(before + file)
+                    name = before + stem
+                    other = self._paths.get(name)
+                    self._paths[name] = sys.intern(suffix if other is None else f"{other} {suffix}")
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted."""
@@ -76,12 +81,12 @@ class Files:
         found = self._paths.get(name)
         if found is None:
             raise FileNotFoundError(f"{self.folder} has no {self.kind} of {name}")
-        if len(found) > 1:
+        if " " in found:
+            files = " and ".join(f"{name}{suffix}" for suffix in found.split(" "))
             raise ValueError(
-                f"{self.folder} must have one file of {self.kind} for each name, "
-                f"got {' and '.join(found)}"
+                f"{self.folder} must have one file of {self.kind} for each name, got {files}"
             )
-        return self.folder / found[0]
+        return self.folder / f"{name}{found}"
 
 
 def _raise(error: OSError) -> None:

@@ -75,7 +75,7 @@ class RemoteFolder(OutputFolder):
 
     def is_done(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether the labels of a photo are complete, and made from these inputs."""
-        entry = self._entries.get(name, {})
+        entry = self._entry(name)
         return (
             entry.get("state") == "done"
             and entry.get("inputs") == inputs

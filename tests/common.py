@@ -1,6 +1,7 @@
 """What all tests share: Hypothesis profiles, figures, data sets, reasons for skipping."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,17 @@ def pytest_terminal_summary(terminalreporter, config):
         for line in sorted(lines):
             terminalreporter.write_line(line)
 
+
+# -------------------------------------------------------------------------------- the command
+
+# `cuekit`, followed by arguments, as a process that Ctrl-C ends. A program that is started in the
+# background by a shell inherits that SIGINT is ignored.
+CUEKIT = [
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from cuekit.__main__ import main; sys.exit(main(sys.argv[1:]))",
+]
 
 # --------------------------------------------------------------------------- what may be missing
 

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from common import CUEKIT
 from PIL import Image
 
 import cuekit
@@ -388,7 +388,7 @@ def test_signals_leave_complete_files_only(number, kind):
         write_labels({f"{i:04}": np.arange(900).reshape(30, 30) % 7 for i in range(600)})
         arguments = ["--labels", "labels", "--to", "coco", "--out", "out/x.json"]
         Path("out").mkdir()
-    command = [sys.executable, "-m", "cuekit", "convert", *arguments]
+    command = [*CUEKIT, "convert", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(cuekit.__file__).parents[1])}
     process = subprocess.Popen(  # noqa: S603 - this interpreter
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import CUEKIT
 from PIL import Image
 
 from cuekit import io, run
@@ -553,8 +554,7 @@ def test_wrong_requests(change, error, message):
 
 
 def started(*options, **keywords):
-    command = [sys.executable, "-m", "cuekit", "labels", "--photos", "photos", "--maps", "maps"]
-    command += ["--out", "out", "--recipe", "run_recipes:slow", *options]
+    command = [*CUEKIT, *COMMAND, "--out", "out", "--recipe", "run_recipes:slow", *options]
     return subprocess.Popen(  # noqa: S603
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords
     )

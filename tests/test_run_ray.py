@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import object_store
 import pytest
+from common import CUEKIT
 from PIL import Image
 
 from cuekit import io, run
@@ -408,7 +409,7 @@ def is_running(pid):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_ray_that_was_started_ends_with_the_run(number):
     pytest.importorskip("ray")
-    command = [sys.executable, "-m", "cuekit", "labels", "--photos", "photos", "--maps", "maps"]
+    command = [*CUEKIT, "labels", "--photos", "photos", "--maps", "maps"]
     command += ["--out", "out", "--recipe", "ray_recipes:strongest", "--option", "seconds=0.2"]
     command += ["--engine", "ray", "--address", "local", "--jobs", "1"]
     process = subprocess.Popen(  # noqa: S603

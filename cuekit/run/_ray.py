@@ -19,14 +19,15 @@ photo has the same entry in the list of failures. The process is kept from chunk
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
 import os
 import queue
-import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import cuekit
+from cuekit.io._common import replace_file
 from cuekit.run._storage import is_url
 from cuekit.run._workers import Item, Pool, Result, RunStoppedError, describe
 
@@ -356,7 +358,6 @@ class _Kept:
 
     key: tuple[str, str | None] = ("", None)
     current: Pool | None = None
-    folder = ""
 
     @classmethod
     def pool(cls, start: str, gpus: str | None) -> Pool:
@@ -385,16 +386,31 @@ class _Kept:
             )
         path = list(sys.path)
         if start["module"] is not None:
-            cls.folder = tempfile.mkdtemp(prefix="cuekit-")
-            module = Path(cls.folder, f"{start['module']['name']}.py")
-            module.write_text(start["module"]["text"], encoding="utf-8")
-            path.insert(0, cls.folder)
+            path.insert(0, os.fspath(_folder_of(**start["module"])))
         return Pool(start["task"], start["settings"], start["timeout"], folder=folder, path=path)
 
     @classmethod
     def close(cls) -> None:
         if cls.current is not None:
             cls.current.close()
-        if cls.folder:
-            shutil.rmtree(cls.folder, ignore_errors=True)
-        cls.current, cls.folder = None, ""
+        cls.current = None
+
+
+def _folder_of(name: str, text: str) -> Path:
+    """Return a folder with a module.
+
+    It is the same one for the same text. So there is nothing to remove when a process ends, which a
+    process that is killed could not do.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has a folder for each user
+    base = Path(tempfile.gettempdir(), f"cuekit-{user}")
+    with contextlib.suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    status = base.lstat()  # not of what a link of somebody else points to
+    if os.name == "posix" and (not stat.S_ISDIR(status.st_mode) or status.st_uid != user):
+        raise RunStoppedError(f"{base} must be a folder of this user, for recipes that are sent")
+    folder = base / hashlib.sha256(text.encode()).hexdigest()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with replace_file(folder / f"{name}.py") as file:
+        file.write(text.encode())
+    return folder

@@ -71,6 +71,28 @@ CUEKIT = [
     "from cuekit.__main__ import main; sys.exit(main(sys.argv[1:]))",
 ]
 
+
+def children(pid):
+    """Return the processes that a process has started, and theirs; needs Linux's /proc."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(status.parent.name)
+            found += [child, *children(child)]
+    return found
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 # --------------------------------------------------------------------------- what may be missing
 
 DATA = Path(os.environ.get("CUEKIT_DATA", ROOT.parent / "shared" / "data"))

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import object_store
 import pytest
-from common import CUEKIT
+from common import CUEKIT, children, is_running
 from PIL import Image
 
 from cuekit import io, run
@@ -383,27 +383,6 @@ def test_an_object_store_on_a_cluster_that_loses_a_node(nodes):
 
 
 # ----------------------------------------------------------------------- a Ray of this call
-
-
-def children(pid):
-    """Return the processes that a process has started, and theirs."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(status.parent.name)
-            found += [child, *children(child)]
-    return found
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

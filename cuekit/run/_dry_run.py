@@ -62,8 +62,8 @@ class DryRun:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.photos} photos, {self.done} done already, {len(self.failing)} would fail, "
-            f"{self.unused} more in the folder are not asked for",
+            f"{self.photos} photos, {self.done} done already, at least {len(self.failing)} would "
+            f"fail, {self.unused} more in the folder are not asked for",
             f"maps: {self.example}",
             f"labels were made of {len(self.samples)} of {self.tried} photos that were tried",
             *(f"{name}: {text}" for name, text in self.samples.items()),

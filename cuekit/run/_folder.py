@@ -43,7 +43,7 @@ MAX_MANIFEST = 2**20  # bytes
 # For settings of which the manifest has only a checksum.
 _DIFFERENCES = {
     "recipe_source": "the file of the recipe has changed",
-    "tags": "other tags, or with tags and without",
+    "tags": "the tags are not the same, or only one of the runs has tags",
 }
 
 

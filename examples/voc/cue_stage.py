@@ -2,7 +2,7 @@
 
 Maps are stored as ``maps/KIND/ID.npz``. Cues are stored as label maps ``cues/SET/ID.png`` at the
 photo's resolution, with overlaps resolved. For training, these label maps are resized to the
-network's grid.
+network's grid. "psa" and "evidence" are labels of `cuekit.recipes` instead, for comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from models import Network
 
 KINDS = ("color", "gray")
-SETS = ("raw-color", "snapped-color", "raw-gray", "snapped-gray", "merged", "sec")
+RECIPES = ("psa", "evidence")
+SETS = ("raw-color", "snapped-color", "raw-gray", "snapped-gray", "merged", *RECIPES, "sec")
 
 
 class Maps(NamedTuple):
@@ -169,9 +170,9 @@ def cues_of(
     Returns
     -------
     dict of str to array of bool
-        Cues (C + 1, …) for every name in `SETS`: raw ones at the resolution of the maps, the others
-        at that of the photo. "sec" are cues of the colour network as in SEC: without class
-        subtraction, and with their own threshold.
+        Cues (C + 1, …) for every name in `SETS` but those of `RECIPES`: raw ones at the resolution
+        of the maps, the others at that of the photo. "sec" are cues of the colour network as in
+        SEC: without class subtraction, and with their own threshold.
     """
     superpixels = cuekit.felzenszwalb(photo, scale=scale, min_size=min_size)
     cues = {
@@ -189,6 +190,22 @@ def cues_of(
         cues[f"snapped-{kind}"] = cuekit.snap_cues(raw, superpixels, threshold=snap_threshold)
     cues["merged"] = cuekit.fuse_cues(cues["snapped-color"], cues["snapped-gray"])
     return cues
+
+
+def labels_of_recipes(
+    maps: dict[str, Maps], present: np.ndarray, photo: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the labels (H, W) of every recipe in `RECIPES`, from the maps of both classifiers."""
+    tags = 1 + np.flatnonzero(present)
+    of_tags = [
+        cuekit.io.Maps(each.cams[present], tags, None, "voc", features=each.features)
+        for each in maps.values()
+    ]
+    # PSA's recipe takes maps in [0, 1].
+    return {
+        "psa": cuekit.recipes.psa(photo, of_tags, normalize=True),
+        "evidence": cuekit.recipes.evidence(photo, of_tags),
+    }
 
 
 def write_label_map(path: Path, cues: np.ndarray, size: tuple[int, int]) -> None:
@@ -210,5 +227,9 @@ def write_cues(
         photo = np.asarray(folder.photo(name))
         both = {kind: read_maps(maps / kind / f"{name}.npz") for kind in KINDS}
         cues = cues_of(both, folder.tags[name], photo, **settings)
+        labels = labels_of_recipes(both, folder.tags[name], photo)
         for each in SETS:
-            write_label_map(out / each / f"{name}.png", cues[each], photo.shape[:2])
+            if each in labels:
+                cuekit.io.write_labels(out / each / f"{name}.png", labels[each])
+            else:
+                write_label_map(out / each / f"{name}.png", cues[each], photo.shape[:2])

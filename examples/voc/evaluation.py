@@ -444,6 +444,8 @@ def write_tables(
         ("raw cue", "merged cue"),
         ("merged-expansion cue", "merged cue"),
         ("sec cue", "merged cue"),
+        ("merged cue", "evidence cue"),
+        ("psa cue", "evidence cue"),
         (with_tags, PREDICTION),
         (with_tags, LABELS),
     ]
@@ -470,6 +472,7 @@ def write_tables(
             ("raw-color", "snapped-color"),
             ("raw-gray", "snapped-gray"),
             ("snapped-color", "merged"),
+            ("psa", "evidence"),
         ]
         tables.append(
             difference_table(

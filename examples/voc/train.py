@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from cue_stage import KINDS, write_cues, write_maps
+from cue_stage import KINDS, RECIPES, write_cues, write_maps
 from data import Photos, VocFolder
 from evaluation import Plan, evaluate
 from loop import (
@@ -51,9 +51,15 @@ if TYPE_CHECKING:
 
 SEC_PIXELS = 321  # side of the photos in SEC, which the widths of its CRF are for
 HELD_OUT = "held-out"  # in place of a split: the held-out photos, to choose settings on
-CUES = {"raw": "raw-color", "snapped": "snapped-color", "merged": "merged", "sec": "sec"}
+CUES = {
+    "raw": "raw-color",
+    "snapped": "snapped-color",
+    "merged": "merged",
+    **{name: name for name in RECIPES},
+    "sec": "sec",
+}
 SEGMENTERS: dict[str, dict[str, Any]] = {
-    **{name: {"cues": name} for name in ("raw", "snapped", "merged")},
+    **{name: {"cues": name} for name in CUES if name != "sec"},
     "merged-expansion": {"cues": "merged", "expansion": True},
     "sec": {"recipe": "sec"},
 }

@@ -145,7 +145,7 @@ def test_psa_affinity(drawn):
 def test_background_of_the_high_alpha_wins(monkeypatch):
     """It seldom happens, so the CRF is replaced."""
     low, high = np.array([[[0.1]], [[0.9]]]), np.array([[[0.9]], [[0.1]]])
-    monkeypatch.setattr(recipes, "dense_crf", lambda *_, **__: np.stack([low, high]))
+    monkeypatch.setattr("cuekit.recipes._steps.dense_crf", lambda *_, **__: np.stack([low, high]))
     photo, maps = np.zeros((1, 1, 3), np.uint8), files_maps(np.full((1, 1, 1), 0.5), [7])
     assert recipes.psa_affinity(photo, maps).tolist() == [[0]]
 

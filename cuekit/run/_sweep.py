@@ -16,7 +16,7 @@ from cuekit.felzenszwalb import felzenszwalb
 from cuekit.io import MapArchive, Maps, read_labels, read_maps, read_photo
 from cuekit.io._common import PathLike
 from cuekit.metrics import IGNORE
-from cuekit.recipes import _at_photo_size, _mean, _normalized, _of_classes
+from cuekit.recipes._steps import at_photo_size, maps_of_classes, mean_of_classifiers, normalized
 from cuekit.run._curve import Sweep
 from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
@@ -278,9 +278,9 @@ class CountThresholds:
             check_sizes(each, image)
             if each.maps.dtype == np.bool_:
                 raise ValueError("maps must be floating, got cues, which have no threshold")
-            maps = _at_photo_size(_of_classes(each, class_ids, wanted, image).maps, image)
-            resized.append(_normalized(maps) if self._settings["normalize"] else maps)
-        return _mean(resized), class_ids
+            maps = at_photo_size(maps_of_classes(each, class_ids, wanted, image).maps, image)
+            resized.append(normalized(maps) if self._settings["normalize"] else maps)
+        return mean_of_classifiers(resized), class_ids
 
     def _count(self, value: NDArray[Any]) -> NDArray[np.intp]:
         """Return, for each pixel, at how many of the values it has the label of its best class.

@@ -1,7 +1,7 @@
 """Readers and writers of the files people exchange.
 
 No reader here can run code from a file. Pickles are not unpickled: their opcodes are listed with
-:func:`pickletools.genops`, which parses without executing anything, and a small interpreter accepts
+``pickletools.genops``, which parses without executing anything, and a small interpreter accepts
 only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 
 =====================  =============================================================================

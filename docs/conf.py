@@ -39,6 +39,7 @@ extensions = [
 exclude_patterns = ["paper.md"]  # of a journal, with a format of its own
 templates_path = ["_templates"]
 nitpicky = True
+smartquotes = False  # they would make a dash of the -- of options
 
 # numpydoc describes the types of all parameters, so signatures need none. The modules that need
 # torch are imported without it.
@@ -70,6 +71,7 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"cuekit {release}"
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sphinx = False
 html_static_path = ["_static"]

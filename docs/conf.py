@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,14 @@ class Command(SphinxDirective):
         ]
 
 
-def skip_field(_app: Sphinx, _what: str, _name: str, obj: Any, skip: bool, _: Any) -> bool | None:
-    """Leave out the fields of named tuples: their class describes them."""
-    return True if type(obj).__name__ == "_tuplegetter" else None if not skip else True
+def signature(
+    _app: Sphinx, what: str, _name: str, obj: Any, _options: Any, text: str, returns: str
+) -> tuple[str, str]:
+    """Give modules of torch their constructor's signature, which its stand-in hides."""
+    if what == "class" and text == "(*args, **kwargs)":
+        _, *others = inspect.signature(obj.__init__).parameters.values()
+        text = str(inspect.Signature([each.replace(annotation=each.empty) for each in others]))
+    return text, returns
 
 
 def setup(app: Sphinx) -> None:
@@ -127,4 +133,4 @@ def setup(app: Sphinx) -> None:
     # Folders with a README.md, which stands for itself, are no sections of the gallery.
     sphinx_gallery.gen_gallery.get_subsections = lambda *_, **__: []
     app.add_directive("cuekit-command", Command)
-    app.connect("autodoc-skip-member", skip_field)
+    app.connect("autodoc-process-signature", signature)

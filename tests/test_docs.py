@@ -32,7 +32,8 @@ def documented(page):
     """Return the names that a page of the API reference lists."""
     text = (API / f"{page}.rst").read_text(encoding="utf-8")
     blocks = re.findall(r"autosummary::\n   :toctree: generated\n\n((?:   .+\n)+)", text)
-    return [name for block in blocks for name in block.split()]
+    by_hand = re.findall(r"^\.\. py:data:: (\w+)$", text, re.MULTILINE)
+    return [*(name for block in blocks for name in block.split()), *by_hand]
 
 
 def public_names(module):

@@ -21,7 +21,7 @@ _MAX_ENTRIES = 2**20
 
 
 class MapArchive:
-    """Activation maps of many photos in one `.npz` file, read photo by photo.
+    """Activation maps of many photos in one ``.npz`` file, read photo by photo.
 
     The file has these arrays for each photo, as ``numpy.savez`` or ``numpy.savez_compressed`` write
     them. NAME is the photo's name; it may contain slashes.

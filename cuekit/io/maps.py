@@ -136,7 +136,7 @@ def read_maps(
 ) -> Maps:
     """Read the activation maps of one photo, as published code writes them.
 
-    Files are read whatever wrote them: `.npy` files of a dict, `.npz` archives, files of
+    Files are read whatever wrote them: ``.npy`` files of a dict, ``.npz`` archives, files of
     ``torch.save`` of both kinds, and plain pickles. Arrays in them may be torch tensors; torch
     need not be installed. Nothing in a file is ever executed.
 
@@ -472,7 +472,7 @@ def write_maps(
     encoding: Literal["uint8", "float16"] = "uint8",
     provenance: str = "",
 ) -> None:
-    """Write the activation maps, or the cues, of one photo as a small `.npz`.
+    """Write the activation maps, or the cues, of one photo as a small ``.npz``.
 
     The file is read by `read_maps`, and by ``numpy.load`` without cuekit and without pickles. It is
     written under a temporary name and then renamed, so `path` never holds a partial file. Equal

@@ -42,7 +42,7 @@ def read_masks(path: PathLike, *, max_bytes: int = 2**30) -> NDArray[Any]:
           counts, a list of integers, are read as well;
         - such a list as a pickle of protocol 2 to 5, as SAM's mask generator returns it in any of
           its output modes: run lengths of both kinds, or bool arrays (H, W);
-        - an `.npy` of integers (H, W): a label map, -1 = in no mask.
+        - an ``.npy`` of integers (H, W): a label map, -1 = in no mask.
     max_bytes : int, default 2**30
         Size limit of the masks, and of a file, in bytes. Reading may need about three times as much
         memory.

@@ -77,7 +77,9 @@ html_copy_source = False
 html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["cuekit.css"]
-html_sidebars = {page: [] for page in ("index", "benchmarks", "reproducibility", "changelog")}
+# Pages without others below them.
+_SINGLE = ("index", "coming_from", "benchmarks", "reproducibility", "contributing", "changelog")
+html_sidebars = {page: [] for page in _SINGLE}
 html_theme_options = {
     "github_url": URLS["Source"],
     "header_links_before_dropdown": 6,

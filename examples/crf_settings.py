@@ -97,13 +97,19 @@ vary("bilateral_sxy", (5, 20, 50, 120))
 vary("bilateral_weight", (0, 1, 4, 10))
 
 # %%
-# Smoothing: ``gaussian_weight`` and ``gaussian_sxy``
-# ---------------------------------------------------
+# Smoothing: ``gaussian_weight``
+# ------------------------------
 # The Gaussian kernel removes thin lines and small spots. It knows nothing of the photo: with a
-# large weight, labels stay where the maps put them. Kernels are normalised, so the width changes
-# less than the weight: with IRN's weight of 3, hardly anything.
+# large weight, labels stay where the maps put them.
 
 vary("gaussian_weight", (0, 3, 10, 30))
+
+# %%
+# Its width: ``gaussian_sxy``
+# ---------------------------
+# Kernels are normalised, so the width changes less than the weight: with IRN's weight of 3, hardly
+# anything.
+
 vary("gaussian_sxy", (1, 3, 10, 30))
 
 # %%

@@ -53,15 +53,14 @@ extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
+# Of the scripts in examples. The others are what these share, and what needs torch.
+GALLERY = ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py"]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    # The others are no pages: what the pages share, and what needs torch.
-    "ignore_pattern": r"(picture|resnet_maps|make_example_maps)\.py$",
-    "within_subsection_order": ExplicitOrder(
-        ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py"]
-    ),
+    "ignore_pattern": rf"^(?!.*\b({'|'.join(GALLERY)})$)",
+    "within_subsection_order": ExplicitOrder(GALLERY),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

@@ -62,7 +62,7 @@ class Row(NamedTuple):
     fused: np.ndarray
 
 
-def draw_steps(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row], path: Path) -> None:
     """Write all steps of the quickstart into one PNG: a row per photo, a column per step."""
     names = list(dict.fromkeys(name for row in rows for name in row.classes))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}

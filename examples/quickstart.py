@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import resnet_maps
 import skimage.data
-from picture import DATA, PHOTOS, Row, draw_steps
+from picture import DATA, PHOTOS, Row, draw
 from PIL import Image
 
 import cuekit
@@ -154,7 +154,7 @@ def main() -> None:
         for channel, class_name in enumerate(["background", *row.classes]):
             raw, fused = row.raw["color"][channel].mean(), row.fused[channel].mean()
             sys.stdout.write(f"  {channel} {class_name}: raw {raw:.1%}, fused {fused:.1%}\n")
-    draw_steps(list(rows.values()), args.out / "quickstart.png")
+    draw(list(rows.values()), args.out / "quickstart.png")
     sys.stdout.write(f"{args.out / 'quickstart.png'}\n")
 
 

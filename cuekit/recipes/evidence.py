@@ -29,7 +29,7 @@ from cuekit.recipes._steps import (
     softmax,
     to_labels,
 )
-from cuekit.superpixel_graph import superpixel_graph
+from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_walk import superpixel_walk
 from cuekit.with_background import with_background
 
@@ -197,38 +197,50 @@ def evidence(
     .. [1] W. Zhu et al., "Saliency optimization from robust background detection", CVPR 2014,
        doi:10.1109/CVPR.2014.360: the idea of connectivity and contrast. The recipe is cuekit's own.
     """
-    terms = _check_weights(weights)
+    weighed = _check_weights(weights)
     rounds = check_integer(rounds, "rounds", minimum=1)
     crf_params = EVIDENCE_CRF if params is None else params
     sets, ids = choose_maps(photo, maps, tags)
     if not ids:
         return np.zeros(photo.shape[:2], np.uint8)
+    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
+    terms, soft = evidence_terms(sets, photo, graph)
+    fixed = sum(getattr(weighed, name) * each for name, each in terms.items())
+    for i in range(rounds):
+        colours = graph.mean(colour_evidence(soft, photo))
+        scores = fixed + (weighed.recolour if i else weighed.colour) * colours
+        soft = softmax(np.insert(scores, 0, 0, axis=0)[..., None])
+        soft = run_crf(graph.paint(soft[..., 0].astype(np.float32)), photo, crf_params, iterations)
+    return to_labels(soft, ids)
+
+
+def evidence_terms(
+    sets: Sequence[Maps], photo: NDArray[np.uint8], graph: SuperpixelGraph
+) -> tuple[dict[str, Array], Array]:
+    """Return what `evidence` weighs, but for colours, and its first soft labels.
+
+    The terms, (C, S) or what becomes it, have the names of their weights; the soft labels, with the
+    background first, are (C + 1, H, W).
+    """
     merged = normalized(
         mean_of_classifiers([normalized(at_photo_size(each.maps, photo)) for each in sets])
     )
-    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
     own = normalized(graph.mean(merged)[..., None])  # (C, S, 1): functions for maps take it, too
     walked = normalized(superpixel_walk(own[..., 0], graph)[..., None])[..., 0]
     connectivity, contrast = boundary_connectivity(graph)
     y, x = graph.centres.T
-    fixed = (
-        terms.walk * np.log(walked + EVIDENCE_OFFSET)
-        + terms.rivals * np.log((own.sum(0) - own)[..., 0] + EVIDENCE_OFFSET)
-        + terms.features * graph.mean(_features(sets, photo))
-        + terms.connectivity * connectivity.clip(max=8)
-        + terms.contrast * contrast
-        + terms.x * (x - 0.5) ** 2
-        + terms.y * y
-        + terms.constant
-    )
+    terms = {
+        "walk": np.log(walked + EVIDENCE_OFFSET),
+        "rivals": np.log((own.sum(0) - own)[..., 0] + EVIDENCE_OFFSET),
+        "features": graph.mean(_features(sets, photo)),
+        "connectivity": connectivity.clip(max=8),
+        "contrast": contrast,
+        "x": (x - 0.5) ** 2,
+        "y": y,
+        "constant": np.ones_like(y),
+    }
     soft = with_background(own, alpha=3.5)
-    soft = graph.paint((soft / soft.sum(axis=0))[..., 0])
-    for i in range(rounds):
-        colours = graph.mean(colour_evidence(soft, photo))
-        scores = fixed + (terms.recolour if i else terms.colour) * colours
-        soft = softmax(np.insert(scores, 0, 0, axis=0)[..., None])
-        soft = run_crf(graph.paint(soft[..., 0].astype(np.float32)), photo, crf_params, iterations)
-    return to_labels(soft, ids)
+    return terms, graph.paint((soft / soft.sum(axis=0))[..., 0])
 
 
 def _check_weights(weights: str | EvidenceWeights) -> EvidenceWeights:

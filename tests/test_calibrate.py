@@ -10,8 +10,12 @@ import pytest
 from common import at_most
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from test_evidence import blob, maps_of, photo_of_a_disc
 
+from cuekit import run
+from cuekit.__main__ import main
+from cuekit.io import read_labels, read_maps, write_labels, write_maps
 from cuekit.metrics import confusion_matrix, mean_iou
 from cuekit.recipes import EVIDENCE_WEIGHTS, EvidenceWeights, calibrate, evidence
 from cuekit.recipes.calibrate import (
@@ -312,3 +316,75 @@ def test_bad_arguments(changes, error, message):
     arguments = dict(zip(("photos", "maps", "tags", "truths"), GOOD, strict=True)) | changes
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         calibrate(**arguments)
+
+
+# -------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photos, maps and masks of six photos, one of them broken."""
+    path = tmp_path_factory.mktemp("calibrate")
+    for kind in ("photos", "maps", "truth"):
+        (path / kind).mkdir()
+    for i, (photo, maps, truth) in enumerate(zip(*(GOOD[j] for j in (0, 1, 3)), strict=True)):
+        Image.fromarray(photo).save(path / "photos" / f"p{i}.png")
+        write_maps(path / "maps" / f"p{i}.npz", maps.maps, maps.class_ids)
+        write_labels(path / "truth" / f"p{i}.png", truth)
+    (path / "photos" / "p5.png").write_bytes(b"")
+    write_maps(path / "maps" / "p5.npz", maps.maps, maps.class_ids)
+    write_labels(path / "truth" / "p5.png", truth)
+    return path
+
+
+def folders_of(path):
+    return [path / kind for kind in ("photos", "maps", "truth")]
+
+
+@FEW
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_folder_is_the_same(folder, jobs):
+    found = run.calibrate(*folders_of(folder), jobs=jobs)
+    assert set(found.failures) == {"p5"}
+    maps = [read_maps(folder / "maps" / f"p{i}.npz") for i in range(5)]  # float16
+    expected = calibrate(GOOD[0], maps, None, GOOD[3], mean_over=range(21))
+    assert dataclasses.replace(found, failures={}) == expected
+
+
+def test_command(folder, tmp_path, capsys):
+    arguments = [f"--{path.name}={path}" for path in folders_of(folder)]
+    files = [f"--out={tmp_path / 'weights.json'}", f"--json={tmp_path / 'all.json'}"]
+    assert main(["calibrate", *arguments, *files, "--mean-over=background,3", "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert "cross-validated in 5 parts" in out
+    assert "NOTE: 5 photos say little" in out
+    assert "failed: p5: " in err
+    weights = json.loads((tmp_path / "weights.json").read_text())
+    assert json.loads((tmp_path / "all.json").read_text())["weights"] == weights
+
+    labels = ["labels", *arguments[:2], f"--out={tmp_path / 'labels'}", "--recipe=evidence"]
+    option = f"--option=weights=@{tmp_path / 'weights.json'}"
+    assert main([*labels, option, "--limit=1", "--quiet"]) == 0
+    found = read_labels(tmp_path / "labels" / "p0.png")
+    maps = read_maps(folder / "maps" / "p0.npz")
+    assert np.array_equal(found, evidence(GOOD[0][0], maps, weights=weights))
+
+
+def test_command_refuses(folder, tmp_path, capsys):
+    arguments = ["calibrate", *(f"--{path.name}={path}" for path in folders_of(folder)), "--quiet"]
+    assert main([*arguments, f"--out={tmp_path / 'weights.txt'}"]) == 2
+    assert "--out must be the name of a .json file" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("background\ncat\n")
+    names = f"--classes={tmp_path / 'names.txt'}"
+    assert main([*arguments, f"--out={tmp_path / 'w.json'}", names]) == 2
+    assert "the truth of p0 must hold 0 to 1" in capsys.readouterr().err
+    (tmp_path / "two.txt").write_text("p0\np1\n")
+    assert main([*arguments, f"--out={tmp_path / 'w.json'}", f"--list={tmp_path / 'two.txt'}"]) == 2
+    assert "photos must be at least as many as folds, 5, got 2" in capsys.readouterr().err
+    (tmp_path / "w.json").write_text('{"walk": 1')
+    labels = ["labels", *arguments[1:3], f"--out={tmp_path / 'labels'}", "--recipe=evidence"]
+    assert main([*labels, f"--option=weights=@{tmp_path / 'w.json'}"]) == 2
+    assert "--option must name a JSON file after @" in capsys.readouterr().err
+    (tmp_path / "w.json").write_text('{"walk": 1}')
+    assert main([*labels, f"--option=weights=@{tmp_path / 'w.json'}"]) == 2
+    assert "weights must have one number for each of colour, " in capsys.readouterr().err

@@ -155,8 +155,8 @@ class OutputFolder:
         """Return the names of the tars that are there."""
         return [path.name for path in self.path.glob("labels*.tar")]
 
-    def checksum_of_tar(self, name: str) -> list[Any] | None:
-        """Return what is compared with the journal; None: there is no such tar."""
+    def has_tar(self, name: str, expected: Any) -> bool:
+        """Return whether a tar is there, and is as `write_tar` said."""
         size = checksum = 0
         try:
             with (self.path / name).open("rb") as file:
@@ -164,15 +164,15 @@ class OutputFolder:
                     size += len(data)
                     checksum = zlib.crc32(data, checksum)
         except FileNotFoundError:
-            return None
-        return [size, checksum]
+            return False
+        return [size, checksum] == expected
 
     def read_tar(self, name: str) -> bytes:
         """Return a tar."""
         return (self.path / name).read_bytes()
 
     def write_tar(self, name: str, data: bytes) -> list[Any]:
-        """Write a tar; return what `checksum_of_tar` will say."""
+        """Write a tar; return its size and checksum."""
         unfinished = self.unfinished / name
         unfinished.write_bytes(data)
         unfinished.replace(self.path / name)

@@ -33,6 +33,7 @@ from cuekit.run._storage import (
     is_url,
     local_file,
     place,
+    stamp_of,
 )
 from cuekit.run._strings import Strings
 
@@ -65,6 +66,8 @@ def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
         if is_archive(each):
             with archive_of(os.fspath(each)) as archive:
                 path = place(each, "maps")
+                if isinstance(path, Remote):
+                    path = Remote(path.location, stamp_of(path.location))
                 sources.append(MapSource(path, None, frozenset(archive.names)))
         else:
             files = files_of(each, MAP_SUFFIXES, "maps")

@@ -129,19 +129,21 @@ class RemoteFolder(OutputFolder):
             if name.startswith("labels") and name.endswith(".tar") and "/" not in name
         ]
 
-    def checksum_of_tar(self, name: str) -> list[Any] | None:
-        """Return what is compared with the journal; None: there is no such tar."""
+    def has_tar(self, name: str, expected: Any) -> bool:
+        """Return whether a tar is there, and is as `write_tar` said."""
         stamp = self._others.get(name)
-        return None if stamp is None else [stamp.st_size, stamp.st_mtime_ns]
+        return stamp is not None and expected in (
+            [stamp.st_size, None],
+            [stamp.st_size, stamp.st_mtime_ns],
+        )
 
     def read_tar(self, name: str) -> bytes:
         """Return a tar."""
         return _storage.get(f"{self.path}/{name}")
 
     def write_tar(self, name: str, data: bytes) -> list[Any]:
-        """Write a tar; return what `checksum_of_tar` will say."""
-        url = f"{self.path}/{name}"
-        tag = _storage.put(url, data) or _storage.stamp_of(url).st_mtime_ns
+        """Write a tar; return its size and its ETag."""
+        tag = _storage.put(f"{self.path}/{name}", data)
         self._written = -math.inf  # the journal follows at once
         return [len(data), tag]
 

@@ -86,9 +86,9 @@ class ShardWriter:
 
     def _id_of(self, name: str) -> str | None:
         if name not in self._there:
-            known = {} if self._journals is None else self._journals.shards.get(name, {})
-            is_right = bool(known) and known["checksum"] == self._folder.checksum_of_tar(name)
-            self._there[name] = known["id"] if is_right else None
+            known = None if self._journals is None else self._journals.shards.get(name)
+            is_right = known is not None and self._folder.has_tar(name, known["checksum"])
+            self._there[name] = known["id"] if known and is_right else None
         return self._there[name]
 
     def add(self, name: str, inputs: list[list[Any]], result: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from cuekit.run._workers import describe
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 10**6
 _BLOCK = 2**20  # bytes that are read at once from a remote tar
+_MOST_IN_ONE_REQUEST = 2**20  # bytes; the stores' packages take more, and say no ETag then
 _ARCHIVE_BLOCK = 2**16  # from a remote archive of maps: entries of one photo lie together
 
 
@@ -297,6 +298,8 @@ def put(url: str, data: bytes) -> str | None:
     """Write an object: whole, or not at all. Return its ETag, if the store says it."""
     with clear_errors(url):
         answer = _store(url).pipe_file(url, data)
+        if answer is None and len(data) > _MOST_IN_ONE_REQUEST:  # written in several
+            answer = _store(url).info(url)
     tag = answer.get("ETag") if isinstance(answer, dict) else None
     return None if tag is None else str(tag).strip('"')
 

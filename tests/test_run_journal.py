@@ -21,6 +21,7 @@ def test_strings_are_a_list(values, part):
     assert list(strings) == values
     assert [strings[i] for i in range(len(strings))] == values
     assert list(strings[part]) == values[part]
+    assert list(Strings.in_order(values)) == sorted(values)
     with pytest.raises(IndexError, match="index must be in"):
         strings[len(values)]
 

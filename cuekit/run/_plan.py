@@ -48,9 +48,9 @@ class MapSource:
     files: Files | None  # None: an archive
     archived: frozenset[str] = frozenset()
 
-    def names(self) -> Sequence[str]:
+    def names(self) -> Strings:
         """Return the names of the photos, sorted."""
-        return sorted(self.archived) if self.files is None else self.files.names()
+        return Strings(sorted(self.archived)) if self.files is None else self.files.names()
 
     def __contains__(self, name: str) -> bool:
         return name in (self.archived if self.files is None else self.files)
@@ -192,8 +192,9 @@ def tags_of(
 def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> Strings:
     """Return the names of all photos asked for."""
     if names is None:
-        with_maps = heapq.merge(*(source.names() for source in plan.maps))
-        wanted = Strings(name for name, _ in itertools.groupby(with_maps))
+        with_maps = [source.names() for source in plan.maps]
+        merged = (name for name, _ in itertools.groupby(heapq.merge(*with_maps)))
+        wanted = with_maps[0] if len(with_maps) == 1 else Strings(merged)
     else:
         if isinstance(names, str | os.PathLike):
             with local_file(os.fspath(names)) as path:

@@ -51,7 +51,10 @@ class RemoteFolder(OutputFolder):
         self._labels = Strings()  # lines NAME.png NUL size NUL ETag
 
     def __enter__(self) -> RemoteFolder:
-        self._look(writes=True)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self._look(writes=True)
+            undo.pop_all()
         self._journal = self._segment
         return self
 
@@ -74,7 +77,7 @@ class RemoteFolder(OutputFolder):
         self._copies.close()
 
     def _look(self, writes: bool) -> None:
-        self._labels = Strings(sorted(self._listed()))
+        self._labels = Strings.in_order(self._listed())
         self._check_manifest(writes)
         names = [
             name

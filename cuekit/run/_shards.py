@@ -65,8 +65,9 @@ class ShardWriter:
         # Name -> id of the tars that are as the journal says; None of those that are not.
         self._there: dict[str, str | None] = {}
         self._next = 0
-        # Of the tar that is filled: entry, PNG, the tar that has older labels.
-        self._photos: dict[str, tuple[dict[str, Any], bytes, str | None]] = {}
+        # Of the tar that is filled: entries and PNGs, and which of its photos older tars have.
+        self._photos: dict[str, tuple[dict[str, Any], bytes]] = {}
+        self._older: dict[str, set[str]] = {}
 
     def look(self, journals: Journals, *, writes: bool) -> None:
         """See which tars are there, and remove those that no journal knows."""
@@ -81,8 +82,10 @@ class ShardWriter:
         return self._tar_of(entry) is not None
 
     def _tar_of(self, entry: dict[str, Any]) -> str | None:
-        name, id_ = entry.get("shard") or ("", "")
-        return name if id_ and self._id_of(name) == id_ else None
+        match entry.get("shard"):
+            case [str(name), str(id_)]:
+                return name if self._id_of(name) == id_ else None
+        return None
 
     def _id_of(self, name: str) -> str | None:
         if name not in self._there:
@@ -102,7 +105,9 @@ class ShardWriter:
         png = base64.b64decode(result["png"])
         entry = {"name": name, "state": "done", "inputs": inputs, **result}
         del entry["png"]
-        self._photos[name] = (entry, png, older)
+        self._photos[name] = (entry, png)
+        if older is not None:
+            self._older.setdefault(older, set()).add(name)
         if len(self._photos) >= self._size:
             self.close()
 
@@ -110,16 +115,17 @@ class ShardWriter:
         """Write what there is."""
         if not self._photos:
             return
-        for tar in sorted({tar for *_, tar in self._photos.values() if tar is not None}):
-            self._take_out(tar, {name for name, (*_, old) in self._photos.items() if old == tar})
+        for tar in sorted(self._older):
+            self._take_out(tar, self._older[tar])
+            del self._older[tar]
         tar, id_ = f"{self._stem}-{self._next:06}.tar", uuid.uuid4().hex
-        data = _packed((f"{name}.png", png) for name, (_, png, _) in self._photos.items())
+        data = _packed((f"{name}.png", png) for name, (_, png) in self._photos.items())
         checksum = self._folder.write_tar(tar, data)
-        self._next += 1
         self._folder.record(
             {"shard": tar, "id": id_, "checksum": checksum},
-            *({**entry, "shard": [tar, id_]} for entry, *_ in self._photos.values()),
+            *({**entry, "shard": [tar, id_]} for entry, _ in self._photos.values()),
         )
+        self._next += 1
         self._photos = {}
 
     def _take_out(self, tar: str, names: set[str]) -> None:

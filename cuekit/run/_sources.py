@@ -46,7 +46,7 @@ class Files:
         self.folder = check_path(folder)
         self.kind = kind
         # NAME NUL SUFFIX, sorted. Subclasses write more after the suffix.
-        self._lines = Strings(sorted(_walked(os.fspath(self.folder), frozenset(suffixes))))
+        self._lines = Strings.in_order(_walked(os.fspath(self.folder), frozenset(suffixes)))
 
     def names(self) -> Strings:
         """Return the names of all files, sorted."""
@@ -84,16 +84,19 @@ class Files:
 
 
 def _walked(start: str, suffixes: frozenset[str]) -> Iterator[str]:
-    """Yield a line for each file of a folder and of the folders in it."""
+    """Yield a line for each file of a folder and of the folders in it, most often in order."""
     os.scandir(start).close()  # raises where os.walk is silent
     for place, folders, files in os.walk(start, followlinks=True, onerror=_raise):
-        folders[:] = [each for each in folders if not each.startswith(".")]
+        visible = (each for each in folders if not each.startswith("."))
+        folders[:] = sorted(visible, key=lambda each: f"{each}/")
         inner = os.path.relpath(place, start)
         before = "" if inner == "." else inner.replace(os.sep, "/") + "/"
+        lines = []
         for file in files:
             stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a Path takes 10 times as long
             if suffix.lower() in suffixes and not file.startswith("."):
-                yield f"{before}{stem}\0{suffix}"
+                lines.append(f"{before}{stem}\0{suffix}")
+        yield from sorted(lines)
 
 
 def _raise(error: OSError) -> None:

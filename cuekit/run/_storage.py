@@ -154,7 +154,7 @@ class _RemoteFiles(Files):
         # Not that of Files, which lists a folder.
         self.folder: Any = folder
         self.kind = kind
-        self._lines = Strings(sorted(lines))
+        self._lines = Strings.in_order(lines)
         if not self._lines:
             raise FileNotFoundError(f"{folder} has no {kind}")
 

@@ -16,7 +16,7 @@ class Strings(Sequence[str]):
     Parameters
     ----------
     values : iterable of str
-        The strings. They are sorted where `find` is used.
+        The strings.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -27,6 +27,14 @@ class Strings(Sequence[str]):
         self._text = bytes(text)
         self._ends = ends
         self._last = 0  # what was found last
+
+    @classmethod
+    def in_order(cls, values: Iterable[str]) -> Strings:
+        """Return strings, sorted. Values that come sorted are in no list at any time."""
+        strings = cls(values)
+        if all(before <= after for before, after in itertools.pairwise(strings)):
+            return strings
+        return cls(sorted(strings))
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 SUMMARY = "Make labels of a folder of photos from their activation maps."
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the recipe; may be given several times",
+        help="an option of the recipe, or @FILE.json that holds its value; may be given several "
+        "times",
     )
     add(
         "--normalize",
@@ -150,7 +152,16 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+    if value.startswith("@"):
+        return name.replace("-", "_"), _json_file(value[1:], text)
     try:
         return name.replace("-", "_"), json.loads(value)
     except ValueError:
         return name.replace("-", "_"), {"True": True, "False": False}.get(value, value)
+
+
+def _json_file(path: str, text: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--option must name a JSON file after @, got {text!r}: {error}") from None

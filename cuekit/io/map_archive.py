@@ -21,7 +21,7 @@ _MAX_ENTRIES = 2**20
 
 
 class MapArchive:
-    """Activation maps of many photos in one `.npz` file, read photo by photo.
+    """Activation maps of many photos in one ``.npz`` file, read photo by photo.
 
     The file has these arrays for each photo, as ``numpy.savez`` or ``numpy.savez_compressed`` write
     them. NAME is the photo's name; it may contain slashes.
@@ -56,6 +56,17 @@ class MapArchive:
         If the file is damaged, has more than 2**20 entries, or has no ``NAME/cams``.
     OSError
         If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import MapArchive
+    >>> cams = np.ones((2, 3, 4), np.float16)
+    >>> np.savez("maps.npz", **{"street/cams": cams, "street/classes": np.array([7, 15])})
+    >>> with MapArchive("maps.npz") as archive:
+    ...     found = archive.read("street")
+    >>> archive.names, found.class_ids
+    (('street',), array([ 7, 15]))
     """
 
     def __init__(self, path: PathLike, *, max_bytes: int = 2**30) -> None:

@@ -98,7 +98,7 @@ def check_options(recipe: Recipe, options: dict[str, Any], name: str, has_masks:
     ]
     if needed:
         raise ValueError(f"recipe {name} needs {', '.join(needed)}")
-    if getattr(recipe, "__module__", "") == "cuekit.recipes":
+    if (getattr(recipe, "__module__", "") or "").startswith("cuekit.recipes."):
         _try(recipe, options, has_masks)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -83,6 +83,8 @@ class EvidenceWeights:
             object.__setattr__(self, field.name, number)
 
 
+Weights: TypeAlias = "str | EvidenceWeights | Mapping[str, float]"
+
 EVIDENCE_WEIGHTS: Mapping[str, EvidenceWeights] = MappingProxyType(
     {
         "position": EvidenceWeights(
@@ -133,7 +135,7 @@ def evidence(
     maps: MapsOfPhoto,
     tags: Tags = None,
     *,
-    weights: str | EvidenceWeights = "position",
+    weights: Weights = "position",
     rounds: int = 2,
     params: str | CRFParams | None = None,
     iterations: int = 5,
@@ -155,10 +157,11 @@ def evidence(
         taken as maps of 0 and 1. ``Maps.features`` of all classifiers together say where objects
         are. If there are none, the opposite of the background maps of the files stands for them,
         or else a constant.
-    weights : {"position", "no-position"} or EvidenceWeights
-        What each piece of evidence weighs. "position" counts on objects that are low and in the
-        middle, as in most photos by people, and is not for photos that are turned or cropped, or
-        of other things; "no-position" does not look at it.
+    weights : {"position", "no-position"}, EvidenceWeights or dict
+        What each piece of evidence weighs; a dict has the numbers of `EvidenceWeights` by name.
+        "position" counts on objects that are low and in the middle, as in most photos by people,
+        and is not for photos that are turned or cropped, or of other things; "no-position" does not
+        look at it. `calibrate` fits weights to photos of your own.
     rounds : int
         How often colours are compared and the CRF runs, at least 1.
     params : str or CRFParams, optional
@@ -197,7 +200,7 @@ def evidence(
     .. [1] W. Zhu et al., "Saliency optimization from robust background detection", CVPR 2014,
        doi:10.1109/CVPR.2014.360: the idea of connectivity and contrast. The recipe is cuekit's own.
     """
-    weighed = _check_weights(weights)
+    weighed = check_weights(weights)
     rounds = check_integer(rounds, "rounds", minimum=1)
     crf_params = EVIDENCE_CRF if params is None else params
     sets, ids = choose_maps(photo, maps, tags)
@@ -210,8 +213,7 @@ def evidence(
     for i in range(rounds):
         colours = graph.mean(colour_evidence(soft, lab, space="lab"))
         scores = fixed + (weighed.recolour if i else weighed.colour) * colours
-        soft = softmax(np.insert(scores, 0, 0, axis=0)[..., None])
-        soft = run_crf(graph.paint(soft[..., 0].astype(np.float32)), photo, crf_params, iterations)
+        soft = run_crf(graph.paint(with_zero(scores)), photo, crf_params, iterations)
     return to_labels(soft, ids)
 
 
@@ -242,11 +244,28 @@ def evidence_terms(
     return terms, graph.paint((soft / soft.sum(axis=0))[..., 0])
 
 
-def _check_weights(weights: str | EvidenceWeights) -> EvidenceWeights:
+def with_zero(scores: Array) -> Array:
+    """Return the probabilities (C + 1, S) of scores (C, S), the background's being 0."""
+    return softmax(np.insert(scores, 0, 0, axis=0)[..., None])[..., 0].astype(np.float32)
+
+
+def check_weights(weights: Weights) -> EvidenceWeights:
+    """Return the weights that a name, or a dict as JSON has it, stands for."""
     if isinstance(weights, EvidenceWeights):
         return weights
+    if isinstance(weights, Mapping):
+        known = {field.name for field in dataclasses.fields(EvidenceWeights)}
+        if set(weights) != known:
+            wrong = sorted(map(str, known.symmetric_difference(weights)))
+            raise ValueError(
+                f"weights must have one number for each of {', '.join(sorted(known))}, got "
+                f"{wrong[0]!r} missing or unknown"
+            )
+        return EvidenceWeights(**weights)
     if not isinstance(weights, str):
-        raise TypeError(f"weights must be EvidenceWeights or a name, got {type(weights).__name__}")
+        raise TypeError(
+            f"weights must be EvidenceWeights, a dict or a name, got {type(weights).__name__}"
+        )
     return EVIDENCE_WEIGHTS[check_choice(weights, "weights", tuple(EVIDENCE_WEIGHTS))]
 
 

@@ -592,8 +592,10 @@ void colour_evidence(const View& probabilities, const View& image, const View& w
                                limit};
   visit<float, double>(out, [&](auto type) {
     using T = decltype(type);
-    backend::colour_evidence(probabilities.as<T>(), image.as<std::uint8_t>(), out.as<T>(), p,
-                             context);
+    visit<std::uint8_t, float>(image, [&](auto colour) {
+      using C = decltype(colour);
+      backend::colour_evidence(probabilities.as<T>(), image.as<C>(), out.as<T>(), p, context);
+    });
   });
 }
 

@@ -135,8 +135,8 @@ The numbers of "tags-only" are from 602 of these photos without their masks. All
 weight, 0.3 over the term's standard deviation, with the sign that it must have; the class's own map
 counts twice, and its rivals half, since no other term tells classes apart. The constant is such
 that as much of the photos is foreground as with the maps alone and the background
-(1 - maximum) ** 3.5. But masks of 113 other photos chose among ten rules of this kind, and the recipe
-itself, which terms it has, was found with masks.
+(1 - maximum) ** 3.5. But masks of 113 other photos chose among ten rules of this kind; and which
+terms the recipe has, was found with masks, too.
 
 None was tried on other kinds of classes.
 """

@@ -223,13 +223,13 @@ def check_photos(image: Any, channel_axis: int | None) -> Array:
     return photos
 
 
-def check_photos_beside(image: Any, maps: AnyArray, name: str) -> Any:
-    """Adopt photos (..., H, W, 3) of uint8 on the device of `maps`, which is (..., K, H, W).
+def check_photos_beside(image: Any, maps: AnyArray, name: str, dtype: str = "uint8") -> Any:
+    """Adopt photos (..., H, W, 3) on the device of `maps`, which is (..., K, H, W).
 
     Channel-last maps and channel-first photos, which are common, are refused by name.
     """
     layout = "(..., H, W, 3)"
-    photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=(maps, name))
+    photos = check_any_array(image, "image", (dtype,), ndim=3, layout=layout, beside=(maps, name))
     if photos.shape[-1] != 3 and photos.shape[-3] == 3:
         raise ValueError(
             f"image must have shape (..., H, W, 3), got {photos.shape}: the channels come first; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,9 +70,23 @@ class MapArchive:
     """
 
     def __init__(self, path: PathLike, *, max_bytes: int = 2**30) -> None:
-        self._path = os.fspath(check_path(path))
+        file_path = check_path(path)
         max_bytes = check_integer(max_bytes, "max_bytes", minimum=1)
-        self._file = check_path(path).open("rb")
+        self._open(file_path.open("rb"), os.fspath(file_path), max_bytes)
+
+    @classmethod
+    def of_file(cls, file: IO[bytes], path: str, max_bytes: int = 2**30) -> MapArchive:
+        """Take a file that is open, such as one of a store; errors name `path`.
+
+        The file is closed with the object.
+        """
+        archive = cls.__new__(cls)
+        archive._open(file, path, max_bytes)
+        return archive
+
+    def _open(self, file: IO[bytes], path: str, max_bytes: int) -> None:
+        self._file = file
+        self._path = path
         try:
             with undamaged():
                 self._archive = Archive(self._file, max_bytes, _MAX_ENTRIES)

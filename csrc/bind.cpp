@@ -49,8 +49,10 @@
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/boundary_connectivity.h"
+#include "cuekit/colour_evidence.h"
 #include "cuekit/crf_features.h"
 #include "cuekit/felzenszwalb.h"
+#include "cuekit/resize_maps.h"
 #include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
 #include "cuekit/superpixel_graph.h"
@@ -550,6 +552,14 @@ bool felzenszwalb(const View& photos, const View& weights, const View& out, doub
   });
 }
 
+void resize_maps(const View& maps, const View& out, Call& context) {
+  const ResizeMapsParams p{maps.shape[0], maps.shape[1], maps.shape[2], out.shape[1], out.shape[2]};
+  visit<half, float, double>(maps, [&](auto type) {
+    using T = decltype(type);
+    backend::resize_maps(maps.as<T>(), out.as<T>(), p, context);
+  });
+}
+
 bool snap_masks(const View& cues, const View& masks, const View& out, double threshold,
                 const std::string& accept, Call& context) {
   const SnapMasksParams p{
@@ -567,6 +577,24 @@ void rgb_to_lab(const View& image, const View& out, Call& context) {
   visit<float, double>(out, [&](auto type) {
     using T = decltype(type);
     backend::rgb_to_lab(image.as<std::uint8_t>(), out.as<T>(), p, context);
+  });
+}
+
+void colour_evidence(const View& probabilities, const View& image, const View& weights,
+                     const View& out, std::int64_t bins, double floor, double limit,
+                     Call& context) {
+  const ColourEvidenceParams p{probabilities.shape[0],
+                               probabilities.shape[1],
+                               probabilities.shape[2],
+                               bins,
+                               weights.as<double>(),
+                               weights.size() - 1,
+                               floor,
+                               limit};
+  visit<float, double>(out, [&](auto type) {
+    using T = decltype(type);
+    backend::colour_evidence(probabilities.as<T>(), image.as<std::uint8_t>(), out.as<T>(), p,
+                             context);
   });
 }
 
@@ -719,9 +747,12 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   py::register_local_exception_translator(&translate_interrupted);
   kernel("felzenszwalb", felzenszwalb, arg("photos"), arg("weights"), arg("out"), arg("scale"),
          arg("min_size"), arg("context"));
+  kernel("resize_maps", resize_maps, arg("maps"), arg("out"), arg("context"));
   kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),
          arg("accept"), arg("context"));
   kernel("rgb_to_lab", rgb_to_lab, arg("image"), arg("out"), arg("context"));
+  kernel("colour_evidence", colour_evidence, arg("probabilities"), arg("image"), arg("weights"),
+         arg("out"), arg("bins"), arg("floor"), arg("limit"), arg("context"));
   kernel("superpixel_graph", superpixel_graph, arg("superpixels"), arg("labels"), arg("counts"),
          arg("edges"), arg("lengths"), arg("nodes"), arg("context"));
   kernel("superpixel_colours", superpixel_colours, arg("image"), arg("labels"), arg("colours"),

@@ -147,6 +147,7 @@ class CpuKernels(Kernels, Protocol):
         min_size: int,
         context: int,
     ) -> bool: ...
+    def resize_maps(self, maps: Array, out: Array, context: int) -> None: ...
     def snap_masks(
         self,
         cues: Array,
@@ -157,6 +158,17 @@ class CpuKernels(Kernels, Protocol):
         context: int,
     ) -> bool: ...
     def rgb_to_lab(self, image: Array, out: Array, context: int) -> None: ...
+    def colour_evidence(
+        self,
+        probabilities: Array,
+        image: Array,
+        weights: Array,
+        out: Array,
+        bins: int,
+        floor: float,
+        limit: float,
+        context: int,
+    ) -> None: ...
     def superpixel_graph(
         self,
         superpixels: Array,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from cuekit.recipes._steps import (
     softmax,
     to_labels,
 )
-from cuekit.superpixel_graph import superpixel_graph
+from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_walk import superpixel_walk
 from cuekit.with_background import with_background
 
@@ -83,6 +83,8 @@ class EvidenceWeights:
             object.__setattr__(self, field.name, number)
 
 
+Weights: TypeAlias = "str | EvidenceWeights | Mapping[str, float]"
+
 EVIDENCE_WEIGHTS: Mapping[str, EvidenceWeights] = MappingProxyType(
     {
         "position": EvidenceWeights(
@@ -133,7 +135,7 @@ def evidence(
     maps: MapsOfPhoto,
     tags: Tags = None,
     *,
-    weights: str | EvidenceWeights = "position",
+    weights: Weights = "position",
     rounds: int = 2,
     params: str | CRFParams | None = None,
     iterations: int = 5,
@@ -155,10 +157,11 @@ def evidence(
         taken as maps of 0 and 1. ``Maps.features`` of all classifiers together say where objects
         are. If there are none, the opposite of the background maps of the files stands for them,
         or else a constant.
-    weights : {"position", "no-position"} or EvidenceWeights
-        What each piece of evidence weighs. "position" counts on objects that are low and in the
-        middle, as in most photos by people, and is not for photos that are turned or cropped, or
-        of other things; "no-position" does not look at it.
+    weights : {"position", "no-position"}, EvidenceWeights or dict
+        What each piece of evidence weighs; a dict has the numbers of `EvidenceWeights` by name.
+        "position" counts on objects that are low and in the middle, as in most photos by people,
+        and is not for photos that are turned or cropped, or of other things; "no-position" does not
+        look at it. `calibrate` fits weights to photos of your own.
     rounds : int
         How often colours are compared and the CRF runs, at least 1.
     params : str or CRFParams, optional
@@ -197,45 +200,73 @@ def evidence(
     .. [1] W. Zhu et al., "Saliency optimization from robust background detection", CVPR 2014,
        doi:10.1109/CVPR.2014.360: the idea of connectivity and contrast. The recipe is cuekit's own.
     """
-    terms = _check_weights(weights)
+    weighed = check_weights(weights)
     rounds = check_integer(rounds, "rounds", minimum=1)
     crf_params = EVIDENCE_CRF if params is None else params
     sets, ids = choose_maps(photo, maps, tags)
     if not ids:
         return np.zeros(photo.shape[:2], np.uint8)
+    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
+    terms, soft = evidence_terms(sets, photo, graph)
+    fixed = sum(getattr(weighed, name) * each for name, each in terms.items())
+    for i in range(rounds):
+        colours = graph.mean(colour_evidence(soft, photo))
+        scores = fixed + (weighed.recolour if i else weighed.colour) * colours
+        soft = run_crf(graph.paint(with_zero(scores)), photo, crf_params, iterations)
+    return to_labels(soft, ids)
+
+
+def evidence_terms(
+    sets: Sequence[Maps], photo: NDArray[np.uint8], graph: SuperpixelGraph
+) -> tuple[dict[str, Array], Array]:
+    """Return what `evidence` weighs, but for colours, and its first soft labels.
+
+    The terms, (C, S) or what becomes it, have the names of their weights; the soft labels, with the
+    background first, are (C + 1, H, W).
+    """
     merged = normalized(
         mean_of_classifiers([normalized(at_photo_size(each.maps, photo)) for each in sets])
     )
-    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
     own = normalized(graph.mean(merged)[..., None])  # (C, S, 1): functions for maps take it, too
     walked = normalized(superpixel_walk(own[..., 0], graph)[..., None])[..., 0]
     connectivity, contrast = boundary_connectivity(graph)
     y, x = graph.centres.T
-    fixed = (
-        terms.walk * np.log(walked + EVIDENCE_OFFSET)
-        + terms.rivals * np.log((own.sum(0) - own)[..., 0] + EVIDENCE_OFFSET)
-        + terms.features * graph.mean(_features(sets, photo))
-        + terms.connectivity * connectivity.clip(max=8)
-        + terms.contrast * contrast
-        + terms.x * (x - 0.5) ** 2
-        + terms.y * y
-        + terms.constant
-    )
+    terms = {
+        "walk": np.log(walked + EVIDENCE_OFFSET),
+        "rivals": np.log((own.sum(0) - own)[..., 0] + EVIDENCE_OFFSET),
+        "features": graph.mean(_features(sets, photo)),
+        "connectivity": connectivity.clip(max=8),
+        "contrast": contrast,
+        "x": (x - 0.5) ** 2,
+        "y": y,
+        "constant": np.ones_like(y),
+    }
     soft = with_background(own, alpha=3.5)
-    soft = graph.paint((soft / soft.sum(axis=0))[..., 0])
-    for i in range(rounds):
-        colours = graph.mean(colour_evidence(soft, photo))
-        scores = fixed + (terms.recolour if i else terms.colour) * colours
-        soft = softmax(np.insert(scores, 0, 0, axis=0)[..., None])
-        soft = run_crf(graph.paint(soft[..., 0].astype(np.float32)), photo, crf_params, iterations)
-    return to_labels(soft, ids)
+    return terms, graph.paint((soft / soft.sum(axis=0))[..., 0])
 
 
-def _check_weights(weights: str | EvidenceWeights) -> EvidenceWeights:
+def with_zero(scores: Array) -> Array:
+    """Return the probabilities (C + 1, S) of scores (C, S), the background's being 0."""
+    return softmax(np.insert(scores, 0, 0, axis=0)[..., None])[..., 0].astype(np.float32)
+
+
+def check_weights(weights: Weights) -> EvidenceWeights:
+    """Return the weights that a name, or a dict as JSON has it, stands for."""
     if isinstance(weights, EvidenceWeights):
         return weights
+    if isinstance(weights, Mapping):
+        known = {field.name for field in dataclasses.fields(EvidenceWeights)}
+        if set(weights) != known:
+            wrong = sorted(map(str, known.symmetric_difference(weights)))
+            raise ValueError(
+                f"weights must have one number for each of {', '.join(sorted(known))}, got "
+                f"{wrong[0]!r} missing or unknown"
+            )
+        return EvidenceWeights(**weights)
     if not isinstance(weights, str):
-        raise TypeError(f"weights must be EvidenceWeights or a name, got {type(weights).__name__}")
+        raise TypeError(
+            f"weights must be EvidenceWeights, a dict or a name, got {type(weights).__name__}"
+        )
     return EVIDENCE_WEIGHTS[check_choice(weights, "weights", tuple(EVIDENCE_WEIGHTS))]
 
 

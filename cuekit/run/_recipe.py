@@ -59,6 +59,11 @@ def recipe_name(recipe: str | Recipe) -> str:
     return f"{module}:{name}"
 
 
+def takes_batches(recipe: Recipe) -> bool:
+    """Return whether a recipe takes lists: its first parameter is named ``photos``."""
+    return next(iter(inspect.signature(recipe).parameters), None) == "photos"
+
+
 def check_importable(recipe: Recipe) -> None:
     """Refuse a function that worker processes cannot import."""
     name = recipe_name(recipe)
@@ -93,7 +98,7 @@ def check_options(recipe: Recipe, options: dict[str, Any], name: str, has_masks:
     ]
     if needed:
         raise ValueError(f"recipe {name} needs {', '.join(needed)}")
-    if getattr(recipe, "__module__", "") == "cuekit.recipes":
+    if (getattr(recipe, "__module__", "") or "").startswith("cuekit.recipes."):
         _try(recipe, options, has_masks)
 
 

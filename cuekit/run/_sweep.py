@@ -26,10 +26,10 @@ from cuekit.run._pairs import (
     results,
     truth_notes,
     with_files,
+    with_tags,
 )
 from cuekit.run._plan import map_sources, tags_of
 from cuekit.run._sources import LABEL_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
-from cuekit.run._workers import Item
 from cuekit.superpixel_mean import superpixel_mean
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def sweep(
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
     sources = map_sources(maps)
-    with_maps = sorted(frozenset.intersection(*(source.names for source in sources)))
+    with_maps = sorted(frozenset.intersection(*(frozenset(each.names()) for each in sources)))
     folders = {
         f"maps {i}": source.files for i, source in enumerate(sources) if source.files is not None
     }
@@ -164,7 +164,7 @@ def sweep(
     items = with_files(wanted, folders, failures)
     tag_ids = tags_of(tags, known_names)
     if tag_ids is not None:
-        items = _with_tags(items, tag_ids, failures)
+        items = with_tags(items, tag_ids, failures)
     settings: dict[str, Any] = {
         "parameter": "threshold" if alphas is None else "alpha",
         "values": values,
@@ -306,16 +306,6 @@ def _ascending(values: Iterable[float], name: str) -> tuple[float, ...]:
         if low >= high:
             raise ValueError(f"{name} must be ascending, got {low} before {high}")
     return result
-
-
-def _with_tags(
-    items: Sequence[Item], tags: Mapping[str, Sequence[int]], failures: dict[str, str]
-) -> list[Item]:
-    """Return the items with tags; the others fail."""
-    for item in items:
-        if item["name"] not in tags:
-            failures[item["name"]] = f"tags must list every photo, got none for {item['name']}"
-    return [item | {"tags": list(tags[item["name"]])} for item in items if item["name"] in tags]
 
 
 def _check_peak(peak: float, name: str, settings: Mapping[str, Any]) -> None:

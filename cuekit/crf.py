@@ -396,7 +396,9 @@ def dense_crf(
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     shape = (math.prod(batch), channels, height, width)
     if not _is_plain(photos, params):
-        _refine_any_photo(scores, photos, params, tags, out, energies, iterations, epsilon, threads)
+        _refine_any_photo(
+            scores, photos, params, tags, out, energies, iterations, epsilon, storage, threads
+        )
     elif out.size:
         kernels, context = backend(scores, threads)
         valid = kernels.crf(
@@ -494,11 +496,14 @@ def _refine_any_photo(
     energies: bool,
     iterations: int,
     epsilon: float,
+    storage: str,
     threads: int,
 ) -> None:
     """Write to `out` what the CRF of the photos' features gives."""
     from cuekit.crf_features import Checked, photo_kernels
 
+    if is_on_cpu(scores) and storage != "float32":
+        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
     if not is_on_cpu(scores):
         raise ValueError(
             "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="position",
         metavar="NAME",
-        help="weights to start from: position or no-position (default: %(default)s)",
+        help="weights to start from: position, no-position or tags-only (default: %(default)s)",
     )
     add("--folds", type=int, default=5, metavar="N", help="parts of the cross-validation")
     add("--mean-over", metavar="CLASS,...", help="classes of the mean IoU (default: all)")

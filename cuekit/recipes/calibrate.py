@@ -138,7 +138,7 @@ def calibrate(
         class ids, 0 for the background, 255 for pixels that are not known. ``tags=None`` means all
         maps. Photos are used one after the other, twice: the sequences may be objects that read a
         file in ``__getitem__``.
-    weights : {"position", "no-position"}, EvidenceWeights or dict
+    weights : {"position", "no-position", "tags-only"}, EvidenceWeights or dict
         The weights to start from, see `evidence`. Those that are 0 stay 0, but for the constant.
     folds : int
         Number of parts for the cross-validation, at least 2. They are consecutive, so that photos

@@ -165,7 +165,7 @@ class OutputFolder:
                     checksum = zlib.crc32(data, checksum)
         except FileNotFoundError:
             return False
-        return [size, checksum] == expected
+        return bool([size, checksum] == expected)
 
     def read_tar(self, name: str) -> bytes:
         """Return a tar."""

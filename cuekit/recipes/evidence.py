@@ -147,8 +147,8 @@ EVIDENCE_CRF = CRFParams(3, 3, 3, 80, 5)
 # Added to maps before their logarithm.
 EVIDENCE_OFFSET = 0.03
 # In large photos small superpixels are merged until there are so few: `boundary_connectivity` takes
-# time with their square, and refuses four times as many. Photos of 500 x 500 never have so many.
-MOST_SUPERPIXELS = 4200
+# time with their square, and refuses twice as many. Photos of 700 x 700 never have so many.
+MOST_SUPERPIXELS = 8192
 # Stands for the features of classifiers that give none. It is above their mean over photos: so the
 # scores add up to what a fit without features gives.
 USUAL_FEATURES = 0.6
@@ -201,7 +201,7 @@ def evidence(
     Notes
     -----
     Superpixels are those of `felzenszwalb` with ``scale=50``, and maps are averaged over them. Each
-    has 60 pixels at least; in photos above 500 x 500, a 4200th of all pixels. The score of a class
+    has 60 pixels at least; in photos above 700 x 700, an 8192nd of all pixels. The score of a class
     in a superpixel is a sum of these terms, that of the background is 0:
 
     - the logarithms of 0.03 + the class's map after `superpixel_walk`, and of 0.03 + the sum of the

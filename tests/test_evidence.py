@@ -14,6 +14,7 @@ from cuekit import recipes, reference
 from cuekit.io import Maps, read_labels, read_photo
 from cuekit.metrics import confusion_matrix, mean_iou
 from cuekit.recipes import EVIDENCE_CRF, EVIDENCE_WEIGHTS, EvidenceWeights, evidence
+from cuekit.recipes.evidence import evidence_graph
 
 CAMS = [DATA / "cams" / f"{name}.npz" for name in ("color", "gray")]
 
@@ -136,6 +137,16 @@ def test_equals_a_plain_version_on_photos():
         photo, sets = voc_photo(name)
         photo = photo[:150, :200]  # the oracles are slow
         assert (evidence(photo, sets, rounds=1) == plain_evidence(photo, sets)).mean() > 0.999
+
+
+def test_large_photos_have_no_more_superpixels_than_boundary_connectivity_takes():
+    """Those of noise, of which there are most."""
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, (side, 500, 3), np.uint8) for side in (900, 1300))
+    np.testing.assert_array_equal(evidence_graph(small).superpixels, cuekit.felzenszwalb(small, 50))
+    least = 1300 * 500 // 8192
+    assert least > 60
+    assert evidence_graph(large).sizes.min() >= least
 
 
 def training_photos():

@@ -13,7 +13,6 @@ import numpy as np
 
 from cuekit._checks import INTEGERS, check_array, check_integer, check_number, check_shape
 from cuekit.colour_evidence import colour_evidence
-from cuekit.felzenszwalb import felzenszwalb
 from cuekit.metrics import IGNORE, Interval, bootstrap, confusion_matrix, mean_iou
 from cuekit.recipes._steps import MapsOfPhoto, Tags, choose_maps, run_crf
 from cuekit.recipes.evidence import (
@@ -22,10 +21,10 @@ from cuekit.recipes.evidence import (
     Weights,
     check_weights,
     evidence,
+    evidence_graph,
     evidence_terms,
     with_zero,
 )
-from cuekit.superpixel_graph import superpixel_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,7 +210,7 @@ def measure(
     sets, ids = choose_maps(photo, maps, tags)
     labels = check_array(truth, "truth", INTEGERS, ndim=2, layout="(H, W)")
     check_shape(labels, "truth", photo.shape[:2], "photo")
-    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
+    graph = evidence_graph(photo)
     pixels = graph.mean(np.stack([labels == c for c in (0, *ids)])).astype(np.float64) * graph.sizes
     if not ids or not pixels.any():
         return None

@@ -89,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="GPUs of each process on a cluster, for recipes that use them (default: none)",
     )
+    add("--batch", type=int, metavar="N", help="photos at once, for recipes that take batches")
+    add(
+        "--shard-size",
+        type=int,
+        metavar="N",
+        help="write tars of N photos' labels, OUT/labels-000000.tar (default: a PNG for each)",
+    )
     add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
     add("--limit", type=int, metavar="N", help="do the first N photos only")
     add("--retry-failed", action="store_true", help="try photos again that failed before")
@@ -129,6 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         timeout=arguments.timeout,
         gpus_per_worker=arguments.gpus_per_worker,
+        batch=arguments.batch,
+        shard_size=arguments.shard_size,
         part=arguments.part,
         limit=arguments.limit,
         retry_failed=arguments.retry_failed,

@@ -23,12 +23,12 @@ from cuekit.recipes._steps import (
     Tags,
     at_photo_size,
     choose_maps,
-    mean_of_classifiers,
     normalized,
     run_crf,
     softmax,
     to_labels,
 )
+from cuekit.rgb_to_lab import rgb_to_lab
 from cuekit.superpixel_graph import SuperpixelGraph, superpixel_graph
 from cuekit.superpixel_walk import superpixel_walk
 from cuekit.with_background import with_background
@@ -233,8 +233,9 @@ def evidence(
     graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
     terms, soft = evidence_terms(sets, photo, graph)
     fixed = sum(getattr(weighed, name) * each for name, each in terms.items())
+    lab = rgb_to_lab(photo)
     for i in range(rounds):
-        colours = graph.mean(colour_evidence(soft, photo))
+        colours = graph.mean(colour_evidence(soft, lab, space="lab"))
         scores = fixed + (weighed.recolour if i else weighed.colour) * colours
         soft = run_crf(graph.paint(with_zero(scores)), photo, crf_params, iterations)
     return to_labels(soft, ids)
@@ -248,10 +249,8 @@ def evidence_terms(
     The terms, (C, S) or what becomes it, have the names of their weights; the soft labels, with the
     background first, are (C + 1, H, W).
     """
-    merged = normalized(
-        mean_of_classifiers([normalized(at_photo_size(each.maps, photo)) for each in sets])
-    )
-    own = normalized(graph.mean(merged)[..., None])  # (C, S, 1): functions for maps take it, too
+    merged: Array = sum(_relative_means(each.maps, photo, graph) for each in sets)
+    own = normalized(merged[..., None])  # (C, S, 1): functions for maps take it, too
     walked = normalized(superpixel_walk(own[..., 0], graph)[..., None])[..., 0]
     connectivity, contrast = boundary_connectivity(graph)
     y, x = graph.centres.T
@@ -294,6 +293,15 @@ def check_weights(weights: Weights) -> EvidenceWeights:
     return EVIDENCE_WEIGHTS[check_choice(weights, "weights", tuple(EVIDENCE_WEIGHTS))]
 
 
+def _relative_means(maps: Array, photo: NDArray[np.uint8], graph: SuperpixelGraph) -> Array:
+    """Return the means over superpixels (C, S) of maps, each divided by its maximum."""
+    positive = maps.clip(min=0).astype(np.promote_types(maps.dtype, np.float32), copy=False)
+    full = at_photo_size(positive, photo)
+    peaks = full.max(axis=(1, 2))[:, None]
+    means: Array = graph.mean(full) / np.where(peaks > 0, peaks, 1)
+    return means
+
+
 def _features(sets: Sequence[Maps], photo: NDArray[np.uint8]) -> Array:
     """Return the layers of all classifiers as one map (H, W) in [0, 1], high on objects.
 
@@ -307,4 +315,7 @@ def _features(sets: Sequence[Maps], photo: NDArray[np.uint8]) -> Array:
             layers.append(background_map((1 - each.background)[None]))
     if not layers:
         return np.full(photo.shape[:2], USUAL_FEATURES, np.float32)
-    return background_map(*[layer[None] for layer in layers], size=photo.shape[:2])
+    # Those of one size are added before they are resized, which is quicker.
+    sizes = dict.fromkeys(layer.shape for layer in layers)
+    stacks = [np.stack([layer for layer in layers if layer.shape == size]) for size in sizes]
+    return background_map(*stacks, size=photo.shape[:2])

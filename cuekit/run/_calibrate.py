@@ -117,7 +117,7 @@ def calibrate(
     else:
         start = without_masks(start)
     folders["photo"] = Files(photos, PHOTO_SUFFIXES, "photos")
-    with_maps = sorted(frozenset.intersection(*(source.names for source in sources)))
+    with_maps = sorted(frozenset.intersection(*(frozenset(each.names()) for each in sources)))
     complete = [name for name in with_maps if all(name in each for each in folders.values())]
     failures: dict[str, str] = {}
     items = with_files(complete if names is None else listed_names(names), folders, failures)

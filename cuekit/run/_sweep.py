@@ -151,7 +151,7 @@ def sweep(
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
     sources = map_sources(maps)
-    with_maps = sorted(frozenset.intersection(*(source.names for source in sources)))
+    with_maps = sorted(frozenset.intersection(*(frozenset(each.names()) for each in sources)))
     folders = {
         f"maps {i}": source.files for i, source in enumerate(sources) if source.files is not None
     }

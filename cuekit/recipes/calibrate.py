@@ -26,6 +26,7 @@ from cuekit.recipes.evidence import (
     evidence_terms,
     with_zero,
 )
+from cuekit.rgb_to_lab import rgb_to_lab
 from cuekit.superpixel_graph import superpixel_graph
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(EvidenceWeights))
 CONSTANT = NAMES.index("constant")
 FEW_PHOTOS = 20
 # Without masks: what each term counts, times its standard deviation. Signs are what terms mean; the
-# class's own map is the one term that tells classes apart, with its rivals.
+# class's own map is the one term that tells classes apart, with its rivals. In the order of NAMES.
 COUNTS = {
     "walk": 0.6,
     "rivals": -0.15,
@@ -215,6 +216,8 @@ def calibrate(
             raise ValueError(
                 f"{name} must have one element for each photo, {count}, got {len(each)}"
             )
+    if truths is not None:
+        check_fit(count, folds, ridge)
     averaged = None if mean_over is None else [check_integer(c, "mean_over") for c in mean_over]
 
     def of_photo(i: int) -> tuple[NDArray[np.uint8], MapsOfPhoto, Tags, Any]:
@@ -263,9 +266,10 @@ def measure(
     if not pixels.any():
         return None
     fixed = sum(getattr(start, name) * each for name, each in terms.items())
+    lab = rgb_to_lab(photo)
     rounds = []
     for name, other in (("colour", "recolour"), ("recolour", "colour")):
-        colours = graph.mean(colour_evidence(soft, photo))
+        colours = graph.mean(colour_evidence(soft, lab, space="lab"))
         named = terms | {name: colours, other: np.zeros(())}
         rounds.append(np.stack([np.broadcast_to(named[n], colours.shape) for n in NAMES], axis=-1))
         if name == "colour":
@@ -307,23 +311,19 @@ def weigh(measured: Sequence[PhotoTerms | None], start: EvidenceWeights) -> Cali
     photos = [each for each in measured if each is not None]
     if not photos:
         raise ValueError("photos must be at least one with a class, got none")
-    first, second = (
-        [np.split(each.values, 2, axis=1)[i].reshape(-1, len(NAMES)) for each in photos]
-        for i in range(2)
-    )
-    spread = np.concatenate(first).std(axis=0)
-    spread[NAMES.index("recolour")] = np.concatenate(second)[:, NAMES.index("recolour")].std()
+    rounds = [np.split(each.values, 2, axis=1) for each in photos]
+    shares = [np.split(each.shares, 2, axis=1)[0] for each in photos]
+    spread = _spread([first for first, _ in rounds])
+    recolour = NAMES.index("recolour")
+    spread[recolour] = _spread([second for _, second in rounds])[recolour]
     weights = {
-        name: count / float(spread[NAMES.index(name)])
-        if getattr(start, name) != 0 and spread[NAMES.index(name)] > _FLAT
-        else 0.0
-        for name, count in COUNTS.items()
+        name: count / float(each) if getattr(start, name) != 0 and each > _FLAT else 0.0
+        for (name, count), each in zip(COUNTS.items(), spread[:-1], strict=True)
     }
-    vector = np.array([weights.get(name, 0.0) for name in NAMES])
-    halves = [(np.split(each.values, 2, 1)[0], np.split(each.shares, 2, 1)[0]) for each in photos]
-    scores = np.concatenate([(values @ vector).max(axis=0) for values, _ in halves])
-    areas = np.concatenate([shares.sum(axis=0) for _, shares in halves])
-    background = sum(float(shares[0].sum()) for _, shares in halves)
+    vector = np.array([*weights.values(), 0.0])  # without the constant
+    scores = np.concatenate([(first @ vector).max(axis=0) for first, _ in rounds])
+    areas = np.concatenate([each.sum(axis=0) for each in shares])
+    background = sum(float(each[0].sum()) for each in shares)
     order = scores.argsort()
     highest = min(int(areas[order].cumsum().searchsorted(background)), len(order) - 1)
     weights["constant"] = -float(scores[order[highest]])
@@ -382,16 +382,21 @@ class Fits:
         )
 
 
+def check_fit(count: int, folds: int, ridge: float | None) -> None:
+    """Refuse settings of a fit with which there is none."""
+    check_integer(folds, "folds", minimum=2)
+    if ridge is not None and check_number(ridge, "ridge") <= 0:
+        raise ValueError(f"ridge must be above 0, got {ridge}")
+    if count < folds:
+        raise ValueError(f"photos must be at least as many as folds, {folds}, got {count}")
+
+
 def fit_parts(
     measured: Sequence[PhotoTerms | None], start: EvidenceWeights, folds: int, ridge: float | None
 ) -> Fits:
     """Fit weights to all photos, and to all but each of the parts."""
-    folds = check_integer(folds, "folds", minimum=2)
-    if ridge is not None and check_number(ridge, "ridge") <= 0:
-        raise ValueError(f"ridge must be above 0, got {ridge}")
     count = len(measured)
-    if count < folds:
-        raise ValueError(f"photos must be at least as many as folds, {folds}, got {count}")
+    check_fit(count, folds, ridge)
     if not any(each is not None and each.shares[1:].any() for each in measured):
         raise ValueError("truths must have pixels of the classes of the maps, got none")
 
@@ -439,8 +444,7 @@ def _fit(photos: Sequence[PhotoTerms], start: Array, ridge: float) -> Array:
     if not photos or math.isinf(ridge):
         return start
     groups = _joined(photos)
-    rows = np.concatenate([each.values.reshape(-1, len(NAMES)) for each in groups])
-    spread = rows.std(axis=0)
+    spread = _spread([each.values for each in groups])
     spread[CONSTANT] = 1
     # A term that is the same everywhere tells nothing.
     free = np.flatnonzero((start != 0) & (spread > _FLAT) | (np.arange(len(NAMES)) == CONSTANT))
@@ -475,6 +479,12 @@ def _fit(photos: Sequence[PhotoTerms], start: Array, ridge: float) -> Array:
         loss, gradient, hessian = found
     weights[free] += change
     return weights
+
+
+def _spread(values: Sequence[Array]) -> NDArray[np.float64]:
+    """Return the standard deviation of each term."""
+    rows = np.concatenate([each.reshape(-1, len(NAMES)) for each in values])
+    return np.asarray(rows.std(axis=0))
 
 
 def _joined(photos: Sequence[PhotoTerms]) -> list[PhotoTerms]:

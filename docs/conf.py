@@ -54,7 +54,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 # Of the scripts in examples. The others are what these share, and what needs torch.
-GALLERY = ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py"]
+GALLERY = ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py", "evidence.py"]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",

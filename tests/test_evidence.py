@@ -334,6 +334,41 @@ def test_any_photo_has_labels(size, classes, kind, colours, features, seed):
         assert (labels == 0).all()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 700), (700, 1)])
+def test_a_row_or_a_column_of_pixels(size):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
+    shape = (2, *(1 if side == 1 else 5 for side in size))
+    maps = maps_of(rng.random(shape), ids=(4, 9), features=rng.random(shape))
+    labels = evidence(photo, maps)
+    assert labels.shape == size
+    assert {*np.unique(labels)} <= {0, 4, 9}
+
+
+@pytest.mark.parametrize("weights", EVIDENCE_WEIGHTS)
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_class_whose_map_is_zero_is_nowhere(weights, others):
+    """Whatever the features say."""
+    photo, mask = photo_of_a_disc()
+    features = blob((9, 12), (4, 5), 1.2)[None]
+    maps = np.stack([np.zeros((9, 12)), *[features[0]] * others])
+    labels = evidence(
+        photo, maps_of(maps, ids=(3, 5)[: len(maps)], features=features), weights=weights
+    )
+    assert not (labels == 3).any()
+    assert iou(labels == 5, mask) > 0.9 if others else (labels == 0).all()
+
+
+@pytest.mark.parametrize("colour", [None, 0, 200])
+def test_a_map_that_is_the_same_everywhere_is_everywhere(colour):
+    """It says that the class is in every pixel, and so do the labels."""
+    photo, _ = photo_of_a_disc()
+    photo = photo if colour is None else np.full_like(photo, colour)
+    labels = [evidence(photo, maps_of(np.full((1, 9, 12), value))) for value in (0.2, 7)]
+    assert (labels[0] == 3).all()
+    assert (labels[1] == 3).all()
+
+
 PHOTO, _ = photo_of_a_disc((20, 20), (10, 10), 5)
 MAPS = maps_of(np.ones((1, 4, 4)))
 

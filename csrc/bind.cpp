@@ -50,6 +50,7 @@
 #include "cpu/simd.h"
 #include "cuekit/boundary_connectivity.h"
 #include "cuekit/colour_evidence.h"
+#include "cuekit/crf_features.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/resize_maps.h"
 #include "cuekit/rgb_to_lab.h"
@@ -592,8 +593,10 @@ void colour_evidence(const View& probabilities, const View& image, const View& w
                                limit};
   visit<float, double>(out, [&](auto type) {
     using T = decltype(type);
-    backend::colour_evidence(probabilities.as<T>(), image.as<std::uint8_t>(), out.as<T>(), p,
-                             context);
+    visit<std::uint8_t, float>(image, [&](auto colour) {
+      using C = decltype(colour);
+      backend::colour_evidence(probabilities.as<T>(), image.as<C>(), out.as<T>(), p, context);
+    });
   });
 }
 
@@ -641,6 +644,32 @@ void boundary_connectivity(const View& edges, const View& sizes, const View& bor
                                  border_pixels.as<std::int64_t>(), centres.as<double>(),
                                  colours.as<double>(), connectivity.as<double>(),
                                  contrast.as<double>(), p, context);
+}
+
+cpu::CrfFilter crf_filter(const View& features, const std::string& normalization, Call& context) {
+  const auto normalisation =
+      one_of<CrfNormalisation>(normalization, std::array{"symmetric", "before", "after", "none"});
+  return cpu::crf_filter(features.as<float>(), static_cast<int>(features.shape[0]),
+                         features.shape[1], normalisation, context);
+}
+
+bool crf_features(const View& scores, const View& present, const std::optional<View>& start,
+                  const View& out, const std::optional<View>& energy,
+                  const std::vector<const cpu::CrfFilter*>& filters, const std::vector<View>& gains,
+                  bool energies, std::int64_t iterations, float epsilon, Call& context) {
+  const CrfFeaturesParams p{scores.shape[0], scores.shape[1],
+                            energies,        iterations,
+                            epsilon,         energy && energy->shape[0] > iterations};
+  std::vector<cpu::CrfTerm> terms;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    using Q = marginal_type<T>;
+    return cpu::crf_features(scores.as<T>(), present.as_flags(), start ? start->as<Q>() : nullptr,
+                             out.as<Q>(), energy ? energy->as<double>() : nullptr, terms, p,
+                             context);
+  });
 }
 
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
@@ -737,6 +766,11 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("boundary_connectivity", boundary_connectivity, arg("edges"), arg("sizes"),
          arg("border_pixels"), arg("centres"), arg("colours"), arg("connectivity"), arg("contrast"),
          arg("sigma"), arg("clip"), arg("spatial_sigma"), arg("context"));
+  py::class_<cpu::CrfFilter>(py::handle(), "CrfFilter", py::module_local());  // not a public name
+  kernel("crf_filter", crf_filter, arg("features"), arg("normalization"), arg("context"));
+  kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
+         arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
+         arg("epsilon"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

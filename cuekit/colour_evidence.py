@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from cuekit._checks import (
     FLOATS,
     INTEGERS,
     check_array,
+    check_choice,
+    check_finite,
     check_integer,
     check_number,
     check_photos_beside,
@@ -25,8 +27,9 @@ from cuekit._checks import (
     widened,
 )
 from cuekit._device import AnyFramework, Array
-from cuekit.rgb_to_lab import check_rgb
 from cuekit.superpixel_mean import superpixel_mean
+
+Space: TypeAlias = Literal["rgb", "lab"]
 
 MOST_BINS = 64  # along each axis: 2**18 bins in all
 # The smallest bin of a histogram may be this share of a photo: its logarithm is finite in float64.
@@ -42,6 +45,7 @@ def colour_evidence(
     sigma: float = 1.0,
     floor: float = 5e-5,
     limit: float = 8.0,
+    space: Space = "rgb",
     threads: int | None = 1,
 ) -> AnyFramework:
     """Compare how often a class and the background have the colour of each pixel.
@@ -55,7 +59,7 @@ def colour_evidence(
     ----------
     probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
         Soft labels in [0, 1]; channel 0 is the background.
-    image : (..., H, W, 3) array or tensor of uint8
+    image : (..., H, W, 3) array or tensor of uint8, or of float32
         The photo of each image.
     superpixels : (..., H, W) array or tensor of any integer dtype, optional
         If given, the evidence is averaged over each superpixel. A pixel with label -1 keeps its
@@ -70,6 +74,9 @@ def colour_evidence(
         are rare goes to 0. At least 1e-12.
     limit : float, optional
         The evidence is clipped to [-limit, limit].
+    space : {"rgb", "lab"}, optional
+        What `image` is: "lab" means float32, as `rgb_to_lab` returns it, and saves the conversion
+        where one photo is compared again and again.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
@@ -112,8 +119,11 @@ def colour_evidence(
         raise ValueError(f"probabilities must have a background channel, got {source.shape}")
     check_pixels(source, "probabilities")
     *batch, channels, height, width = source.shape
-    check_photos_beside(image, source, "probabilities")
-    photos = check_rgb(image)
+    check_choice(space, "space", get_args(Space))
+    dtype = "uint8" if space == "rgb" else "float32"
+    check_photos_beside(image, source, "probabilities", dtype)
+    photos: Array = check_array(image, "image", (dtype,), ndim=3, layout="(..., H, W, 3)")
+    check_finite(space == "rgb" or bool(np.isfinite(photos).all()), ("image", photos))
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
     if superpixels is not None:
         superpixels = check_array(
@@ -137,8 +147,7 @@ def colour_evidence(
     weights = widened(source, "probabilities")
     check_unit_range(weights, "probabilities", "apply softmax first")
 
-    dtype = np.promote_types(source.dtype, np.float32)
-    out = np.zeros((*batch, channels - 1, height, width), dtype)
+    out = np.zeros((*batch, channels - 1, height, width), weights.dtype)
     images, pixels = math.prod(batch), height * width
     if out.size:
         cpu_kernels.colour_evidence(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import sphinx_gallery.gen_gallery
+import tomllib
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective

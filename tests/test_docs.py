@@ -31,7 +31,7 @@ PAGES = [
 def documented(page):
     """Return the names that a page of the API reference lists."""
     text = (API / f"{page}.rst").read_text(encoding="utf-8")
-    blocks = re.findall(r"autosummary::\n   :toctree: generated\n\n((?:   .+\n)+)", text)
+    blocks = re.findall(r"autosummary::\n(?:   :.+\n)+\n((?:   .+\n)+)", text)
     by_hand = re.findall(r"^\.\. py:data:: (\w+)$", text, re.MULTILINE)
     return [*(name for block in blocks for name in block.split()), *by_hand]
 

@@ -14,6 +14,7 @@ from cuekit import recipes, reference
 from cuekit.io import Maps, read_labels, read_photo
 from cuekit.metrics import confusion_matrix, mean_iou
 from cuekit.recipes import EVIDENCE_CRF, EVIDENCE_WEIGHTS, EvidenceWeights, evidence
+from cuekit.recipes.evidence import evidence_graph
 
 CAMS = [DATA / "cams" / f"{name}.npz" for name in ("color", "gray")]
 
@@ -138,6 +139,16 @@ def test_equals_a_plain_version_on_photos():
         assert (evidence(photo, sets, rounds=1) == plain_evidence(photo, sets)).mean() > 0.999
 
 
+def test_large_photos_have_no_more_superpixels_than_boundary_connectivity_takes():
+    """Those of noise, of which there are most."""
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, (side, 500, 3), np.uint8) for side in (900, 1300))
+    np.testing.assert_array_equal(evidence_graph(small).superpixels, cuekit.felzenszwalb(small, 50))
+    least = 1300 * 500 // 8192
+    assert least > 60
+    assert evidence_graph(large).sizes.min() >= least
+
+
 def training_photos():
     return (VOC / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
 
@@ -159,15 +170,19 @@ def voc_photo(name):
 @needs_data(VOC, *CAMS)
 def test_it_is_better_than_psa_on_photos(figures):
     """On 24 photos that the weights were fitted on: this guards the code, and proves no quality."""
-    matrices = {"psa": [], "evidence": []}
+    matrices = {"psa": [], "evidence": [], "tags-only": []}
     for name in training_photos()[:24]:
         photo, sets = voc_photo(name)
         truth = read_labels(VOC / "SegmentationClass" / f"{name}.png")
         matrices["psa"].append(confusion_matrix(truth, recipes.psa(photo, sets, normalize=True)))
         matrices["evidence"].append(confusion_matrix(truth, evidence(photo, sets)))
-    psa, ours = (float(mean_iou(sum(each), [0, 8, 12, 15])) for each in matrices.values())
-    figures.append(f"evidence: mIoU {ours:.3f}, PSA's recipe {psa:.3f}, 24 training photos")
+        labels = evidence(photo, sets, weights="tags-only")
+        matrices["tags-only"].append(confusion_matrix(truth, labels))
+    psa, ours, tags = (float(mean_iou(sum(each), [0, 8, 12, 15])) for each in matrices.values())
+    text = f"evidence: mIoU {ours:.3f}, without masks {tags:.3f}, PSA's recipe {psa:.3f}"
+    figures.append(f"{text}, 24 training photos")
     assert ours > psa + 0.02
+    assert tags > psa
 
 
 # ------------------------------------------------------------------------------------ behaviour
@@ -293,9 +308,10 @@ MAPS = maps_of(np.ones((1, 4, 4)))
         (
             {"weights": "best"},
             ValueError,
-            "weights must be one of 'position', 'no-position', got 'best'",
+            "weights must be one of 'position', 'no-position', 'tags-only', got 'best'",
         ),
-        ({"weights": 3}, TypeError, "weights must be EvidenceWeights or a name, got int"),
+        ({"weights": 3}, TypeError, "weights must be EvidenceWeights, a dict or a name, got int"),
+        ({"weights": {"walk": 1}}, ValueError, "weights must have one number for each of colour, "),
         ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
         ({"rounds": 1.5}, TypeError, "rounds must be an integer"),
         ({"params": "none"}, ValueError, "params must be"),

@@ -17,9 +17,27 @@ namespace {
 constexpr std::int64_t block = 4;
 constexpr std::int64_t pixels_per_task = 64 * lab_chunk;
 
+// Colours in L*a*b*, as planes of float32.
+CUEKIT_INLINE void read_colours(const std::uint8_t* image,  // (count, 3)
+                                std::int64_t count, const double* linear,
+                                float* planes) {  // (3, lab_chunk)
+  double wide[3 * lab_chunk];
+  FindLab::run(image, count, linear, lab_chunk, wide);
+  for (std::int64_t j = 0; j < 3; ++j)
+    for (std::int64_t i = 0; i < count; ++i)
+      planes[j * lab_chunk + i] = static_cast<float>(wide[j * lab_chunk + i]);
+}
+CUEKIT_INLINE void read_colours(const float* image,  // (count, 3)
+                                std::int64_t count, const double*,
+                                float* planes) {  // (3, lab_chunk)
+  for (std::int64_t i = 0; i < count; ++i)
+    for (std::int64_t j = 0; j < 3; ++j) planes[j * lab_chunk + i] = image[3 * i + j];
+}
+
 struct FindBins {
-  static CUEKIT_INLINE void run(const std::uint8_t* image,  // (count, 3)
-                                const double* linear,       // (256)
+  template <class C>
+  static CUEKIT_INLINE void run(const C* image,        // (count, 3)
+                                const double* linear,  // (256)
                                 std::int64_t count, std::int32_t bins,
                                 std::int32_t* __restrict found) {  // (count)
     const auto of_lightness = static_cast<float>(bins / 100.0);
@@ -28,17 +46,14 @@ struct FindBins {
     const auto bin = [last](float step) {
       return static_cast<std::int32_t>(std::min(std::max(step, 0.0f), last));
     };
-    double planes[3 * lab_chunk];
+    float planes[3 * lab_chunk];
     for (std::int64_t begin = 0; begin < count; begin += lab_chunk) {
       const std::int64_t size = std::min(lab_chunk, count - begin);
-      FindLab::run(image + 3 * begin, size, linear, lab_chunk, planes);
-      for (std::int64_t i = 0; i < size; ++i) {
-        const auto l = static_cast<float>(planes[i]);
-        const auto a = static_cast<float>(planes[lab_chunk + i]);
-        const auto b = static_cast<float>(planes[2 * lab_chunk + i]);
-        found[begin + i] = (bin(l * of_lightness) * bins + bin(a * of_colour + gray)) * bins +
-                           bin(b * of_colour + gray);
-      }
+      read_colours(image + 3 * begin, size, linear, planes);
+      const float *l = planes, *a = planes + lab_chunk, *b = planes + 2 * lab_chunk;
+      for (std::int64_t i = 0; i < size; ++i)
+        found[begin + i] = (bin(l[i] * of_lightness) * bins + bin(a[i] * of_colour + gray)) * bins +
+                           bin(b[i] * of_colour + gray);
     }
   }
 };
@@ -74,12 +89,12 @@ struct Smooth {
 };
 
 // The evidence of one image.
-template <class T>
+template <class T, class C>
 class Histograms {
  public:
   Histograms(const T* probabilities,  // (K, N)
-             const std::uint8_t* image,
-             T* out,  // (K - 1, N)
+             const C* image,          // (N, 3)
+             T* out,                  // (K - 1, N)
              const ColourEvidenceParams& p, int threads)
       : probabilities_(probabilities),
         out_(out),
@@ -153,21 +168,24 @@ class Histograms {
 
 }  // namespace
 
-template <class T>
-void colour_evidence(const T* probabilities,     // (B, K, N)
-                     const std::uint8_t* image,  // (B, N, 3)
-                     T* out,                     // (B, K - 1, N)
+template <class T, class C>
+void colour_evidence(const T* probabilities,  // (B, K, N)
+                     const C* image,          // (B, N, 3)
+                     T* out,                  // (B, K - 1, N)
                      const ColourEvidenceParams& p, Context& context) {
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    Histograms<T>(probabilities + b * p.channels * p.pixels, image + b * p.pixels * 3,
-                  out + b * (p.channels - 1) * p.pixels, p, threads)
+    Histograms<T, C>(probabilities + b * p.channels * p.pixels, image + b * p.pixels * 3,
+                     out + b * (p.channels - 1) * p.pixels, p, threads)
         .compare();
   });
 }
 
-template void colour_evidence(const float*, const std::uint8_t*, float*,
-                              const ColourEvidenceParams&, Context&);
-template void colour_evidence(const double*, const std::uint8_t*, double*,
-                              const ColourEvidenceParams&, Context&);
+#define CUEKIT_INSTANTIATE(T, C) \
+  template void colour_evidence(const T*, const C*, T*, const ColourEvidenceParams&, Context&);
+CUEKIT_INSTANTIATE(float, std::uint8_t)
+CUEKIT_INSTANTIATE(float, float)
+CUEKIT_INSTANTIATE(double, std::uint8_t)
+CUEKIT_INSTANTIATE(double, float)
+#undef CUEKIT_INSTANTIATE
 
 }  // namespace cuekit::cpu

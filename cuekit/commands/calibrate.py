@@ -6,16 +6,19 @@ import argparse
 import dataclasses
 import sys
 
-SUMMARY = "Fit the weights of the recipe evidence to a few photos with masks."
+SUMMARY = "Find weights of the recipe evidence for your photos, with a few masks or without."
 EXAMPLES = """\
 examples:
   cuekit calibrate --photos photos --maps cams --truth masks --list fifty.txt --out weights.json
+  cuekit calibrate --photos photos --maps cams --out weights.json
   cuekit labels --recipe evidence --option weights=@weights.json --photos photos --maps cams ...
 
 It is for photos, classes or classifiers of another kind than those that the weights of cuekit are
-from. The report says, by cross-validation, how good labels are before and after, in percent; and
-whether the fitted weights are better at all. Have at least 20 photos with masks; 50 to 100 are
-better. Photos of one scene should be side by side in the list."""
+from. With masks, the report says by cross-validation how good labels are before and after, in
+percent; and whether the fitted weights are better at all. Have at least 20 photos with masks; 50 to
+100 are better. Photos of one scene should be side by side in the list.
+
+Without --truth, weights come from photos and maps alone, and nothing says how good they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with a file of maps for each photo, or one .npz of all; again for each "
         "further classifier",
     )
-    add("--truth", required=True, metavar="DIR", help="folder of true label images, NAME.png")
+    add("--truth", metavar="DIR", help="folder of true label images, NAME.png")
     add("--out", required=True, metavar="FILE", help="write the fitted weights, a .json")
     add("--list", metavar="FILE", help="text file with a name in each line (default: all)")
     add("--tags", metavar="FILE", help="the photos' classes: use no other maps")
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="position",
         metavar="NAME",
-        help="weights to start from: position or no-position (default: %(default)s)",
+        help="weights to start from: position, no-position or tags-only (default: %(default)s)",
     )
     add("--folds", type=int, default=5, metavar="N", help="parts of the cross-validation")
     add("--mean-over", metavar="CLASS,...", help="classes of the mean IoU (default: all)")

@@ -1,4 +1,4 @@
-"""The weights of `evidence` for photos of one's own: fitted to a few masks, and cross-validated."""
+"""The weights of `evidence` for photos of one's own: fitted to a few masks, or from maps alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import numpy as np
 
 from cuekit._checks import INTEGERS, check_array, check_integer, check_number, check_shape
 from cuekit.colour_evidence import colour_evidence
-from cuekit.felzenszwalb import felzenszwalb
 from cuekit.metrics import IGNORE, Interval, bootstrap, confusion_matrix, mean_iou
 from cuekit.recipes._steps import MapsOfPhoto, Tags, choose_maps, run_crf
 from cuekit.recipes.evidence import (
     EVIDENCE_CRF,
+    EVIDENCE_WEIGHTS,
     EvidenceWeights,
     Weights,
     check_weights,
     evidence,
+    evidence_graph,
     evidence_terms,
     with_zero,
 )
-from cuekit.superpixel_graph import superpixel_graph
+from cuekit.rgb_to_lab import rgb_to_lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,8 +36,21 @@ if TYPE_CHECKING:
 NAMES = tuple(field.name for field in dataclasses.fields(EvidenceWeights))
 CONSTANT = NAMES.index("constant")
 FEW_PHOTOS = 20
+# Without masks: what each term counts, times its standard deviation. Signs are what terms mean; the
+# class's own map is the one term that tells classes apart, with its rivals. In the order of NAMES.
+COUNTS = {
+    "walk": 0.6,
+    "rivals": -0.15,
+    "colour": 0.3,
+    "recolour": 0.3,
+    "features": 0.3,
+    "connectivity": -0.3,
+    "contrast": 0.3,
+    "x": -0.3,
+    "y": 0.3,
+}
 # Ridges to choose from; infinity leaves the weights as they are.
-RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.inf)
+RIDGES = (10.0, 30.0, 100.0, 300.0, math.inf)
 _PARTS = 5  # of the photos of a fit, to choose the ridge
 _FLAT = 1e-6  # the standard deviation of a term that rounding alone makes differ
 _MOST_STEPS = 50
@@ -46,7 +60,7 @@ _GAIN = 1e-9  # of the loss per photo: a smaller step is the last
 
 @dataclass(frozen=True)
 class Calibration:
-    """Weights fitted to photos with masks, and how good they are; `str` of it is a report.
+    """Weights for photos of one's own, and how good they are; `str` of it is a report.
 
     Attributes
     ----------
@@ -55,10 +69,10 @@ class Calibration:
     start : EvidenceWeights
         The weights that the fit started from and is drawn to.
     ridge : float
-        How strongly; infinity if `weights` are those of `start`.
+        How strongly; infinity if `weights` are those of `start`. NaN without masks.
     photos, folds : int
-        The number of photos, and of parts that they were divided into.
-    before, fitted, difference : Interval
+        The number of photos, and of parts that they were divided into; 0 parts without masks.
+    before, fitted, difference : Interval, or None without masks
         Mean IoU of the recipe with the weights of `start`; with weights that are fitted to the
         other parts than the photo's; and the second minus the first: the value, and the 95 %
         bootstrap interval over photos.
@@ -73,9 +87,9 @@ class Calibration:
     ridge: float
     photos: int
     folds: int
-    before: Interval
-    fitted: Interval
-    difference: Interval
+    before: Interval | None
+    fitted: Interval | None
+    difference: Interval | None
     notes: tuple[str, ...]
     failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -84,9 +98,11 @@ class Calibration:
         for name in NAMES:
             before, fitted = getattr(self.start, name), getattr(self.weights, name)
             lines.append(f"{name:14}{before:9.3f}{fitted:9.3f}")
-        lines += ["", f"mean IoU of {self.photos} photos, cross-validated in {self.folds} parts:"]
-        for name in ("before", "fitted", "difference"):
-            value, low, high = (f"{100 * each:.2f}" for each in getattr(self, name))
+        if self.folds:
+            parts = f"cross-validated in {self.folds} parts"
+            lines += ["", f"mean IoU of {self.photos} photos, {parts}:"]
+        for name, interval in self._intervals().items():
+            value, low, high = (f"{100 * each:.2f}" for each in interval)
             lines.append(f"{name:14}{value:>9}  [{low}, {high}]")
         return "\n".join([*lines, *(f"NOTE: {note}" for note in self.notes)])
 
@@ -94,10 +110,14 @@ class Calibration:
         """Return all figures as values for JSON; NaN and infinity become None."""
         values = dataclasses.asdict(self)
         values["ridge"] = self.ridge if math.isfinite(self.ridge) else None
-        for name in ("before", "fitted", "difference"):
-            items = getattr(self, name)._asdict().items()
+        for name, interval in self._intervals().items():
+            items = interval._asdict().items()
             values[name] = {key: None if math.isnan(each) else each for key, each in items}
         return values
+
+    def _intervals(self) -> dict[str, Interval]:
+        named = {"before": self.before, "fitted": self.fitted, "difference": self.difference}
+        return {name: interval for name, interval in named.items() if interval is not None}
 
 
 class PhotoTerms(NamedTuple):
@@ -118,34 +138,39 @@ class PhotoTerms(NamedTuple):
 def calibrate(
     photos: Sequence[NDArray[np.uint8]],
     maps: Sequence[MapsOfPhoto],
-    tags: Sequence[Tags] | None,
-    truths: Sequence[NDArray[Any]],
+    tags: Sequence[Tags] | None = None,
+    truths: Sequence[NDArray[Any]] | None = None,
     *,
     weights: Weights = "position",
     folds: int = 5,
     ridge: float | None = None,
     mean_over: Iterable[int] | None = None,
 ) -> Calibration:
-    """Fit the weights of the recipe `evidence` to photos with masks, and say how much it helps.
+    """Find weights of the recipe `evidence` for photos of your own, with masks or without.
 
     It is for photos, classes or classifiers of another kind than those that `EVIDENCE_WEIGHTS` are
-    from. The fit is drawn to the weights that it starts from: a few photos change them a little, or
-    not at all. Labels made with fitted weights are not made from image tags alone.
+    from. With masks the weights are fitted to them, and a cross-validation says how much that
+    helps. The fit is drawn to the weights that it starts from: a few photos change them a little,
+    or not at all. Labels made with fitted weights are not made from image tags alone.
+
+    Without masks the weights are made from the maps and the photos as those of "tags-only" are.
+    Nothing says then how good they are.
 
     Parameters
     ----------
     photos, maps, tags, truths : sequences of the same length
         The arguments of `cuekit.recipes` for each photo, and its true labels: an (H, W) array of
         class ids, 0 for the background, 255 for pixels that are not known. ``tags=None`` means all
-        maps. Photos are used one after the other, twice: the sequences may be objects that read a
-        file in ``__getitem__``.
-    weights : {"position", "no-position"}, EvidenceWeights or dict
+        maps, ``truths=None`` no masks. Photos are used one after the other, with masks twice: the
+        sequences may be objects that read a file in ``__getitem__``.
+    weights : {"position", "no-position", "tags-only"}, EvidenceWeights or dict
         The weights to start from, see `evidence`. Those that are 0 stay 0, but for the constant.
+        Without masks, nothing else of them is used.
     folds : int
         Number of parts for the cross-validation, at least 2. They are consecutive, so that photos
         of one scene, side by side, are mostly in one part.
     ridge : float, optional
-        How strongly the fit is drawn to `weights`, above 0. None: of 1 to 300 and infinity, the
+        How strongly the fit is drawn to `weights`, above 0. None: of 10 to 300 and infinity, the
         largest that is not worse than the best one beyond chance, by cross-validation of the loss
         among the photos of each fit. Infinity, which leaves `weights` as they are, is frequent.
     mean_over : iterable of int, optional
@@ -178,6 +203,10 @@ def calibrate(
     superpixels, 1 for the constant, and `change` that of its weight. Newton's method finds the
     minimum. True pixels of classes that are not among the photo's are left out of the fit, and
     count in mean IoU.
+
+    On photos of VOC with animals and persons, 50 photos without masks gave, before the CRF, mean
+    IoU 0.585 to 0.590 on 225 others, where "tags-only" has 0.589 and "position" 0.593; for maps
+    without features, 0.564 to 0.568, 0.552 and 0.567.
     """
     start = check_weights(weights)
     count = len(photos)
@@ -186,11 +215,19 @@ def calibrate(
             raise ValueError(
                 f"{name} must have one element for each photo, {count}, got {len(each)}"
             )
+    if truths is not None:
+        check_fit(count, folds, ridge)
     averaged = None if mean_over is None else [check_integer(c, "mean_over") for c in mean_over]
 
-    def of_photo(i: int) -> tuple[NDArray[np.uint8], MapsOfPhoto, Tags, NDArray[Any]]:
-        return photos[i], maps[i], None if tags is None else tags[i], truths[i]
+    def of_photo(i: int) -> tuple[NDArray[np.uint8], MapsOfPhoto, Tags, Any]:
+        tags_of_photo = None if tags is None else tags[i]
+        return photos[i], maps[i], tags_of_photo, None if truths is None else truths[i]
 
+    if truths is None:
+        start = without_masks(start)
+        found = weigh([measure(*of_photo(i), start) for i in range(count)], start)
+        warnings.warn(found.notes[0], UserWarning, stacklevel=2)
+        return found
     measured = [measure(*of_photo(i), start) for i in range(count)]
     fits = fit_parts(measured, start, folds, ridge)
     pairs = [compare(*of_photo(i), fits.of_photo(i), start) for i in range(count)]
@@ -204,22 +241,34 @@ def measure(
     photo: NDArray[np.uint8],
     maps: MapsOfPhoto,
     tags: Tags,
-    truth: NDArray[Any],
+    truth: NDArray[Any] | None,
     start: EvidenceWeights,
 ) -> PhotoTerms | None:
-    """Return the terms of a photo; None if it has no class, or no known pixel of them."""
+    """Return the terms of a photo; None if it has no class, or no known pixel of them.
+
+    Without truth, labels of the maps stand for it.
+    """
     sets, ids = choose_maps(photo, maps, tags)
-    labels = check_array(truth, "truth", INTEGERS, ndim=2, layout="(H, W)")
-    check_shape(labels, "truth", photo.shape[:2], "photo")
-    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
-    pixels = graph.mean(np.stack([labels == c for c in (0, *ids)])).astype(np.float64) * graph.sizes
-    if not ids or not pixels.any():
+    if truth is not None:
+        check_shape(
+            check_array(truth, "truth", INTEGERS, ndim=2, layout="(H, W)"),
+            "truth",
+            photo.shape[:2],
+            "photo",
+        )
+    if not ids:
         return None
+    graph = evidence_graph(photo)
     terms, soft = evidence_terms(sets, photo, graph)
+    labels = np.array([0, *ids])[soft.argmax(axis=0)] if truth is None else truth
+    pixels = graph.mean(np.stack([labels == c for c in (0, *ids)])).astype(np.float64) * graph.sizes
+    if not pixels.any():
+        return None
     fixed = sum(getattr(start, name) * each for name, each in terms.items())
+    lab = rgb_to_lab(photo)
     rounds = []
     for name, other in (("colour", "recolour"), ("recolour", "colour")):
-        colours = graph.mean(colour_evidence(soft, photo))
+        colours = graph.mean(colour_evidence(soft, lab, space="lab"))
         named = terms | {name: colours, other: np.zeros(())}
         rounds.append(np.stack([np.broadcast_to(named[n], colours.shape) for n in NAMES], axis=-1))
         if name == "colour":
@@ -242,6 +291,44 @@ def compare(
     known = truth[truth != IGNORE]
     classes = 1 + max(int(each.max(initial=0)) for each in (known, *found))
     return [confusion_matrix(truth, each, classes) for each in found]
+
+
+# -------------------------------------------------------------------------------- without masks
+
+
+def without_masks(start: EvidenceWeights) -> EvidenceWeights:
+    """Return "tags-only", with 0 for the weights that are 0 in `start`."""
+    zeros = {name: 0.0 for name in COUNTS if getattr(start, name) == 0}
+    return dataclasses.replace(EVIDENCE_WEIGHTS["tags-only"], **zeros)
+
+
+def weigh(measured: Sequence[PhotoTerms | None], start: EvidenceWeights) -> Calibration:
+    """Give each term a weight by its standard deviation, and find the constant by area.
+
+    The constant is the one with which as much is foreground, in the first round, as by `shares`.
+    """
+    photos = [each for each in measured if each is not None]
+    if not photos:
+        raise ValueError("photos must be at least one with a class, got none")
+    rounds = [np.split(each.values, 2, axis=1) for each in photos]
+    shares = [np.split(each.shares, 2, axis=1)[0] for each in photos]
+    spread = _spread([first for first, _ in rounds])
+    recolour = NAMES.index("recolour")
+    spread[recolour] = _spread([second for _, second in rounds])[recolour]
+    weights = {
+        name: count / float(each) if getattr(start, name) != 0 and each > _FLAT else 0.0
+        for (name, count), each in zip(COUNTS.items(), spread[:-1], strict=True)
+    }
+    vector = np.array([*weights.values(), 0.0])  # without the constant
+    scores = np.concatenate([(first @ vector).max(axis=0) for first, _ in rounds])
+    areas = np.concatenate([each.sum(axis=0) for each in shares])
+    background = sum(float(each[0].sum()) for each in shares)
+    order = scores.argsort()
+    highest = min(int(areas[order].cumsum().searchsorted(background)), len(order) - 1)
+    weights["constant"] = -float(scores[order[highest]])
+    note = "no masks were given: nothing says how good these weights are"
+    found = EvidenceWeights(**weights)
+    return Calibration(found, start, math.nan, len(measured), 0, None, None, None, (note,))
 
 
 # ---------------------------------------------------------------------------------- the fit
@@ -294,16 +381,21 @@ class Fits:
         )
 
 
+def check_fit(count: int, folds: int, ridge: float | None) -> None:
+    """Refuse settings of a fit with which there is none."""
+    check_integer(folds, "folds", minimum=2)
+    if ridge is not None and check_number(ridge, "ridge") <= 0:
+        raise ValueError(f"ridge must be above 0, got {ridge}")
+    if count < folds:
+        raise ValueError(f"photos must be at least as many as folds, {folds}, got {count}")
+
+
 def fit_parts(
     measured: Sequence[PhotoTerms | None], start: EvidenceWeights, folds: int, ridge: float | None
 ) -> Fits:
     """Fit weights to all photos, and to all but each of the parts."""
-    folds = check_integer(folds, "folds", minimum=2)
-    if ridge is not None and check_number(ridge, "ridge") <= 0:
-        raise ValueError(f"ridge must be above 0, got {ridge}")
     count = len(measured)
-    if count < folds:
-        raise ValueError(f"photos must be at least as many as folds, {folds}, got {count}")
+    check_fit(count, folds, ridge)
     if not any(each is not None and each.shares[1:].any() for each in measured):
         raise ValueError("truths must have pixels of the classes of the maps, got none")
 
@@ -351,8 +443,7 @@ def _fit(photos: Sequence[PhotoTerms], start: Array, ridge: float) -> Array:
     if not photos or math.isinf(ridge):
         return start
     groups = _joined(photos)
-    rows = np.concatenate([each.values.reshape(-1, len(NAMES)) for each in groups])
-    spread = rows.std(axis=0)
+    spread = _spread([each.values for each in groups])
     spread[CONSTANT] = 1
     # A term that is the same everywhere tells nothing.
     free = np.flatnonzero((start != 0) & (spread > _FLAT) | (np.arange(len(NAMES)) == CONSTANT))
@@ -387,6 +478,12 @@ def _fit(photos: Sequence[PhotoTerms], start: Array, ridge: float) -> Array:
         loss, gradient, hessian = found
     weights[free] += change
     return weights
+
+
+def _spread(values: Sequence[Array]) -> NDArray[np.float64]:
+    """Return the standard deviation of each term."""
+    rows = np.concatenate([each.reshape(-1, len(NAMES)) for each in values])
+    return np.asarray(rows.std(axis=0))
 
 
 def _joined(photos: Sequence[PhotoTerms]) -> list[PhotoTerms]:

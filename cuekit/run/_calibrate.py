@@ -13,7 +13,15 @@ import numpy as np
 from cuekit._checks import check_integer
 from cuekit.io import MapArchive, read_labels, read_maps, read_photo
 from cuekit.io._common import PathLike
-from cuekit.recipes.calibrate import Calibration, PhotoTerms, compare, fit_parts, measure
+from cuekit.recipes.calibrate import (
+    Calibration,
+    PhotoTerms,
+    compare,
+    fit_parts,
+    measure,
+    weigh,
+    without_masks,
+)
 from cuekit.recipes.evidence import EvidenceWeights, Weights, check_weights
 from cuekit.run._label_task import check_sizes
 from cuekit.run._pairs import (
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 def calibrate(
     photos: PathLike,
     maps: PathLike | Sequence[PathLike],
-    truth: PathLike,
+    truth: PathLike | None = None,
     *,
     names: PathLike | Iterable[str] | None = None,
     tags: PathLike | Mapping[str, Iterable[int]] | None = None,
@@ -48,7 +56,7 @@ def calibrate(
     jobs: int = 1,
     progress: bool = False,
 ) -> Calibration:
-    """Fit the weights of the recipe `evidence` to a folder of photos with masks.
+    """Find weights of the recipe `evidence` for a folder of photos, with masks or without.
 
     What is fitted, and how good that is: see `cuekit.recipes.calibrate`.
 
@@ -59,7 +67,7 @@ def calibrate(
     maps : str or path-like, or a sequence of them
         A folder with one file for each photo, in any format of `cuekit.io.read_maps`; or an
         ``.npz`` of many photos (`cuekit.io.MapArchive`). Several: those of several classifiers.
-    truth : str or path-like
+    truth : str or path-like, optional
         A folder of label PNGs of the same names. Truth 255 is left out.
     names : str, path-like or iterable of str, optional
         A text file that lists the photos, or their names. Default: all that have all files. The
@@ -78,7 +86,7 @@ def calibrate(
     jobs : int, default 1
         Number of processes. 1: this process does the work.
     progress : bool, default False
-        Show progress on standard error, of two passes over the photos.
+        Show progress on standard error; with truth, of two passes over the photos.
 
     Returns
     -------
@@ -104,7 +112,10 @@ def calibrate(
     folders = {
         f"maps {i}": source.files for i, source in enumerate(sources) if source.files is not None
     }
-    folders["truth"] = Files(truth, LABEL_SUFFIXES, "truth")
+    if truth is not None:
+        folders["truth"] = Files(truth, LABEL_SUFFIXES, "truth")
+    else:
+        start = without_masks(start)
     folders["photo"] = Files(photos, PHOTO_SUFFIXES, "photos")
     with_maps = sorted(frozenset.intersection(*(frozenset(each.names()) for each in sources)))
     complete = [name for name in with_maps if all(name in each for each in folders.values())]
@@ -130,6 +141,9 @@ def calibrate(
             terms[name] = result["terms"] and PhotoTerms(*map(np.array, result["terms"]))
     refuse_nothing(len(terms), failures)
     items = [item for item in items if item["name"] in terms]
+    if truth is None:
+        found_weights = weigh([terms[item["name"]] for item in items], start)
+        return dataclasses.replace(found_weights, failures=failures)
     fits = fit_parts([terms[item["name"]] for item in items], start, folds, None)
     items = [
         item | {"fitted": dataclasses.asdict(fits.of_photo(i))} for i, item in enumerate(items)
@@ -170,7 +184,8 @@ class _Task:
         ]
         for each in sets:
             check_sizes(each, photo)
-        return photo, sets, item.get("tags"), read_labels(item["truth"])
+        truth = read_labels(item["truth"]) if "truth" in item else None
+        return photo, sets, item.get("tags"), truth
 
 
 class MeasureTerms(_Task):
@@ -182,7 +197,7 @@ class MeasureTerms(_Task):
         terms = measure(photo, sets, tags, truth, self._start)
         return {
             "terms": None if terms is None else [each.tolist() for each in terms],
-            "true": np.unique(truth).tolist(),
+            "true": [] if truth is None else np.unique(truth).tolist(),
             "maps": sets[0].class_ids.tolist(),
         }
 

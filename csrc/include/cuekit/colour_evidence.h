@@ -2,6 +2,8 @@
 //
 //   probabilities (B, K, N), image (B, N, 3) -> out (B, K - 1, N)
 //
+// The image is in sRGB, uint8, or in L*a*b*, float32.
+//
 //   bin(i) = (floor(L bins / 100), floor(a bins / 128 + gray), floor(b bins / 128 + gray)) of pixel
 //            i's colour in L*a*b* (rgb_to_lab.h), rounded to float32;  gray = floor(bins / 2) +
 //            1/2; each clipped to 0..bins - 1
@@ -36,11 +38,11 @@ struct ColourEvidenceParams {
 
 namespace cuekit::CUEKIT_BACKEND {
 
-// T is float or double. Probabilities are finite.
-template <class T>
-void colour_evidence(const T* probabilities,     // (B, K, N)
-                     const std::uint8_t* image,  // (B, N, 3)
-                     T* out,                     // (B, K - 1, N)
+// T is float or double; C is std::uint8_t or float. All values are finite.
+template <class T, class C>
+void colour_evidence(const T* probabilities,  // (B, K, N)
+                     const C* image,          // (B, N, 3)
+                     T* out,                  // (B, K - 1, N)
                      const ColourEvidenceParams& p, Context& context);
 
 }  // namespace cuekit::CUEKIT_BACKEND

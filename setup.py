@@ -155,9 +155,12 @@ class BuildExtensions(build_ext):
 
     def compile(self, ext: Pybind11Extension, source: str) -> str:
         """Return the object of a source file, compiled if it is not up to date."""
-        # One folder for each extension: both have an object of bind.cpp.
+        # Only bind.cpp knows of Python: the other objects are shared by all versions of it that
+        # compile with the same flags. A folder for each extension: both have an object of bind.cpp.
+        binds = source == "csrc/bind.cpp"
         python = sysconfig.get_config_var("EXT_SUFFIX").split(".")[1]
-        folder = Path("build", "objects", python, ext.name)
+        kind = python if binds else sysconfig.get_platform()
+        folder = Path("build", "objects", kind, ext.name)
         target = folder / Path(source).with_suffix(self.compiler.obj_extension)
         depfile, record = target.with_suffix(".d"), target.with_suffix(".command")
         depflags = [] if windows else ["-MMD", "-MF", str(depfile)]
@@ -166,8 +169,7 @@ class BuildExtensions(build_ext):
             compile_it = partial(self.spawn, command)
             key = repr((command, nvcc_version))
         else:
-            # Only bind.cpp needs pybind11, whose path changes from one isolated build to the next.
-            binds = source == "csrc/bind.cpp"
+            # The path of pybind11 changes from one isolated build to the next.
             options = {
                 "macros": ext.define_macros if binds else [],
                 "include_dirs": ext.include_dirs if binds else include_dirs,

@@ -1,4 +1,4 @@
-"""dense_crf with 21 classes and ten iterations: whole calls, with lattices and unaries."""
+"""dense_crf and dense_crf_features, ten iterations: whole calls, with lattices and unaries."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import cuekit
 from benchmarks import inputs, peers
 from benchmarks.harness import Case, Claim, Contender, Result, bound, measure, peak_bytes
 from cuekit.crf import PRESETS
+from cuekit.crf_features import bilateral_features, gaussian_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,6 +144,64 @@ def training_batch() -> Case:
     )
 
 
+def gray() -> Case:
+    """Use one channel: a lattice of three dimensions."""
+    photo = np.ascontiguousarray(inputs.photo("chelsea")[:, :, 1])
+    photo = photo[: len(photo) // 4 * 4]
+    maps = inputs.smooth_probabilities(photo.shape)
+    flat = maps.reshape(len(maps), -1)
+
+    def theirs() -> np.ndarray:
+        kernels = [
+            (gaussian_features(photo.shape, 3)[::-1].copy(), 3.0),
+            (bilateral_features(photo, 80, 13), 10.0),
+        ]
+        return peers.crf_features_pydensecrf(flat, kernels).reshape(maps.shape)
+
+    return case("sec, gray photo", partial(cuekit.dense_crf, maps, photo), theirs, 3)
+
+
+def points(
+    title: str, maps: np.ndarray, kernels: Callable[[], list[tuple[np.ndarray, float]]]
+) -> Case:
+    """Use any features, which both make anew."""
+    return case(
+        title,
+        lambda: cuekit.dense_crf_features(maps, kernels())[:, None],
+        lambda: peers.crf_features_pydensecrf(maps, kernels())[:, None],
+        3,
+    )
+
+
+def volume() -> Case:
+    """Use 40 slices, three times as far apart as pixels: a ball in noise."""
+    shape, spacing = (40, 128, 128), (3, 1, 1)
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices(shape)
+    ball = 9 * (z - 20) ** 2 + (y - 64) ** 2 + (x - 64) ** 2 < 40**2
+    values = (60 + 90 * ball + 8 * rng.normal(size=shape)).astype(np.float32)
+    probability = 0.4 * ball + 0.6 * rng.random(shape)
+    maps = np.stack([1 - probability, probability]).astype(np.float32).reshape(2, -1)
+
+    def kernels() -> list[tuple[np.ndarray, float]]:
+        return [
+            (gaussian_features(shape, 3, spacing=spacing), 3.0),
+            (bilateral_features(values, 30, 20, spacing=spacing), 10.0),
+        ]
+
+    return points("volume 40×128×128, 2 classes", maps, kernels)
+
+
+def cloud() -> Case:
+    """Use points in no order, in 30 clusters of six dimensions."""
+    rng = np.random.default_rng(0)
+    centres = 8 * rng.random((6, 30))
+    features = centres[:, rng.integers(0, 30, 200_000)] + 0.5 * rng.normal(size=(6, 200_000))
+    features = features.astype(np.float32)
+    maps = np.ascontiguousarray(rng.dirichlet(np.ones(13), 200_000).T, np.float32)
+    return points("200 000 points × 6 features, 13 classes", maps, lambda: [(features, 10.0)])
+
+
 def memory() -> Result:
     """Measure the peak memory of a call, including its result."""
     ours, theirs = (
@@ -156,7 +215,15 @@ def memory() -> Result:
 
 def run(*, quick: bool = False) -> list[Result]:
     """Run the benchmark."""
-    cases = (*full_size(), three_present(), training(), training_batch())
+    cases = (
+        *full_size(),
+        three_present(),
+        training(),
+        training_batch(),
+        gray(),
+        volume(),
+        cloud(),
+    )
     results = [measure(each, quick=quick) for each in cases]
     if Path("/proc/self/clear_refs").exists():
         results.append(memory())

@@ -3,6 +3,7 @@
     pip install -e '.[ray]'
     python -m benchmarks.cluster                    # some minutes
     python -m benchmarks.cluster --items 1000000    # the driver's memory with a million items
+    python -m benchmarks.cluster --lists 1000000 --resumed    # what their names take
 
 Photos are simulated, so that the machine's load does not count: a worker sleeps for as long as a
 photo would take.
@@ -11,7 +12,10 @@ photo would take.
   from a generator, a task that does nothing, so that only the engine works. "Run": the whole of
   `cuekit.run.labels` with files, which finds photos and maps, looks at their times, and writes the
   journal.
-- *Memory*: the driver's resident memory after a tenth of the items, and at the end.
+- *Memory*: the driver's resident memory after a tenth of the items, and at the end. "Lists": what a
+  run of `cuekit.run.labels` adds by knowing the names of many photos, with photos and maps in
+  folders of a simulated file system, when it works on its first photo: resident memory then,
+  and the highest until then; for a new run, and for one that is resumed after all but one photo.
 - *Efficiency*: photos x seconds per photo / (workers x seconds of the run), with the start of the
   workers, and from the first result to the last.
 """
@@ -29,6 +33,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -54,7 +59,7 @@ class Sleeper:
 
 def constant(photo: Any, maps: io.Maps, tags: Any = None) -> Any:  # noqa: ARG001
     """Return labels without any work."""
-    return np.zeros(photo.shape[:2], np.uint8)
+    return np.random.default_rng(0).integers(0, 255, photo.shape[:2], np.uint8)
 
 
 def resident_mb() -> float:
@@ -105,18 +110,20 @@ def engine(count: int, seconds: float, jobs: int) -> dict[str, float]:
     }
 
 
-def whole_run(count: int) -> float:
+def whole_run(count: int, shard_size: int | None = None) -> float:
     """Return milliseconds of the driver per photo, of a run with files."""
     with tempfile.TemporaryDirectory() as folder:
         os.makedirs(f"{folder}/photos")  # noqa: PTH103
         os.makedirs(f"{folder}/maps")  # noqa: PTH103
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{folder}/photo.png")
+        # Random labels of this size make PNGs of 4 kB, about as large as those of VOC's photos.
+        Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(f"{folder}/photo.png")
         io.write_maps(f"{folder}/maps.npz", np.zeros((1, 4, 4), np.float32), [3])
         for number in range(count):
             os.link(f"{folder}/photo.png", f"{folder}/photos/{number:07}.png")
             os.link(f"{folder}/maps.npz", f"{folder}/maps/{number:07}.npz")
         arguments = (f"{folder}/photos", f"{folder}/maps", f"{folder}/out")
         options: dict[str, Any] = {"engine": "ray", "address": "local", "jobs": 2}
+        options["shard_size"] = shard_size
         recipe = "benchmarks.cluster:constant"
         run.labels(*arguments, recipe, limit=1, **options)  # what starting takes
         cpu = time.process_time()
@@ -130,17 +137,69 @@ def whole_run(count: int) -> float:
         return 1e3 * used / found.written
 
 
+class StoppedError(BaseException):
+    """Ends a run when its memory has been measured."""
+
+
+def lists(count: int, resumed: bool) -> dict[str, float]:
+    """Return MB that the names of many photos take; in a process that has done nothing else."""
+    figures: dict[str, float] = {}
+    start = 0.0
+
+    def measuring(photo: Any, maps: io.Maps, tags: Any = None) -> Any:
+        if not start:
+            return constant(photo, maps, tags)
+        figures["mb"] = resident_mb() - start
+        figures["mb_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - start
+        raise StoppedError
+
+    def walk(folder: str, **_: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        suffix = "png" if folder.endswith("photos") else "npz"
+        for first in range(0, count, 1000):
+            numbers = range(first, min(first + 1000, count))
+            files = [f"photo_{number:09}.{suffix}" for number in numbers]
+            yield f"{folder}/folder_{first // 1000:04}", [], files
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):
+            name = f"folder_0000/photo_{number:09}"
+            for each in ("photos", "maps"):
+                os.makedirs(f"{folder}/{each}/folder_0000", exist_ok=True)  # noqa: PTH103
+            Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{folder}/photos/{name}.png")
+            io.write_maps(f"{folder}/maps/{name}.npz", np.zeros((1, 4, 4), np.float32), [3])
+        arguments = (f"{folder}/photos", f"{folder}/maps", f"{folder}/out")
+        if resumed:
+            run.labels(*arguments, measuring, limit=1)
+            with Path(f"{folder}/out/journal.jsonl").open("a+") as journal:
+                journal.seek(0)
+                line = journal.read()
+                for number in range(2, count):
+                    name = f"folder_{number // 1000:04}/photo_{number:09}"
+                    journal.write(line.replace("folder_0000/photo_000000000", name))
+        start = resident_mb()
+        with mock.patch("os.walk", walk), contextlib.suppress(StoppedError):
+            run.labels(*arguments, measuring)
+    return figures
+
+
 def main() -> None:
     """Measure, and write figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--photos", type=int, default=3_000)
     parser.add_argument("--seconds", type=float, default=0.2, help="simulated, for efficiency")
+    parser.add_argument("--lists", type=int, help="measure lists of so many photos only")
+    parser.add_argument("--resumed", action="store_true", help="with --lists")
     arguments = parser.parse_args()
+    if arguments.lists is not None:
+        found = lists(arguments.lists, arguments.resumed)
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
     figures: dict[str, Any] = {"engine": engine(arguments.items, 0.0, 2)}
     for jobs in (1, 2):
         figures[f"workers_{jobs}"] = engine(300 * jobs, arguments.seconds, jobs)
     figures["run_ms_per_photo"] = whole_run(arguments.photos)
+    figures["run_ms_per_photo_tars"] = whole_run(arguments.photos, shard_size=1000)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 

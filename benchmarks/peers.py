@@ -457,6 +457,19 @@ def crf_pydensecrf(probabilities: Array, photo: Array, params: CRFParams) -> Arr
     return np.array(model.inference(10)).reshape(probabilities.shape)
 
 
+def crf_features_pydensecrf(probabilities: Array, kernels: Sequence[tuple[Array, float]]) -> Array:
+    """Call its class for points with features (D, N); probabilities (K, N), ten iterations."""
+    from pydensecrf.densecrf import DenseCRF
+    from pydensecrf.utils import unary_from_softmax
+
+    channels, points = probabilities.shape
+    model = DenseCRF(points, channels)
+    model.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
+    for features, weight in kernels:
+        model.addPairwiseEnergy(features, compat=weight)
+    return np.array(model.inference(10))
+
+
 # --- bilateral_filter: values (K, H, W), photo (H, W, 3) -----------------------------------------
 
 

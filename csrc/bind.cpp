@@ -49,7 +49,10 @@
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/boundary_connectivity.h"
+#include "cuekit/colour_evidence.h"
+#include "cuekit/crf_features.h"
 #include "cuekit/felzenszwalb.h"
+#include "cuekit/resize_maps.h"
 #include "cuekit/rgb_to_lab.h"
 #include "cuekit/snap_masks.h"
 #include "cuekit/superpixel_graph.h"
@@ -549,6 +552,14 @@ bool felzenszwalb(const View& photos, const View& weights, const View& out, doub
   });
 }
 
+void resize_maps(const View& maps, const View& out, Call& context) {
+  const ResizeMapsParams p{maps.shape[0], maps.shape[1], maps.shape[2], out.shape[1], out.shape[2]};
+  visit<half, float, double>(maps, [&](auto type) {
+    using T = decltype(type);
+    backend::resize_maps(maps.as<T>(), out.as<T>(), p, context);
+  });
+}
+
 bool snap_masks(const View& cues, const View& masks, const View& out, double threshold,
                 const std::string& accept, Call& context) {
   const SnapMasksParams p{
@@ -566,6 +577,26 @@ void rgb_to_lab(const View& image, const View& out, Call& context) {
   visit<float, double>(out, [&](auto type) {
     using T = decltype(type);
     backend::rgb_to_lab(image.as<std::uint8_t>(), out.as<T>(), p, context);
+  });
+}
+
+void colour_evidence(const View& probabilities, const View& image, const View& weights,
+                     const View& out, std::int64_t bins, double floor, double limit,
+                     Call& context) {
+  const ColourEvidenceParams p{probabilities.shape[0],
+                               probabilities.shape[1],
+                               probabilities.shape[2],
+                               bins,
+                               weights.as<double>(),
+                               weights.size() - 1,
+                               floor,
+                               limit};
+  visit<float, double>(out, [&](auto type) {
+    using T = decltype(type);
+    visit<std::uint8_t, float>(image, [&](auto colour) {
+      using C = decltype(colour);
+      backend::colour_evidence(probabilities.as<T>(), image.as<C>(), out.as<T>(), p, context);
+    });
   });
 }
 
@@ -613,6 +644,32 @@ void boundary_connectivity(const View& edges, const View& sizes, const View& bor
                                  border_pixels.as<std::int64_t>(), centres.as<double>(),
                                  colours.as<double>(), connectivity.as<double>(),
                                  contrast.as<double>(), p, context);
+}
+
+cpu::CrfFilter crf_filter(const View& features, const std::string& normalization, Call& context) {
+  const auto normalisation =
+      one_of<CrfNormalisation>(normalization, std::array{"symmetric", "before", "after", "none"});
+  return cpu::crf_filter(features.as<float>(), static_cast<int>(features.shape[0]),
+                         features.shape[1], normalisation, context);
+}
+
+bool crf_features(const View& scores, const View& present, const std::optional<View>& start,
+                  const View& out, const std::optional<View>& energy,
+                  const std::vector<const cpu::CrfFilter*>& filters, const std::vector<View>& gains,
+                  bool energies, std::int64_t iterations, float epsilon, Call& context) {
+  const CrfFeaturesParams p{scores.shape[0], scores.shape[1],
+                            energies,        iterations,
+                            epsilon,         energy && energy->shape[0] > iterations};
+  std::vector<cpu::CrfTerm> terms;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    using Q = marginal_type<T>;
+    return cpu::crf_features(scores.as<T>(), present.as_flags(), start ? start->as<Q>() : nullptr,
+                             out.as<Q>(), energy ? energy->as<double>() : nullptr, terms, p,
+                             context);
+  });
 }
 
 constexpr std::array instruction_sets{"baseline", "avx2", "avx512"};
@@ -692,9 +749,12 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   py::register_local_exception_translator(&translate_interrupted);
   kernel("felzenszwalb", felzenszwalb, arg("photos"), arg("weights"), arg("out"), arg("scale"),
          arg("min_size"), arg("context"));
+  kernel("resize_maps", resize_maps, arg("maps"), arg("out"), arg("context"));
   kernel("snap_masks", snap_masks, arg("cues"), arg("masks"), arg("out"), arg("threshold"),
          arg("accept"), arg("context"));
   kernel("rgb_to_lab", rgb_to_lab, arg("image"), arg("out"), arg("context"));
+  kernel("colour_evidence", colour_evidence, arg("probabilities"), arg("image"), arg("weights"),
+         arg("out"), arg("bins"), arg("floor"), arg("limit"), arg("context"));
   kernel("superpixel_graph", superpixel_graph, arg("superpixels"), arg("labels"), arg("counts"),
          arg("edges"), arg("lengths"), arg("nodes"), arg("context"));
   kernel("superpixel_colours", superpixel_colours, arg("image"), arg("labels"), arg("colours"),
@@ -706,6 +766,11 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("boundary_connectivity", boundary_connectivity, arg("edges"), arg("sizes"),
          arg("border_pixels"), arg("centres"), arg("colours"), arg("connectivity"), arg("contrast"),
          arg("sigma"), arg("clip"), arg("spatial_sigma"), arg("context"));
+  py::class_<cpu::CrfFilter>(py::handle(), "CrfFilter", py::module_local());  // not a public name
+  kernel("crf_filter", crf_filter, arg("features"), arg("normalization"), arg("context"));
+  kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
+         arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
+         arg("epsilon"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

@@ -16,6 +16,7 @@ from cuekit.boundary_connectivity import BoundaryConnectivity, boundary_connecti
 from cuekit.colour_evidence import colour_evidence
 from cuekit.confident_labels import confident_labels
 from cuekit.crf import CRFParams, dense_crf, labels_to_probabilities
+from cuekit.crf_features import CRFKernel, MeanField, dense_crf_features
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.fuse import fuse_cues
 from cuekit.labels import cues_to_labels
@@ -49,8 +50,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BoundaryConnectivity",
+    "CRFKernel",
     "CRFParams",
     "MaskScores",
+    "MeanField",
     "RefineParams",
     "SuperpixelGraph",
     "background_map",
@@ -62,6 +65,7 @@ __all__ = [
     "confident_labels",
     "cues_to_labels",
     "dense_crf",
+    "dense_crf_features",
     "felzenszwalb",
     "fuse_cues",
     "io",

@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "convert",
     "eval": "evaluate",
     "sweep": "sweep",
+    "calibrate": "calibrate",
     "view": "view",
     "info": "info",
 }

@@ -223,16 +223,24 @@ def check_photos(image: Any, channel_axis: int | None) -> Array:
     return photos
 
 
-def check_photos_beside(image: Any, maps: AnyArray, name: str) -> Any:
-    """Adopt photos (..., H, W, 3) of uint8 on the device of `maps`, which is (..., K, H, W).
+def check_photos_beside(image: Any, maps: AnyArray, name: str, dtype: str = "uint8") -> Any:
+    """Adopt photos (..., H, W, 3) on the device of `maps`, which is (..., K, H, W).
 
     Channel-last maps and channel-first photos, which are common, are refused by name.
     """
     layout = "(..., H, W, 3)"
-    photos = check_any_array(image, "image", ("uint8",), ndim=3, layout=layout, beside=(maps, name))
-    if photos.shape[-1] != 3 and photos.shape[-3] == 3:
+    photos = check_any_array(image, "image", (dtype,), ndim=3, layout=layout, beside=(maps, name))
+    refuse_other_orders(photos, maps, name, layout)
+    return photos
+
+
+def refuse_other_orders(photos: AnyArray, maps: AnyArray, name: str, layout: str) -> None:
+    """Refuse channel-first photos, and channel-last maps, beside maps (..., K, H, W)."""
+    if photos.ndim < 3:
+        return
+    if photos.shape[-1] != 3 and photos.shape[-3] == 3 and photos.ndim == maps.ndim:
         raise ValueError(
-            f"image must have shape (..., H, W, 3), got {photos.shape}: the channels come first; "
+            f"image must have shape {layout}, got {photos.shape}: the channels come first; "
             "move them to the end"
         )
     if photos.shape[:-1] == maps.shape[:-1] and photos.shape[-3:-1] != maps.shape[-2:]:
@@ -241,7 +249,6 @@ def check_photos_beside(image: Any, maps: AnyArray, name: str) -> Any:
             f"{name} must have shape (..., K, H, W), got {maps.shape}: the {what} come "
             "last; move them before height and width"
         )
-    return photos
 
 
 def check_channel_last(photos: AnyArray, name: str, hint: str = "") -> None:

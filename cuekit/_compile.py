@@ -274,7 +274,7 @@ def _register_once() -> None:
         return cuekit.dense_crf(
             probabilities,
             image,
-            CRFParams(*params),
+            CRFParams.from_numbers(params),
             present=present,
             iterations=iterations,
             epsilon=epsilon,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cuekit._device import AnyArray, Array, Context
 from cuekit.crf import Storage
+from cuekit.crf_features import Normalization
 from cuekit.labels import BackgroundOverlap, Overlap
 from cuekit.refine_local import Affinity
 from cuekit.resize import Rule
@@ -128,6 +129,9 @@ class Kernels(Protocol):
         context: Context,
     ) -> bool: ...
 
+class CrfFilter:
+    """One kernel's filter of a CRF, without public members."""
+
 class CpuKernels(Kernels, Protocol):
     """What the CPU has: also the kernels that CUDA lacks."""
 
@@ -143,6 +147,7 @@ class CpuKernels(Kernels, Protocol):
         min_size: int,
         context: int,
     ) -> bool: ...
+    def resize_maps(self, maps: Array, out: Array, context: int) -> None: ...
     def snap_masks(
         self,
         cues: Array,
@@ -153,6 +158,17 @@ class CpuKernels(Kernels, Protocol):
         context: int,
     ) -> bool: ...
     def rgb_to_lab(self, image: Array, out: Array, context: int) -> None: ...
+    def colour_evidence(
+        self,
+        probabilities: Array,
+        image: Array,
+        weights: Array,
+        out: Array,
+        bins: int,
+        floor: float,
+        limit: float,
+        context: int,
+    ) -> None: ...
     def superpixel_graph(
         self,
         superpixels: Array,
@@ -194,6 +210,23 @@ class CpuKernels(Kernels, Protocol):
         spatial_sigma: float,
         context: int,
     ) -> None: ...
+    def crf_filter(
+        self, features: Array, normalization: Normalization, context: int
+    ) -> CrfFilter: ...
+    def crf_features(
+        self,
+        scores: Array,
+        present: Array,
+        start: Array | None,
+        out: Array,
+        energy: Array | None,
+        filters: Sequence[CrfFilter],
+        gains: Sequence[Array],
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> bool: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

@@ -62,7 +62,8 @@ def bilateral_filter(
     -------
     (..., K, H, W) array or tensor, float64 for float64 values, otherwise float32
         At pixel i, the sum over all pixels j, i among them, of values at j times
-        exp(-|p_i - p_j|^2 / 2 sxy^2 - |I_i - I_j|^2 / 2 srgb^2), with positions p and colours I.
+        ``exp(-|p_i - p_j|^2 / 2 sxy^2 - |I_i - I_j|^2 / 2 srgb^2)``, with positions p and colours
+        I.
         Sums over a photo leave float16's range, so float16 gives float32.
 
     Raises

@@ -29,6 +29,7 @@ VOC = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+"""The names of the classes of PASCAL VOC; the index of a name is its class id."""
 
 COCO = (
     "background",
@@ -46,9 +47,11 @@ COCO = (
     *("microwave", "oven", "toaster", "sink", "refrigerator"),
     *("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
+"""The names of the classes of COCO; the index of a name is its class id, 0 to 80."""
 
 _UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of COCO that no category has
 COCO_CATEGORY_IDS = (0, *(each for each in range(1, 91) if each not in _UNUSED))
+"""The official category id, up to 90, of each of the classes of `COCO`."""
 
 MOST_CLASSES = 255  # with the background; 255 = ignore
 _BACKGROUND = ("background", "_background_", "__background__")  # labelme writes the second

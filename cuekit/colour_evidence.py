@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import like
+from cuekit._arrays import flat, like
+from cuekit._backend import cpu_kernels
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
     check_array,
+    check_choice,
+    check_finite,
     check_integer,
     check_number,
     check_photos_beside,
@@ -23,8 +27,9 @@ from cuekit._checks import (
     widened,
 )
 from cuekit._device import AnyFramework, Array
-from cuekit.rgb_to_lab import check_rgb, rgb_to_lab
 from cuekit.superpixel_mean import superpixel_mean
+
+Space: TypeAlias = Literal["rgb", "lab"]
 
 MOST_BINS = 64  # along each axis: 2**18 bins in all
 # The smallest bin of a histogram may be this share of a photo: its logarithm is finite in float64.
@@ -40,6 +45,7 @@ def colour_evidence(
     sigma: float = 1.0,
     floor: float = 5e-5,
     limit: float = 8.0,
+    space: Space = "rgb",
     threads: int | None = 1,
 ) -> AnyFramework:
     """Compare how often a class and the background have the colour of each pixel.
@@ -53,7 +59,7 @@ def colour_evidence(
     ----------
     probabilities : (..., K, H, W) array or tensor of float16, float32 or float64
         Soft labels in [0, 1]; channel 0 is the background.
-    image : (..., H, W, 3) array or tensor of uint8
+    image : (..., H, W, 3) array or tensor of uint8, or of float32
         The photo of each image.
     superpixels : (..., H, W) array or tensor of any integer dtype, optional
         If given, the evidence is averaged over each superpixel. A pixel with label -1 keeps its
@@ -68,6 +74,9 @@ def colour_evidence(
         are rare goes to 0. At least 1e-12.
     limit : float, optional
         The evidence is clipped to [-limit, limit].
+    space : {"rgb", "lab"}, optional
+        What `image` is: "lab" means float32, as `rgb_to_lab` returns it, and saves the conversion
+        where one photo is compared again and again.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
@@ -89,7 +98,7 @@ def colour_evidence(
     off at 4 sigma, moves beyond the last bin is lost, for all classes alike. Sums are float64.
 
     The model is that of interactive segmentation [1]_ with soft labels in place of scribbles, and
-    histograms in place of mixtures of Gaussians. It runs in NumPy, on the CPU only.
+    histograms in place of mixtures of Gaussians. There is no kernel for CUDA devices.
 
     References
     ----------
@@ -110,8 +119,11 @@ def colour_evidence(
         raise ValueError(f"probabilities must have a background channel, got {source.shape}")
     check_pixels(source, "probabilities")
     *batch, channels, height, width = source.shape
-    check_photos_beside(image, source, "probabilities")
-    photos = check_rgb(image)
+    check_choice(space, "space", get_args(Space))
+    dtype = "uint8" if space == "rgb" else "float32"
+    check_photos_beside(image, source, "probabilities", dtype)
+    photos: Array = check_array(image, "image", (dtype,), ndim=3, layout="(..., H, W, 3)")
+    check_finite(space == "rgb" or bool(np.isfinite(photos).all()), ("image", photos))
     check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
     if superpixels is not None:
         superpixels = check_array(
@@ -135,50 +147,29 @@ def colour_evidence(
     weights = widened(source, "probabilities")
     check_unit_range(weights, "probabilities", "apply softmax first")
 
-    out = np.zeros(
-        (*batch, channels - 1, height, width), np.promote_types(source.dtype, np.float32)
-    )
-    smoothing = _gaussian(bins, sigma)
-    for index in np.ndindex(*batch):
-        if height * width == 0:
-            break
-        colours = _colour_bins(rgb_to_lab(photos[index], threads=threads), bins)
-        counts = np.stack(
-            [np.bincount(colours, weight.ravel(), bins**3) for weight in weights[index]]
+    out = np.zeros((*batch, channels - 1, height, width), weights.dtype)
+    images, pixels = math.prod(batch), height * width
+    if out.size:
+        cpu_kernels.colour_evidence(
+            flat(weights, images, channels, pixels),
+            flat(photos, images, pixels, 3),
+            _gaussian(bins, sigma),
+            out.reshape(images, channels - 1, pixels),
+            bins,
+            floor,
+            limit if superpixels is None else math.inf,
+            threads,
         )
-        shares = counts.reshape(-1, bins, bins, bins) / (height * width)
-        for _ in range(3):  # each axis comes last once
-            shares = np.moveaxis(shares, 1, -1) @ smoothing
-        logs = np.log(shares.clip(0).reshape(channels, -1) + floor)
-        for k in range(1, channels):
-            evidence = (logs[k] - logs[0]).astype(out.dtype)
-            out[index][k - 1] = evidence[colours].reshape(height, width)
     if superpixels is not None and out.size:
-        out = superpixel_mean(out, superpixels, threads=threads)
-    return like(out.clip(-limit, limit).astype(source.dtype, copy=False), probabilities)
-
-
-def _colour_bins(lab: Array, bins: int) -> Array:
-    """Return the bin (H * W) of each pixel of L*a*b* (H, W, 3)."""
-    gray = bins // 2 + 0.5
-    found: Array = np.zeros(lab.shape[0] * lab.shape[1], np.intp)
-    for j, (width, offset) in enumerate(((100, 0), (128, gray), (128, gray))):
-        steps = lab[..., j].ravel() * np.float32(bins / width) + np.float32(offset)
-        found *= bins
-        found += steps.clip(0, bins - 1).astype(np.intp)
-    return found
+        out = superpixel_mean(out, superpixels, threads=threads).clip(-limit, limit)
+    return like(out.astype(source.dtype, copy=False), probabilities)
 
 
 def _gaussian(bins: int, sigma: float) -> Array:
-    """Return the matrix (bins, bins) that smooths along one axis."""
+    """Return the weights of the distances from 0 on, in bins, up to 4 sigma."""
     if sigma == 0:
-        return np.eye(bins)
-    steps = np.arange(bins)
-    distances = np.abs(steps[:, None] - steps)
+        return np.ones(1)
     # As far as it goes on an axis without ends, its weights sum to 1.
-    radius = np.arange(-int(4 * sigma), int(4 * sigma) + 1)
-    total = np.exp(-0.5 * (radius / sigma) ** 2).sum()
-    weights: Array = np.where(
-        distances <= 4 * sigma, np.exp(-0.5 * (distances / sigma) ** 2) / total, 0
-    )
-    return weights
+    radius = int(4 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.ascontiguousarray((weights / weights.sum())[radius : radius + bins])

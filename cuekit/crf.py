@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
@@ -35,17 +35,19 @@ from cuekit._checks import (
     check_choice,
     check_integer,
     check_number,
-    check_photos_beside,
     check_present,
-    check_shape,
     check_threads,
     check_values,
     lattice_width,
+    refuse_other_orders,
 )
 from cuekit._device import AnyArray, AnyFramework, Array
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
+
+PHOTO_DTYPES = ("uint8", "uint16", *FLOATS)
+MOST_CHANNELS = 8
 
 # More classes than any data set has: a larger number is a mistake, and would take for ever.
 MOST_CLASSES = 2**16
@@ -59,20 +61,21 @@ class CRFParams:
     ----------
     gaussian_weight : float
         Weight of the smoothness kernel, which compares positions only; 0 leaves it out.
-    gaussian_sxy : float
-        Its standard deviation in pixels.
+    gaussian_sxy : float or (float, float)
+        Its standard deviation in pixels, or that along x and that along y, in this order.
     bilateral_weight : float
         Weight of the appearance kernel, which compares positions and colours; 0 leaves it out.
-    bilateral_sxy : float
-        Its standard deviation in pixels.
-    bilateral_srgb : float
-        Its standard deviation in levels of each colour channel, 0 to 255.
+    bilateral_sxy : float or (float, float)
+        Its standard deviation in pixels, or that along x and that along y, in this order.
+    bilateral_srgb : float or tuple of float
+        Its standard deviation in the unit of the photo, for uint8 in levels from 0 to 255: the
+        same for all channels, or one for each.
 
     Raises
     ------
     TypeError, ValueError
-        If a value is not a number or not finite, a weight is negative or above 1e30, or a width
-        is not positive.
+        If a value is not a number, or not so many numbers, or not finite, a weight is negative or
+        above 1e30, or a width is not positive.
 
     Examples
     --------
@@ -85,19 +88,28 @@ bilateral_srgb=13.0)
     """
 
     gaussian_weight: float
-    gaussian_sxy: float
+    gaussian_sxy: float | tuple[float, float]
     bilateral_weight: float
-    bilateral_sxy: float
-    bilateral_srgb: float
+    bilateral_sxy: float | tuple[float, float]
+    bilateral_srgb: float | tuple[float, ...]
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             name = field.name
-            value = check_number(getattr(self, name), name, minimum=0)
-            if name.endswith("weight") and value > LARGEST:
-                raise ValueError(f"{name} must be at most {LARGEST:g}, got {value}")
-            if not name.endswith("weight") and value == 0:
-                raise ValueError(f"{name} must be greater than 0, got {value}")
+            value = getattr(self, name)
+            if name.endswith("weight"):
+                value = check_number(value, name, minimum=0)
+                if value > LARGEST:
+                    raise ValueError(f"{name} must be at most {LARGEST:g}, got {value}")
+            elif isinstance(value, tuple | list):
+                if len(value) == 0 or (len(value) != 2 and name.endswith("sxy")):
+                    pair = "a pair (x, y)" if name.endswith("sxy") else "one for each channel"
+                    raise ValueError(f"{name} must be a number or {pair}, got {value!r}")
+                value = tuple(_checked_width(each, name) for each in value)
+                if len(value) == 1 or (name.endswith("sxy") and value[0] == value[1]):
+                    value = value[0]
+            else:
+                value = _checked_width(value, name)
             object.__setattr__(self, name, value)
 
     def scaled(self, factor: float) -> CRFParams:
@@ -108,27 +120,68 @@ bilateral_srgb=13.0)
         factor = check_number(factor, "factor")
         if factor <= 0:
             raise ValueError(f"factor must be greater than 0, got {factor}")
-        return dataclasses.replace(
-            self,
-            gaussian_sxy=self.gaussian_sxy * factor,
-            bilateral_sxy=self.bilateral_sxy * factor,
-        )
+        names = ("gaussian_sxy", "bilateral_sxy")
+        widths = {name: tuple(w * factor for w in self.widths(name, 2)) for name in names}
+        return dataclasses.replace(self, **widths)  # type: ignore[arg-type]
+
+    def widths(self, name: str, count: int) -> tuple[float, ...]:
+        """Return one of the widths as `count` numbers."""
+        value = getattr(self, name)
+        result: tuple[float, ...] = value if isinstance(value, tuple) else (value,) * count
+        if len(result) != count:
+            raise ValueError(f"{name} must be a number or {count} to match image, got {value!r}")
+        return result
+
+    def numbers(self) -> list[float]:
+        """Return all numbers in a row: what `from_numbers` makes the same object of."""
+        srgb = self.bilateral_srgb
+        return [
+            self.gaussian_weight,
+            *self.widths("gaussian_sxy", 2),
+            self.bilateral_weight,
+            *self.widths("bilateral_sxy", 2),
+            *(srgb if isinstance(srgb, tuple) else [srgb]),
+        ]
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[float]) -> CRFParams:
+        """Undo `numbers`."""
+        gaussian, x, y, bilateral, wide_x, wide_y, *srgb = numbers
+        return cls(gaussian, (x, y), bilateral, (wide_x, wide_y), tuple(srgb))
 
 
-PARAMS = tuple(field.name for field in dataclasses.fields(CRFParams))
+def _checked_width(value: Any, name: str) -> float:
+    width = check_number(value, name, minimum=0)
+    if width == 0:
+        raise ValueError(f"{name} must be greater than 0, got {width}")
+    return width
+
 
 _SEC = CRFParams(3, 3, 10, 80, 13)
+_DEEPLAB = CRFParams(3, 1, 4, 67, 3)
+_TOCO_SEG = CRFParams(1, 1, 4, 121, 5)
+_WECLIP = CRFParams(3, 3, 4, 64, 5)
 PRESETS: Mapping[str, CRFParams] = MappingProxyType(
     {
         "sec": _SEC,
         "sec-train": _SEC.scaled(1 / 12),
         "psa": _SEC,
         "irn": CRFParams(3, 3, 10, 50, 5),
-        "clip-es": CRFParams(3, 1, 4, 67, 3),
+        "deeplab": _DEEPLAB,  # kazuto1011/deeplab-pytorch:configs/voc12.yaml
+        "clip-es": _DEEPLAB,
+        "beco": _DEEPLAB,  # ShenghaiRong/BECO:utils/crf.py
+        "excel": _DEEPLAB,  # zwyang6/ExCEL:tools/infer_lam.py
+        "more": _DEEPLAB,  # zwyang6/MoRe:tools/infer_lam.py
         "toco-cam": CRFParams(3, 3, 4, 36, 3),
-        "toco-seg": CRFParams(1, 1, 4, 121, 5),
-        "weclip": CRFParams(3, 3, 4, 64, 5),
+        "toco-seg": _TOCO_SEG,
+        "cosa": _TOCO_SEG,  # youshyee/CoSA:utils/seg_helper.py
+        "dupl": _TOCO_SEG,  # Wu0409/DuPL:tools/eval_seg_voc.py
+        "seco": _TOCO_SEG,  # zwyang6/SeCo:tools/infer_seg_voc.py
+        "weclip": _WECLIP,
+        "afa": _WECLIP,  # rulixiang/afa:scripts/test_msc_flip.py
         "mctformer": CRFParams(3, 4, 3, 83, 5),
+        "weaktr": CRFParams(3, 3, 3, 83, 5),  # hustvl/WeakTr:OnlineRetraining/segm/eval/densecrf.py
+        "cutler": CRFParams(7, 3, 10, 50, 5),  # facebookresearch/CutLER:maskcut/crf.py
     }
 )
 """Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
@@ -156,8 +209,10 @@ def dense_crf(
         are clipped to [`epsilon`, 1] before the logarithm, and need not sum to 1. Apply softmax to
         logits first. Results of `suppress_absent` with a margin above 0.001 can be negative: clip
         them first.
-    image : (..., H, W, 3) array or tensor of uint8
-        The photos, at the size of `probabilities`.
+    image : (..., H, W, 3) array or tensor of uint8; or (..., H, W) or (..., H, W, C)
+        The photos, at the size of `probabilities`. Gray, or of up to 8 channels, uint8, uint16,
+        float16, float32 or float64 in any range: depth, bands, bands and depth. An alpha channel
+        is one of the channels: leave it out. `bilateral_srgb` is in the photo's unit.
     params : str or CRFParams, optional
         The name of a preset, see Notes, or your own weights and widths.
     present : (..., K - 1) bool or None, optional
@@ -194,7 +249,13 @@ def dense_crf(
         If an argument has the wrong type, dtype, shape or value, probabilities lie outside [0, 1],
         energies are NaN, -inf or beyond float32's range, all energies of a pixel are +inf, or a
         photo has 2**28 pixels or more, or so many for so narrow widths that the lattice cannot be
-        addressed.
+        addressed; values of a floating photo that are not finite.
+
+    Warns
+    -----
+    UserWarning
+        If no channel of a floating photo spans more than `bilateral_srgb`: presets are for levels
+        from 0 to 255, not for values from 0 to 1.
 
     Notes
     -----
@@ -214,9 +275,15 @@ def dense_crf(
     functions: Q is often compared with thresholds near 1, where float16 values are 0.0005 apart,
     so a threshold of 0.95 would select other pixels.
 
-    Widths below 0.125 count as 0.125. At this width, two pixels next to each other, or two gray
-    levels, are 8 standard deviations apart, which is out of the lattice's reach. A narrower kernel
-    has the same result up to the lattice's error.
+    RGB photos of uint8 with equal widths have a kernel of their own, 1.3 to 1.5 times as fast, on
+    the CPU and on CUDA devices. Others are computed as `dense_crf_features` does, on the CPU only.
+    The lattice's error depends on the order of features. They are x, y, r, g, b for three channels,
+    as in pydensecrf's `addPairwiseBilateral`, and y, x, channels for other photos, as in its
+    `create_pairwise_bilateral`; those of the smoothness kernel are x, y.
+
+    Widths below 0.125 count as 0.125, but for colours of floating photos. At this width, two pixels
+    next to each other, or two gray levels, are 8 standard deviations apart, which is out of the
+    lattice's reach. A narrower kernel has the same result up to the lattice's error.
 
     `suppress_absent` keeps absent classes below a ceiling before the CRF only: messages can raise
     them above it. Pass `present` here to leave them out of the CRF; with fewer classes it is also
@@ -230,13 +297,19 @@ def dense_crf(
       of 41×41 maps of 321×321 photos is ``PRESETS["sec"].scaled(41 / 321)``.
     - ``"psa"``: as "sec". -log p, p at least 1e-5.
     - ``"irn"``: 10, 50, 5; 3, 3. `labels_to_probabilities` of hard labels, gt_prob 0.7.
-    - ``"clip-es"``: 4, 67, 3; 3, 1. Class activation maps with 1 - their maximum as background;
-      then labels of confidence below 0.95 are set to 255. Their published run feeds a photo
-      minus its mean, in BGR, cast to uint8, where it wraps: a plain photo gives another result.
+    - ``"deeplab"``: 4, 67, 3; 3, 1. Softmax; DeepLab-v2 in its port to PyTorch.
+    - ``"clip-es"``: the same. Class activation maps with 1 - their maximum as background; then
+      labels of confidence below 0.95 are set to 255. Their published run feeds a photo minus its
+      mean, in BGR, cast to uint8, where it wraps: a plain photo gives another result.
+    - ``"beco"``, ``"excel"``, ``"more"``: the same. Softmax; maps with a background; maps with
+      1 - their maximum as background.
     - ``"toco-cam"``: 4, 36, 3; 3, 3. Softmax.
-    - ``"toco-seg"``: 4, 121, 5; 1, 1. Softmax.
-    - ``"weclip"``: 4, 64, 5; 3, 3. Softmax.
+    - ``"toco-seg"``, ``"dupl"``, ``"seco"``: 4, 121, 5; 1, 1. Softmax. ``"cosa"``: the same with
+      ``iterations=1``.
+    - ``"weclip"``, ``"afa"``: 4, 64, 5; 3, 3. Softmax.
     - ``"mctformer"``: 3, 83, 5; 3, 4. Softmax; of the final segmentation only.
+    - ``"weaktr"``: 3, 83, 5; 3, 3. Softmax, on VOC; on COCO WeakTr has those of "deeplab".
+    - ``"cutler"``: 10, 50, 5; 7, 3. Softmax of a mask and 1 - the mask.
 
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
     lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up
@@ -277,15 +350,12 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1],
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
-    if isinstance(params, str):
-        params = PRESETS[check_choice(params, "params", tuple(PRESETS))]
-    elif not isinstance(params, CRFParams):
-        raise TypeError(f"params must be a preset's name or CRFParams, got {params!r}")
+    params = params_of(params)
     if _compile.takes(probabilities):
         traced: AnyFramework = _compile.dense_crf(
             probabilities,
             image,
-            [getattr(params, name) for name in PARAMS],
+            params.numbers(),
             present,
             iterations,
             epsilon,
@@ -299,13 +369,8 @@ def dense_crf(
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
-    if channels < 2:
-        raise ValueError(
-            "probabilities must have a background channel and at least one class, got shape "
-            f"{scores.shape}: for a single map p, stack [1 - p, p]"
-        )
-    photos = check_photos_beside(image, scores, "probabilities")
-    check_shape(photos, "image", (*batch, height, width, 3), "probabilities")
+    check_classes(scores, -3)
+    photos = _check_photos(image, scores)
     tags = check_present(
         present,
         "present",
@@ -315,10 +380,8 @@ def dense_crf(
         "probabilities",
         validate=validate,
     )
-    iterations = min(check_integer(iterations, "iterations", minimum=0), 2**31 - 1)
-    epsilon = check_number(epsilon, "epsilon", minimum=1e-37)
-    if epsilon > 1:
-        raise ValueError(f"epsilon must be at most 1, got {epsilon}")
+    iterations = check_iterations(iterations)
+    epsilon = check_epsilon(epsilon)
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
     check_choice(storage, "storage", get_args(Storage))
     if height * width >= 2**28:
@@ -331,8 +394,10 @@ def dense_crf(
     # On the CPU the kernel writes the classes that take part; fresh zeros for the others are free.
     blank = zeros if is_on_cpu(scores) and not tags.all() else empty
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
-    if out.size:
-        shape = (math.prod(batch), channels, height, width)
+    shape = (math.prod(batch), channels, height, width)
+    if not _is_plain(photos, params):
+        _refine_any_photo(scores, photos, params, tags, out, energies, iterations, epsilon, threads)
+    elif out.size:
         kernels, context = backend(scores, threads)
         valid = kernels.crf(
             flat(scores, *shape),
@@ -340,10 +405,10 @@ def dense_crf(
             flat(tags, shape[0], channels - 1),
             out.reshape(shape),
             params.gaussian_weight,
-            lattice_width(params.gaussian_sxy),
+            lattice_width(params.widths("gaussian_sxy", 2)[0]),
             params.bilateral_weight,
-            lattice_width(params.bilateral_sxy),
-            lattice_width(params.bilateral_srgb),
+            lattice_width(params.widths("bilateral_sxy", 2)[0]),
+            lattice_width(params.widths("bilateral_srgb", 3)[0]),
             energies,
             iterations,
             epsilon,
@@ -356,8 +421,117 @@ def dense_crf(
     return like(out, probabilities)
 
 
+def params_of(params: Any) -> CRFParams:
+    """Return a preset by its name, or parameters as they are."""
+    if isinstance(params, str):
+        return PRESETS[check_choice(params, "params", tuple(PRESETS))]
+    if not isinstance(params, CRFParams):
+        raise TypeError(f"params must be a preset's name or CRFParams, got {params!r}")
+    return params
+
+
+def check_classes(scores: AnyArray, axis: int) -> None:
+    """Refuse scores with fewer than two classes along an axis."""
+    if scores.shape[axis] < 2:
+        raise ValueError(
+            "probabilities must have a background channel and at least one class, got shape "
+            f"{scores.shape}: for a single map p, stack [1 - p, p]"
+        )
+
+
+def check_iterations(value: Any) -> int:
+    """Return a number of iterations that the kernels can count."""
+    return min(check_integer(value, "iterations", minimum=0), 2**31 - 1)
+
+
+def check_epsilon(value: Any) -> float:
+    """Return the least probability."""
+    epsilon = check_number(value, "epsilon", minimum=1e-37)
+    if epsilon > 1:
+        raise ValueError(f"epsilon must be at most 1, got {epsilon}")
+    return epsilon
+
+
+def _check_photos(image: Any, scores: AnyArray) -> Any:
+    """Adopt photos beside scores (..., K, H, W), as (..., H, W, C); gray ones get C = 1."""
+    *batch, _, height, width = scores.shape
+    layout = "(..., H, W) or (..., H, W, C)"
+    photos = check_any_array(
+        image, "image", PHOTO_DTYPES, ndim=2, layout=layout, beside=(scores, "probabilities")
+    )
+    size = (*batch, height, width)
+    if photos.shape == size:
+        return photos[..., None]
+    if photos.shape[:-1] != size:
+        refuse_other_orders(photos, scores, "probabilities", layout)
+        names = ", ".join(map(str, size))
+        raise ValueError(
+            f"image must have shape ({names}) or ({names}, C) to match probabilities, got "
+            f"{photos.shape}"
+        )
+    if not 1 <= photos.shape[-1] <= MOST_CHANNELS:
+        raise ValueError(
+            f"image must have 1 to {MOST_CHANNELS} channels, got {photos.shape[-1]} in shape "
+            f"{photos.shape}"
+        )
+    return photos
+
+
+def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
+    """Tell whether the kernel for RGB photos of uint8 and equal widths can take these."""
+    is_rgb = photos.shape[-1] == 3 and photos.dtype == np.uint8
+    srgb = params.widths("bilateral_srgb", photos.shape[-1])
+    sxy = (params.gaussian_sxy, params.bilateral_sxy)
+    return is_rgb and len(set(srgb)) == 1 and not any(isinstance(pair, tuple) for pair in sxy)
+
+
+def _refine_any_photo(
+    scores: AnyArray,  # (..., K, H, W)
+    photos: Any,  # (..., H, W, C)
+    params: CRFParams,
+    tags: Any,
+    out: Any,
+    energies: bool,
+    iterations: int,
+    epsilon: float,
+    threads: int,
+) -> None:
+    """Write to `out` what the CRF of the photos' features gives."""
+    from cuekit.crf_features import Checked, photo_kernels
+
+    if not is_on_cpu(scores):
+        raise ValueError(
+            "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "
+            f"device, got {photos.shape[-1]} channels of {photos.dtype} and {params}: there is no "
+            "CUDA kernel for others; copy to the CPU first"
+        )
+    channels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]
+    for index in np.ndindex(*scores.shape[:-3]) if out.size else ():
+        kernels = photo_kernels(photos[index], params, channel_axis=-1)
+        own = Checked.of(
+            flat(scores[index], channels, pixels), tags[index], kernels, energies, epsilon, threads
+        )
+        if not own.field(()).run(None, iterations, out[index].reshape(channels, -1)):
+            fault = _fault(scores, tags, energies=energies)
+            raise ValueError(fault or "probabilities must not change while they are read")
+
+
 def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
-    """Say which of the scores is not valid; None if all are."""
+    """Say which of the scores (..., K, H, W) is not valid; None if all are."""
+    fault = fault_of_values(scores, energies=energies)
+    index = find_all_infinite(scores, tags) if energies and fault is None else None
+    if index is None:
+        return fault
+    *image, y, x = index
+    position = ", ".join(map(str, (*image, ":", y, x)))
+    return (
+        "probabilities must hold a finite energy for the background or a present class at every "
+        f"pixel, got +inf for all of them at index ({position})"
+    )
+
+
+def fault_of_values(scores: AnyArray, *, energies: bool) -> str | None:
+    """Say which of the scores is not valid by itself; None if all are."""
     kind = scores.dtype.type
     lowest, largest = kind(-RANGE_TOLERANCE), kind(1 + RANGE_TOLERANCE)
     if energies:
@@ -377,15 +551,7 @@ def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:
             f"probabilities must lie in [0, 1], {got}: apply softmax first, or pass -log p with "
             'unary="energies"'
         )
-    index = find_all_infinite(scores, tags) if energies else None
-    if index is None:
-        return None
-    *image, y, x = index
-    position = ", ".join(map(str, (*image, ":", y, x)))
-    return (
-        "probabilities must hold a finite energy for the background or a present class at every "
-        f"pixel, got +inf for all of them at index ({position})"
-    )
+    return None
 
 
 def labels_to_probabilities(

@@ -42,15 +42,15 @@ class MaskScores(NamedTuple):
     Parameters
     ----------
     area : (..., R) int64
-        The number of pixels of each mask, |M|.
+        The number of pixels of each mask, ``|M|``.
     mean : (..., R, C) float64
         The mean of each map over each mask.
     top_mean : (..., R, C) float64, or None
         The mean of the largest values of each map in each mask; None if they were not wanted.
     inside : (..., R, C) float64
-        |M ∩ P| / |M|, with P the cue of the map: the share of the mask that is cue.
+        ``|M ∩ P| / |M|``, with P the cue of the map: the share of the mask that is cue.
     covered : (..., R, C) float64
-        |M ∩ P| / |P|: the share of the cue that the mask covers.
+        ``|M ∩ P| / |P|``: the share of the cue that the mask covers.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def mask_scores(
         that may be empty becomes ``np.array(masks, dtype=bool).reshape(-1, H, W)``.
     top : float or None, optional
         The share of a mask's pixels that `top_mean` averages: in (0, 1]. Their number is
-        top * |M| to the nearest integer, halves up, and at least 1. None: no `top_mean`, which
+        ``top * |M|`` to the nearest integer, halves up, and at least 1. None: no `top_mean`, which
         takes most of the time.
     threshold : float, optional
         What the cue P of a floating map is: the pixels above threshold * its maximum and above 0,

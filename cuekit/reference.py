@@ -825,15 +825,22 @@ def lattice_neighbours(vertices: Array) -> list[list[list[int]]]:  # vertices (V
 
 
 def bilateral_features(
-    image: Array,  # (H, W, 3)
-    sxy: float,
-    srgb: float,
-) -> Array:  # (N, 5) float32
+    image: Array,  # (H, W, C)
+    sxy: float | tuple[float, float],
+    srgb: float | tuple[float, ...],
+) -> Array:  # (N, 2 + C) float32
     """Return positions and colours of all pixels, each divided by its width."""
-    rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
-    positions = np.stack([columns, rows], 1) / np.float32(sxy)  # (N, 2)
-    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(srgb)  # (N, 3)
+    positions = position_features(image, sxy)
+    if image.shape[-1] != 3:
+        positions = positions[:, ::-1]  # pydensecrf's order for other photos than RGB
+    colours = image.reshape(-1, image.shape[-1]).astype(np.float32) / np.array(srgb, np.float32)
     return np.concatenate([positions, colours], 1)
+
+
+def position_features(image: Array, sxy: float | tuple[float, float]) -> Array:  # (N, 2) float32
+    """Return the positions (x, y) of all pixels, divided by their widths."""
+    rows, columns = np.indices(image.shape[:2]).reshape(2, -1).astype(np.float32)
+    return np.stack([columns, rows], 1) / np.array(sxy, np.float32)
 
 
 def bilateral_filter(
@@ -856,13 +863,13 @@ def bilateral_filter(
 
 
 def crf_messages(
-    image: Array,  # (H, W, 3)
+    image: Array,  # (H, W, C)
     params: CRFParams,
     make_filter: MakeFilter,
 ) -> Filter:
     """Make a function of marginals (K, N): the weighted sum of both normalised kernels."""
     wide = bilateral_features(image, params.bilateral_sxy, params.bilateral_srgb)
-    near = bilateral_features(image, params.gaussian_sxy, 1)[:, :2]
+    near = position_features(image, params.gaussian_sxy)
     gaussian = normalized(make_filter(near), len(near))
     bilateral = normalized(make_filter(wide), len(wide))
 
@@ -874,12 +881,19 @@ def crf_messages(
     return apply
 
 
-def normalized(kernel: Filter, pixels: int) -> Filter:
-    """Normalise a filter symmetrically: D^(-1/2) K D^(-1/2), where D = K 1."""
-    norm = 1 / np.sqrt(kernel(np.ones((1, pixels))) + 1e-20)  # (1, N)
+def normalized(kernel: Filter, pixels: int, how: str = "symmetric") -> Filter:
+    """Normalise a filter: by default D^(-1/2) K D^(-1/2), where D = K 1."""
+    sums = kernel(np.ones((1, pixels)))  # (1, N)
+    before = after = np.ones(1)
+    if how == "symmetric":
+        before = after = 1 / np.sqrt(sums + 1e-20)
+    elif how == "before":
+        before = 1 / (sums + 1e-20)
+    elif how == "after":
+        after = 1 / (sums + 1e-20)
 
     def apply(values: Array) -> Array:
-        filtered: Array = norm * kernel(norm * values)
+        filtered: Array = after * kernel(before * values)
         return filtered
 
     return apply
@@ -908,6 +922,35 @@ def dense_crf(
     for _ in range(iterations):
         marginals = softmax(messages(marginals) - energies)
     return marginals.reshape(probabilities.shape)
+
+
+def feature_messages(
+    kernels: Sequence[tuple[Array, Array, str]],  # features (D, N), penalties (K, K), normalisation
+    make_filter: MakeFilter = lattice_filter,
+) -> Filter:
+    """Make a function of marginals (K, N): what all kernels take from the energies."""
+    filters = [
+        (penalties, normalized(make_filter(features.T), features.shape[1], how))
+        for features, penalties, how in kernels
+    ]
+
+    def apply(marginals: Array) -> Array:
+        total = np.zeros_like(marginals)
+        for penalties, kernel in filters:
+            total = total - penalties @ kernel(marginals)
+        return total
+
+    return apply
+
+
+def kl_divergence(
+    marginals: Array,  # (K, N)
+    energies: Array,  # (K, N)
+    messages: Filter,
+) -> float:
+    """Return the divergence from the CRF's distribution, up to a constant."""
+    logarithms = np.log(np.maximum(marginals, 1e-30))
+    return float((marginals * (logarithms + energies - messages(marginals))).sum())
 
 
 # ------------------------------------------------------------------------------------- random_walk

@@ -23,10 +23,10 @@ def sepl_labels(labels: AnyFramework, masks: Any, *, ignore: int | None = 255) -
     """Sharpen a label map with masks, as SEPL's published code does.
 
     Classes take masks in ascending order. With P the pixels of a class in `labels`, it takes every
-    mask M with |M ∩ P| > 0.5 |M| or |M ∩ P| >= 0.85 |P| that no earlier class took. The class is
-    written to the masks it took and to the pixels of P under no mask that was still free; later
-    classes overwrite earlier ones. All other pixels become background, also those of P under masks
-    that no class took.
+    mask M with ``|M ∩ P| > 0.5 |M|`` or ``|M ∩ P| >= 0.85 |P|`` that no earlier class took. The
+    class is written to the masks it took and to the pixels of P under no mask that was still free;
+    later classes overwrite earlier ones. All other pixels become background, also those of P under
+    masks that no class took.
 
     Parameters
     ----------

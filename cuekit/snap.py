@@ -71,9 +71,10 @@ def snap_cues(
         is said above; with ``accept="sepl"`` it means nothing else.
     accept : {"mean", "sepl"}, optional
         Which masks a channel accepts: by their means; or, by the rule of SEPL [2]_, every mask M
-        with |M ∩ P| > 0.5 |M| or |M ∩ P| >= 0.85 |P|, where P is the channel's input as above; a
-        channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for labels. It is
-        SEPL's rule for one class, not its published result: for that, see `sepl_labels`.
+        with ``|M ∩ P| > 0.5 |M|`` or ``|M ∩ P| >= 0.85 |P|``, where P is the channel's input as
+        above; a channel whose P is empty accepts none. ``"sepl"`` is for masks only, not for
+        labels. It is SEPL's rule for one class, not its published result: for that, see
+        `sepl_labels`.
     num_superpixels : int, optional
         A number above all labels, at most H * W. On the CPU a label that is not below it raises;
         the number is not needed there. On a CUDA device pixels whose labels are not in

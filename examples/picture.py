@@ -1,23 +1,29 @@
-"""Draws the quickstart's picture: one row per photo, one column per step."""
+"""What the examples share: where their maps are, and how their pictures are drawn."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
+import skimage.data
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from skimage.color import gray2rgb, rgb2gray
 from skimage.segmentation import mark_boundaries
 
 import cuekit
+import cuekit.io
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
+DATA = Path(__file__).parent / "data"
+PHOTOS = ("chelsea", "coffee", "astronaut")  # of scikit-image; the data folder has their maps
+UNKNOWN = 255
 BACKGROUND = "#232a3d"
 COLORS = ("#00c2a8", "#2f86ff", "#ff2e93", "#ffd000", "#8fdc00", "#a55cff")
 OPACITY = 0.62
@@ -57,14 +63,14 @@ class Row(NamedTuple):
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Write all steps of all photos into one PNG."""
+    """Write all steps of the quickstart into one PNG: a row per photo, a column per step."""
     names = list(dict.fromkeys(name for row in rows for name in row.classes))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
 
     heights = [PANEL * row.photo.shape[0] / row.photo.shape[1] for row in rows]
     width = 2 * MARGIN + len(COLUMNS) * (PANEL + GAP) - GAP
     height = HEADER + sum(heights) + GAP * (len(rows) - 1) + FOOTER
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure = plt.figure(figsize=(width, height), dpi=DPI)
     axes = figure.subplots(
         len(rows),
         len(COLUMNS),
@@ -120,3 +126,36 @@ def _show_cues(axes: Axes, photo: np.ndarray, cues: np.ndarray, tints: list[str]
     height, width = photo.shape[:2]
     axes.imshow(photo, extent=(0, width, height, 0))
     axes.imshow(palette[labels], extent=(0, width, height, 0), interpolation="nearest")
+
+
+def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Tint the classes, darken the background, and show unknown pixels in gray."""
+    colours = plt.colormaps["tab10"](range(10))[(labels - 1) % 10, :3] * 255
+    shown = 0.45 * photo + 0.55 * colours
+    shown = np.where((labels == 0)[..., None], 0.35 * photo, shown)
+    gray = photo.mean(-1, keepdims=True)
+    return np.where((labels == UNKNOWN)[..., None], gray, shown).astype(np.uint8)
+
+
+def draw_labels(
+    results: Callable[[np.ndarray, cuekit.io.Maps], tuple[np.ndarray, ...]],
+    titles: tuple[str, ...],
+    side: float,
+    path: Path,
+) -> None:
+    """Write one picture: a row per photo, which shows it and its labels; `side` is in inches."""
+    photos = [getattr(skimage.data, name)() for name in PHOTOS]
+    heights = [photo.shape[0] / photo.shape[1] for photo in photos]
+    size = (side * len(titles), side * sum(heights) + 0.4)
+    figure = plt.figure(figsize=size, layout="constrained", dpi=75)
+    axes = figure.subplots(len(PHOTOS), len(titles), height_ratios=heights)
+    with cuekit.io.MapArchive(DATA / "color.npz") as archive:
+        for row, name, photo in zip(axes, PHOTOS, photos, strict=True):
+            labels = results(photo, archive.read(name))
+            images = (photo, *(overlay(photo, each) for each in labels))
+            for ax, image, title in zip(row, images, titles, strict=True):
+                ax.imshow(image)
+                ax.set_axis_off()
+                ax.set_title(title if name == PHOTOS[0] else "")
+    figure.savefig(path)
+    sys.stdout.write(f"{path}\n")

@@ -1,9 +1,11 @@
-"""From a photo's class activation maps to sharp cues, one call per step.
+"""
+Quickstart: from activation maps to sharp cues
+==============================================
 
-Without arguments it uses three photos from scikit-image and the activation maps in the folder
-``data``: this needs neither torch nor a download. With ``--photo`` it uses your own photo and
-computes its maps with torchvision's ResNet-50. It writes a label map per photo and one picture of
-all steps::
+Every step of the paper is one call. Without arguments, this script uses three photos of
+scikit-image and the activation maps in the folder ``data``: this needs neither torch nor a
+download. With ``--photo`` it uses your own photo and computes its maps with torchvision's
+ResNet-50. It writes a label map per photo and one picture of all steps::
 
     python quickstart.py
     python quickstart.py --photo street.jpg --classes "sports car" "street sign"
@@ -19,20 +21,21 @@ from typing import Any
 import numpy as np
 import resnet_maps
 import skimage.data
-from picture import Row, draw
+from picture import DATA, PHOTOS, Row, draw
 from PIL import Image
 
 import cuekit
 import cuekit.io
 
-DATA = Path(__file__).parent / "data"
-PHOTOS = ("chelsea", "coffee", "astronaut")
 KINDS = ("color", "gray")  # the network's input: the photo in colour, and in grayscale
 LONGEST = 640  # pixels; the superpixels' default scale suits photos of about this size
 
 
-class BadPhotoError(Exception):
-    """The photo cannot be read; the message names the file and the reason."""
+# %%
+# The steps
+# ---------
+# Raw cues are coarse: they have the size of the network's last layer. Snapping turns a class on or
+# off for whole superpixels, and fusing takes what any of the classifiers has found.
 
 
 def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, Any]]) -> Row:
@@ -60,6 +63,13 @@ def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndar
     return Row(photo, classes, superpixels, raw, snapped, fused)
 
 
+# %%
+# The maps
+# --------
+# An archive holds the maps of many photos. This one was made by a MobileNet trained on ImageNet;
+# ``features`` are sums of its last two layers, which are low on the background.
+
+
 def example_rows() -> dict[str, Row]:
     """Compute the cues of scikit-image's photos from the activation maps in the data folder."""
     class_names = (DATA / "classes.txt").read_text().splitlines()
@@ -71,6 +81,15 @@ def example_rows() -> dict[str, Row]:
         maps = {kind: (each.maps, each.features) for kind, each in read.items()}
         rows[name] = cues_of(getattr(skimage.data, name)(), classes, maps)
     return rows
+
+
+# %%
+# A photo of your own
+# -------------------
+
+
+class BadPhotoError(Exception):
+    """The photo cannot be read; the message names the file and the reason."""
 
 
 def own_row(path: Path, names: list[str]) -> dict[str, Row]:
@@ -92,9 +111,16 @@ def own_row(path: Path, names: list[str]) -> dict[str, Row]:
     return {path.stem: cues_of(np.asarray(photo), classes, maps)}
 
 
+# %%
+# Labels and the picture
+# ----------------------
+# Cues may overlap. :func:`cuekit.cues_to_labels` gives each pixel one label; pixels without a cue
+# are 255, "unknown", which the training ignores.
+
+
 def main() -> None:
     """Write the label maps and the picture; print their paths and what the cues cover."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="From activation maps to sharp cues.")
     parser.add_argument(
         "--out", type=Path, default=Path("quickstart-output"), help="folder to write to"
     )

@@ -1,7 +1,9 @@
-"""Three refiners side by side: PAR, a random walk and a dense CRF align maps with the photo.
+"""
+Three refiners side by side
+===========================
 
-Takes three photos from scikit-image and the activation maps in the folder ``data``; writes one
-picture::
+PAR, a random walk and a dense CRF align maps with the photo. Takes three photos of scikit-image
+and the activation maps in the folder ``data``; writes one picture::
 
     python refiners.py
 """
@@ -12,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from dense_crf import draw
+from picture import draw_labels
 
 import cuekit
 import cuekit.io
@@ -20,6 +22,11 @@ import cuekit.io
 TITLES = ("photo", "maps", "PAR", "random walk", "dense CRF")
 BACKGROUND_SCORE = 0.3
 STRIDE = 4  # of the cells of the random walk, in pixels
+
+# %%
+# All three start from the same maps, to which a constant background is added. PAR works at the
+# photo's size. The random walk works on cells of 4 by 4 pixels and stops at the boundary that
+# :func:`cuekit.photo_boundary` makes from the photo alone. The CRF takes the maps as probabilities.
 
 
 def labels_of(photo: np.ndarray, maps: cuekit.io.Maps) -> tuple[np.ndarray, ...]:
@@ -52,11 +59,15 @@ def with_background(cams: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full_like(cams[:1], BACKGROUND_SCORE), cams])
 
 
+# %%
+# The picture. Dark pixels are background.
+
+
 def main() -> None:
     """Compute the labels and write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Three refiners side by side.")
     parser.add_argument("--out", type=Path, default=Path("refiners.png"), help="file to write")
-    draw(labels_of, TITLES, 3, parser.parse_args().out)
+    draw_labels(labels_of, TITLES, 3, parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ class Op:
         for name, array in zip(self.names, arrays, strict=True):
             if self.function is cuekit.merge_scales:
                 sequences.setdefault(name.split("[")[0], []).append(array)
+            elif name.endswith("].features"):
+                kernel = cuekit.CRFKernel(array, 2.0 + len(sequences))
+                sequences.setdefault("kernels", []).append(kernel)
             elif name in keyword_only:
                 keywords[name] = array
             else:
@@ -362,6 +365,21 @@ def table(inputs):
             {"params": "irn", "unary": "energies", "iterations": 2},
             cuda=True,
             tolerance=iterations,
+        ),
+        "dense_crf, gray": Op(
+            cuekit.dense_crf,
+            {"probabilities": inputs.probabilities, "image": inputs.photos[..., 0].copy()},
+            {"iterations": 2},
+        ),
+        "dense_crf_features": Op(
+            cuekit.dense_crf_features,
+            {
+                "probabilities": inputs.probabilities[:, :, 0].copy(),
+                "kernels[0].features": inputs.cams[:, :3, 0].copy(),
+                "kernels[1].features": inputs.cams[:, 3, :2].copy(),
+                "present": inputs.present[:, 1:].copy(),
+            },
+            {"iterations": 2},
         ),
         "labels_to_probabilities": Op(
             cuekit.labels_to_probabilities,

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, Any
 
 import emulated
 import numpy as np
@@ -20,6 +20,10 @@ import pytest
 import cuekit
 from cuekit import _backend, _cpu
 
+if sys.version_info >= (3, 11):
+    from typing import assert_type
+else:
+    from typing_extensions import assert_type
 if TYPE_CHECKING:
     from torch import Tensor
 

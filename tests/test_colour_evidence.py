@@ -73,6 +73,24 @@ def test_equals_oracle(arrays, options, front_end, threads):
         )
 
 
+@given(inputs(), options, st.sampled_from(FRONT_ENDS))
+def test_photos_in_lab_are_the_same(arrays, options, front_end):
+    weights, photo, labels = arrays
+    lab = cuekit.rgb_to_lab(photo)
+    wrapped = [None if each is None else front_end.wrap(each) for each in (weights, lab, labels)]
+    result = front_end.unwrap(cuekit.colour_evidence(*wrapped, space="lab", **options))
+    assert same_bits(result, cuekit.colour_evidence(weights, photo, labels, **options))
+
+
+def test_colours_beyond_the_last_bin():
+    lab = np.array(
+        [[[-3e38, 3e38, -3e38], [3e38, -3e38, 3e38], [0, 0, 0], [100, 0, 0]]], np.float32
+    )
+    soft = np.array([[[0.2, 0.8, 0.2, 0.8]], [[0.8, 0.2, 0.8, 0.2]]])
+    evidence = cuekit.colour_evidence(soft, lab, space="lab", sigma=0)
+    np.testing.assert_allclose(evidence, np.log([[[4, 0.25, 4, 0.25]]]), atol=1e-3)  # the floor
+
+
 def halves(*colours, share=(1.0, 0.0)):
     """A photo of vertical stripes, and soft labels that know the first and the last stripe."""
     photo = np.repeat(np.array(colours, np.uint8)[None], 4, axis=0).repeat(5, axis=1)
@@ -170,6 +188,14 @@ SOFT = np.full((3, 4, 5), 0.3)
         ((SOFT > 0, PHOTO), {}, TypeError, "probabilities must have dtype float16 or"),
         ((SOFT, PHOTO[:3]), {}, ValueError, "image must have shape (4, 5, 3)"),
         ((SOFT, PHOTO / 255), {}, TypeError, "image must have dtype uint8"),
+        ((SOFT, PHOTO), {"space": "lab"}, TypeError, "image must have dtype float32, got uint8"),
+        (
+            (SOFT, np.full((4, 5, 3), np.nan, np.float32)),
+            {"space": "lab"},
+            ValueError,
+            "image must be finite, got nan",
+        ),
+        ((SOFT, PHOTO), {"space": "hsv"}, ValueError, "space must be one of 'rgb', 'lab', got"),
         (
             (SOFT, PHOTO, np.zeros((4, 4), int)),
             {},

@@ -43,6 +43,8 @@ import cuekit
 from cuekit import CRFParams, _torch, crf, reference
 from cuekit._checks import NARROWEST, RANGE_TOLERANCE
 
+# One name of each setting.
+SETTINGS = list({params: name for name, params in reversed(crf.PRESETS.items())}.values())
 PEER_PRESETS = ("sec", "irn", "clip-es", "toco-seg")
 
 # Around the widths of vector registers, and numbers of classes of data sets.
@@ -136,7 +138,7 @@ def sample_photos():
 
 def of_preset(photos, name):
     """Each preset has one of the photos in turn: settings matter here, not photos."""
-    return photos[list(crf.PRESETS).index(name) % len(photos)]
+    return photos[SETTINGS.index(name) % len(photos)]
 
 
 def smooth_probabilities(size, channels=21, seed=0):
@@ -168,7 +170,7 @@ def test_equals_oracle(arrays, setting, iterations, run):
     check_against_oracle(arrays, setting, iterations, run)
 
 
-@pytest.mark.parametrize("name", crf.PRESETS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_equals_oracle_on_a_photo(name):
     """Larger than the blocks that the kernel works on; lattices that grow while they are built."""
     setting = crf.PRESETS[name]
@@ -517,7 +519,7 @@ def test_energies_on_a_device(arrays, setting, run):
     check_energies(arrays, setting, run)
 
 
-@pytest.mark.parametrize("name", crf.PRESETS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_presets_on_a_device(device, name):
     photo = patches(39, 45, noise=6)
     assert_equals_the_cpu(device, smooth_probabilities((39, 45), 9), photo, name, iterations=5)
@@ -999,11 +1001,13 @@ def test_presets():
         "sec": (10, 80, 13, 3, 3),
         "psa": (10, 80, 13, 3, 3),
         "irn": (10, 50, 5, 3, 3),
-        "clip-es": (4, 67, 3, 3, 1),
+        **dict.fromkeys(("deeplab", "clip-es", "beco", "excel", "more"), (4, 67, 3, 3, 1)),
         "toco-cam": (4, 36, 3, 3, 3),
-        "toco-seg": (4, 121, 5, 1, 1),
-        "weclip": (4, 64, 5, 3, 3),
+        **dict.fromkeys(("toco-seg", "cosa", "dupl", "seco"), (4, 121, 5, 1, 1)),
+        **dict.fromkeys(("weclip", "afa"), (4, 64, 5, 3, 3)),
         "mctformer": (3, 83, 5, 3, 4),
+        "weaktr": (3, 83, 5, 3, 3),
+        "cutler": (10, 50, 5, 7, 3),
     }
     for name, (bilateral, wide, srgb, gaussian, near) in published.items():
         assert crf.PRESETS[name] == CRFParams(gaussian, near, bilateral, wide, srgb)
@@ -1014,10 +1018,10 @@ def test_presets():
     with pytest.raises(TypeError, match="does not support item assignment"):
         crf.PRESETS["sec"] = train
     for name in crf.PRESETS:
-        assert f'- ``"{name}"``: ' in cuekit.dense_crf.__doc__
+        assert f'``"{name}"``' in cuekit.dense_crf.__doc__
 
 
-@pytest.mark.parametrize("name", crf.PRESETS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_preset_is_its_parameters(name):
     photo = sample_photos()[0][:20, :24]
     maps = smooth_probabilities((20, 24), 3)
@@ -1064,6 +1068,24 @@ def test_params_out_of_range(name):
     else:
         with pytest.raises(ValueError, match=f"^{name} must be greater than 0, got 0.0$"):
             replace(crf.PRESETS["sec"], **{name: 0})
+
+
+def test_widths_of_each_axis_and_channel():
+    setting = CRFParams(3, (2, 4), 10, [80, 80], (1, 2, 3, 4))
+    assert setting == CRFParams(3, (2.0, 4.0), 10, 80.0, (1.0, 2.0, 3.0, 4.0))
+    assert hash(setting) == hash(CRFParams(3, (2, 4), 10, 80, (1, 2, 3, 4)))
+    assert setting.scaled(0.5) == CRFParams(3, (1, 2), 10, 40, (1, 2, 3, 4))
+    assert CRFParams.from_numbers(setting.numbers()) == setting
+    assert CRFParams.from_numbers(crf.PRESETS["sec"].numbers()) == crf.PRESETS["sec"]
+    for name, value, rule in (
+        ("gaussian_sxy", (1, 2, 3), "a number or a pair (x, y)"),
+        ("bilateral_sxy", (), "a number or a pair (x, y)"),
+        ("bilateral_srgb", (), "a number or one for each channel"),
+        ("bilateral_srgb", (1, 0), "greater than 0"),
+    ):
+        got = 0.0 if rule.startswith("greater") else value
+        with refused(f"{name} must be {rule}, got {got!r}"):
+            replace(crf.PRESETS["sec"], **{name: value})
 
 
 def test_wrong_factor():
@@ -1256,14 +1278,23 @@ def test_wrong_options(options, error):
 
 
 def test_wrong_arrays():
-    with pytest.raises(TypeError, match=r"^image must have dtype uint8, got float64$"):
-        cuekit.dense_crf(MAPS, PHOTO / 255)
-    for shape in ((4, 5), (5, 4, 3), (4, 5, 4), (3, 4, 5)):
+    with pytest.raises(
+        TypeError, match=r"^image must have dtype uint8 or uint16 or .*, got int64$"
+    ):
+        cuekit.dense_crf(MAPS, PHOTO.astype(np.int64))
+    for shape in ((5, 4), (5, 4, 3), (3, 4, 5), (1, 4, 5, 3), (4,), (5,)):
         message = re.escape(f", got {shape}")
         with pytest.raises(
             ValueError, match=f"^image must have shape .*{message}($|: the channels)"
         ):
             cuekit.dense_crf(MAPS, np.zeros(shape, np.uint8))
+    for channels in (0, 9):
+        shape = (4, 5, channels)
+        message = f"image must have 1 to 8 channels, got {channels} in shape {shape}"
+        with refused(message):
+            cuekit.dense_crf(MAPS, np.zeros(shape, np.uint8))
+    with refused("bilateral_srgb must be a number or 3 to match image, got (1.0, 2.0)"):
+        cuekit.dense_crf(MAPS, PHOTO, CRFParams(3, 3, 10, 80, (1, 2)))
     with pytest.raises(
         ValueError,
         match=r"^probabilities must have a background channel .*, got shape \(0, 4, 5\): ",

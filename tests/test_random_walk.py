@@ -149,8 +149,8 @@ def walk_by_slices(maps, boundary, steps):
         for affinity, (dy, dx) in zip(affinities, neighbour_offsets(), strict=True):
             here = slice(0, height - dy), slice(max(0, -dx), min(width, width - dx))
             there = slice(dy, height), slice(max(0, dx), min(width, width + dx))
-            total[:, *here] += affinity[here] * values[:, *there]
-            total[:, *there] += affinity[here] * values[:, *here]
+            total[(..., *here)] += affinity[here] * values[(..., *there)]
+            total[(..., *there)] += affinity[here] * values[(..., *here)]
         return total
 
     sums = spread(np.ones((1, height, width)))

@@ -50,6 +50,12 @@ def fragile(photo, maps, tags=None):
         time.sleep(1000)
     return strongest(photo, maps, seconds=0.01)
 
+def several(photos, maps, tags):
+    """What `fragile` does, of a batch."""
+    with open("sizes", "a") as file:
+        file.write(f"{len(photos)} ")
+    return [fragile(*each) for each in zip(photos, maps)]
+
 def fatal(photo, maps, tags=None):
     """Kills its Ray worker, too, for one photo."""
     if photo[0, 0, 0] == 255:
@@ -180,7 +186,7 @@ def failures(folder):
         return dict(list(csv.reader(file))[1:])
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -340,6 +346,44 @@ def test_each_process_has_the_gpus_that_were_asked_for(nodes):
         assert {0, 1} >= set(found.pixels) != set()
     finally:
         nodes.cluster.remove_node(node)
+
+
+def test_tars_out_of_a_cluster_that_loses_a_node(nodes):
+    options = {"options": {"seconds": 0.1}, "engine": "ray", "address": nodes.address}
+    thread = threading.Thread(
+        target=lambda: wait_for(Path("out/labels-000001.tar").exists) or nodes.kill_one()
+    )
+    thread.start()
+    found = labels(shard_size=7, **options)
+    thread.join()
+    nodes.mend()
+    assert (found.written, found.failed) == (60, {})
+    labels(out="local")
+    assert members("out") == contents("local")
+    assert labels(shard_size=7, **options).kept == 60
+
+
+def members(folder):
+    """Return the content of all tars; each name must be there once."""
+    found = {}
+    for path in Path(folder).glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                assert member.name not in found
+                found[member.name] = archive.extractfile(member).read()
+    return found
+
+
+def test_batches_on_a_cluster(place, nodes):
+    for name, red in (("05", 255), ("11", 254)):
+        write_photo(place / "photos" / f"{name}.png", 0, red)
+    found = labels("several", engine="ray", address=nodes.address, batch=4, timeout=20)
+    assert found.failed["05"].startswith("KeyError: 'no such thing'")
+    assert found.failed["11"] == "the worker process was ended by SIGSEGV"
+    assert found.written == 58
+    labels("fragile", out="local", jobs=1)
+    assert contents("out") == contents("local")
+    assert max(map(int, Path("sizes").read_text().split())) == 4
 
 
 def test_tars_on_a_cluster(nodes):

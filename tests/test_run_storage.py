@@ -24,6 +24,8 @@ RECIPE = """
 import numpy as np
 def strongest(photo, maps, tags=None):
     return maps.class_ids[maps.maps.argmax(0)].astype(np.uint8)
+def first_mask(photo, maps, tags=None, *, masks):
+    return masks[0].astype(np.uint8) * 7
 """
 SIZE = (6, 9)
 NAMES = [*"abcdef", "inner/g"]
@@ -119,8 +121,10 @@ def test_what_changed_in_a_store_is_done_again(bucket):
     store.put_file("maps/b.npz", f"{url}/maps/b.npz")
     store.rm_file(f"{url}/out/c.png")
     store.pipe_file(f"{url}/out/d.png", b"cut")
+    data = store.cat_file(f"{url}/out/e.png")
+    store.pipe_file(f"{url}/out/e.png", data[:-1] + b"x")  # of the same size: the ETag tells
     found = labels(**arguments)
-    assert (found.written, found.kept) == (3, 4)
+    assert (found.written, found.kept) == (4, 3)
     labels(out="local")
     assert objects(store, f"{url}/out") == contents("local")
 
@@ -187,14 +191,156 @@ def test_wrong_places(bucket):
         labels("s3://no-such-bucket-here/photos")
     with pytest.raises(ValueError, match="out must be apart from"):
         labels(maps="maps", photos=url_with_photos(bucket), out=f"{url}/photos/out")
-    with pytest.raises(ValueError, match="masks must be a folder on a disk"):
+    with pytest.raises(FileNotFoundError, match="has no masks"):
         labels(masks=f"{url}/masks")
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        labels(names=f"{url}/none.txt")
+    with pytest.raises(OSError, match=r"none\.npz"):
+        labels(maps=f"{url}/none.npz")
+
+
+def test_an_archive_of_maps_in_a_store(bucket):
+    store, url = bucket
+    write_archive("cams.npz")
+    store.put_file("cams.npz", f"{url}/cams.npz")
+    labels(maps="cams.npz")
+    found = labels(maps=f"{url}/cams.npz", out="stored", jobs=2)
+    assert (found.written, found.failed) == (7, {})
+    assert contents("stored") == contents("out")
+    assert labels(maps=f"{url}/cams.npz", out="stored").kept == 7
+    write_archive("cams.npz", seed=1)
+    store.put_file("cams.npz", f"{url}/cams.npz")
+    assert labels(maps=f"{url}/cams.npz", out="stored").written == 7
+    store.pipe_file(f"{url}/cut.npz", Path("cams.npz").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"^s3://.*cut\.npz: "):
+        labels(maps=f"{url}/cut.npz")
+
+
+def write_archive(path, seed=0):
+    random = np.random.default_rng(seed)
+    arrays = {f"{name}/cams": random.random((2, *SIZE), np.float32) for name in NAMES}
+    np.savez(path, **arrays, **{f"{name}/classes": np.array([3, 17]) for name in NAMES})
+
+
+@pytest.mark.parametrize("part", [None, (1, 1)])
+def test_tars_out_into_a_store(bucket, part):
+    store, url = bucket
+    labels()
+    found = labels(out=f"{url}/out", shard_size=3, jobs=2, part=part)
+    assert (found.written, found.failed) == (7, {})
+    assert stored_members(store, f"{url}/out") == contents("out")
+    assert labels(out=f"{url}/out", shard_size=3, part=part).kept == 7
+    write_maps("maps/b.npz", 99)
+    assert labels(out=f"{url}/out", shard_size=3, part=part).written == 1
+    labels()
+    assert stored_members(store, f"{url}/out") == contents("out")
+    assert run.evaluate(f"{url}/out", "out").matrix.trace() == 7 * SIZE[0] * SIZE[1]
+
+
+def stored_members(store, url):
+    """Return the content of all tars; each name must be there once."""
+    store.invalidate_cache()
+    found = {}
+    for key in store.find(url):
+        if key.endswith(".tar"):
+            with tarfile.open(fileobj=streams.BytesIO(store.cat_file(key))) as archive:
+                for member in archive:
+                    assert member.name not in found
+                    found[member.name] = archive.extractfile(member).read()
+    return found
 
 
 def url_with_photos(bucket):
     store, url = bucket
     store.put("photos", f"{url}/photos", recursive=True)
     return f"{url}/photos"
+
+
+# ------------------------------------------------------------- any store: fsspec's in memory
+
+
+@pytest.fixture
+def memory():
+    """An empty store of this process: recipes that are functions run in it."""
+    fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install 'cuekit[remote]'")
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    yield store
+    store.store.clear()
+
+
+def in_process(photos="photos", maps="maps", out="out", recipe="strongest", **options):
+    import stored_recipe
+
+    return run.labels(photos, maps, out, getattr(stored_recipe, recipe), **options)
+
+
+def test_all_in_memory(memory):
+    for folder in ("photos", "maps"):
+        memory.put(folder, f"memory://{folder}", recursive=True)
+    places = ("memory://photos", "memory://maps", "memory://out")
+    local = labels()
+    found = in_process(*places)
+    assert (found.written, found.failed, found.pixels) == (7, {}, local.pixels)
+    made = {key.removeprefix("/out/"): memory.cat_file(key) for key in memory.find("/out")}
+    assert {key: data for key, data in made.items() if key.endswith(".png")} == contents("out")
+    assert in_process(*places).kept == 7
+    memory.rm_file("/out/b.png")
+    memory.pipe_file("/maps/c.npz", Path("maps/d.npz").read_bytes())
+    found = in_process(*places)
+    assert (found.written, found.kept) == (2, 5)
+
+
+def test_tars_in_memory(memory):
+    labels()
+    found = in_process(out="memory://out", shard_size=3)
+    assert (found.written, found.failed) == (7, {})
+    assert stored_members(memory, "/out") == contents("out")
+    assert in_process(out="memory://out", shard_size=3).kept == 7
+    memory.pipe_file("/out/labels-000001.tar", b"damaged")
+    write_maps("maps/a.npz", 99)
+    found = in_process(out="memory://out", shard_size=3)
+    assert (found.written, found.kept) == (4, 3)
+    labels()
+    assert stored_members(memory, "/out") == contents("out")
+    assert run.evaluate("memory://out", "out").names == tuple(NAMES)
+
+
+def test_lists_tags_and_masks_in_a_store(memory):
+    memory.pipe_file("/list.txt", b"a\nb.jpg\n")
+    memory.pipe_file("/tags.json", json.dumps({name: [3] for name in NAMES}).encode())
+    found = in_process(names="memory://list.txt", tags="memory://tags.json")
+    assert (found.photos, found.failed) == (2, {})
+    masks = [{"segmentation": {"size": SIZE, "counts": [0, SIZE[0] * SIZE[1]]}}]
+    for name in "ab":
+        memory.pipe_file(f"/masks/{name}.json", json.dumps(masks).encode())
+    memory.pipe_file("/masks/c.json", b"[]")
+    places = {"out": "masked", "recipe": "first_mask", "masks": "memory://masks"}
+    found = in_process(**places, names=["a", "b", "c", "d"])
+    assert found.pixels == {7: 2 * SIZE[0] * SIZE[1]}
+    assert found.failed["c"].startswith("memory://masks/c.json: ")
+    assert found.failed["d"] == "memory://masks has no masks of d"
+    memory.pipe_file("/masks/a.json", json.dumps(masks * 2).encode())
+    assert in_process(**places, names=["a", "b"]).written == 1
+    memory.pipe_file("/list.txt", b"a b c\n")
+    with pytest.raises(ValueError, match=r"^memory://list.txt, line 1: a line must hold one name"):
+        in_process(names="memory://list.txt")
+    memory.pipe_file("/tags.json", b"[3]")
+    with pytest.raises(ValueError, match=r"^memory://tags.json: tags must be a dict"):
+        in_process(tags="memory://tags.json")
+
+
+def test_an_archive_of_maps_in_memory(memory):
+    write_archive("cams.npz")
+    memory.put_file("cams.npz", "/cams.npz")
+    labels(maps="cams.npz")
+    found = in_process(maps="memory://cams.npz", out="stored")
+    assert (found.written, found.failed) == (7, {})
+    assert contents("stored") == contents("out")
+    assert in_process(maps="memory://cams.npz", out="stored").kept == 7
+    memory.pipe_file("/cams.npz", b"no archive")
+    with pytest.raises(ValueError, match=r"^memory://cams.npz: "):
+        in_process(maps="memory://cams.npz", out="x")
 
 
 # -------------------------------------------------------------------------------------- tars

@@ -113,6 +113,25 @@ def test_mean_iou_and_the_best(scratch):
     )
 
 
+@pytest.mark.parametrize(
+    ("parameter", "values"), [("threshold", [0.2, 0.3, 0.5, 0.7]), ("alpha", [0.5, 4, 8, 16])]
+)
+def test_the_best_of_each_photo(scratch, parameter, values):
+    maps, truth = write(scratch(), PHOTOS)
+    found = sweep(maps, truth, classes=CLASSES, **{f"{parameter}s": values}, mean_over=[0, 1])
+    total = np.zeros((4, 4), np.int64)
+    for photo in PHOTOS:
+        matrices = [direct([photo], **{parameter: value}) for value in values]
+        total += max(matrices, key=mean_iou_of)
+    np.testing.assert_array_equal(found.at_own_best, total)
+    assert found.oracle == mean_iou_of(total, [0, 1]) == found.as_dict()["oracle"]
+    usual = found.mean_iou[1]  # 0.3 and 4
+    assert found.oracle > usual
+    share = (np.max(found.mean_iou) - usual) / (found.oracle - usual)
+    assert f"of each photo, chosen with truth: {100 * found.oracle:.2f}" in str(found)
+    assert f"to it: the best {share:.0%}" in str(found)
+
+
 def test_normalize_divides_each_map(scratch):
     scaled = [(t, m * np.float32([[[7]], [[0.01]]]), ids) for t, m, ids in PHOTOS]
     maps, truth = write(scratch(), scaled)
@@ -305,7 +324,7 @@ def test_estimate_of_a_set(blobs):
     alone = sweep(blobs / "maps", photos=blobs / "photos")
     both = sweep(blobs / "maps", blobs / "truth", photos=blobs / "photos", mean_over=[0, 1])
     assert alone.estimate == both.estimate
-    assert alone.matrices is alone.mean_iou is alone.best is None
+    assert alone.matrices is alone.mean_iou is alone.best is alone.oracle is None
     thresholds = [
         estimated_threshold(scores[None], photo) for photo, _, scores in map(blob, range(0, 8, 2))
     ]
@@ -347,7 +366,7 @@ def test_command(blobs, capsys):
     lines = out.splitlines()
     assert lines[0].endswith("maps: 4 of 4 photos")
     assert lines[3].split() == ["threshold", "mean", "IoU", "accuracy", "foreground"]
-    assert len(lines) == 3 + 1 + 9 + 1 + 2
+    assert len(lines) == 3 + 1 + 9 + 1 + 3
     assert sum("best" in line for line in lines[4:13]) == 1
     values = json.loads((blobs / "a.json").read_text())
     assert values["values"] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

@@ -62,16 +62,17 @@ void add_resized(const double* sums,  // (h, w)
   std::vector<BilinearTap> columns;
   for (std::int64_t x = 0; x < p.out_width; ++x)
     columns.push_back(bilinear_tap(x, p.in_width, p.out_width));
+  std::vector<double> between(p.in_width);  // the two rows of the source
   for (std::int64_t y = 0; y < p.out_height; ++y) {
     const BilinearTap row = bilinear_tap(y, p.in_height, p.out_height);
     const double* above = sums + row.low * p.in_width;
     const double* below = sums + row.high * p.in_width;
+    for (std::int64_t x = 0; x < p.in_width; ++x)
+      between[x] = interpolate(above[x], below[x], row.weight);
     double* target = total + y * p.out_width;
     for (std::int64_t x = 0; x < p.out_width; ++x) {
       const BilinearTap& tap = columns[x];
-      const double left = interpolate(above[tap.low], below[tap.low], row.weight);
-      const double right = interpolate(above[tap.high], below[tap.high], row.weight);
-      target[x] += interpolate(left, right, tap.weight);
+      target[x] += interpolate(between[tap.low], between[tap.high], tap.weight);
     }
   }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 SUMMARY = "Make labels of a folder of photos from their activation maps."
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the recipe; may be given several times",
+        help="an option of the recipe, or @FILE.json that holds its value; may be given several "
+        "times",
     )
     add(
         "--normalize",
@@ -86,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="GPUs of each process on a cluster, for recipes that use them (default: none)",
+    )
+    add("--batch", type=int, metavar="N", help="photos at once, for recipes that take batches")
+    add(
+        "--shard-size",
+        type=int,
+        metavar="N",
+        help="write tars of N photos' labels, OUT/labels-000000.tar (default: a PNG for each)",
     )
     add("--part", type=_part, metavar="I/N", help="do part I of N, for array jobs")
     add("--limit", type=int, metavar="N", help="do the first N photos only")
@@ -127,6 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         timeout=arguments.timeout,
         gpus_per_worker=arguments.gpus_per_worker,
+        batch=arguments.batch,
+        shard_size=arguments.shard_size,
         part=arguments.part,
         limit=arguments.limit,
         retry_failed=arguments.retry_failed,
@@ -141,7 +152,16 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+    if value.startswith("@"):
+        return name.replace("-", "_"), _json_file(value[1:], text)
     try:
         return name.replace("-", "_"), json.loads(value)
     except ValueError:
         return name.replace("-", "_"), {"True": True, "False": False}.get(value, value)
+
+
+def _json_file(path: str, text: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--option must name a JSON file after @, got {text!r}: {error}") from None

@@ -1,7 +1,7 @@
 """Readers and writers of the files people exchange.
 
 No reader here can run code from a file. Pickles are not unpickled: their opcodes are listed with
-:func:`pickletools.genops`, which parses without executing anything, and a small interpreter accepts
+``pickletools.genops``, which parses without executing anything, and a small interpreter accepts
 only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 
 =====================  =============================================================================
@@ -19,9 +19,9 @@ only the opcodes that dictionaries of NumPy arrays and torch tensors need.
 `label_studio_rle`     mask -> Label Studio's brush run lengths
 `read_photo`           photo of any common format -> RGB, upright
 `read_maps`            activation maps of one photo, as PSA, IRN, CLIP-ES and others write -> `Maps`
-`MapArchive`           activation maps of many photos in one `.npz` -> `Maps` of each
+`MapArchive`           activation maps of many photos in one ``.npz`` -> `Maps` of each
 `read_masks`           masks of one photo, as SAM's programs write them -> bool stack or label map
-`write_maps`           activation maps or cues of one photo -> a small `.npz`, read by `read_maps`
+`write_maps`           activation maps or cues of one photo -> a small ``.npz``, read by `read_maps`
 `read_sec_cues`        the localization cues published with SEC, a pickle -> `SecCues` per image
 `write_sec_cues`       cues -> a file like SEC's
 =====================  =============================================================================

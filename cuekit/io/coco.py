@@ -237,6 +237,19 @@ def read_coco(path: PathLike, *, max_bytes: int = 2**30) -> CocoTruth:
     ----------
     T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014,
     :doi:`10.1007/978-3-319-10602-1_48`; the format: https://cocodataset.org/#format-data
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import read_coco, write_coco
+    >>> labels = np.array([[0, 0, 2], [0, 2, 2]])
+    >>> write_coco("instances.json", [("street.jpg", labels)], ["background", "car", "dog"])
+    >>> truth = read_coco("instances.json")
+    >>> truth.classes
+    ('background', 'car', 'dog')
+    >>> truth.labels("street")
+    array([[0, 0, 2],
+           [0, 2, 2]], dtype=uint8)
     """
     file_path = check_path(path)
     max_bytes = check_integer(max_bytes, "max_bytes", minimum=1)
@@ -457,6 +470,17 @@ def write_coco(
     An annotation is a class and not an object: ``iscrowd`` is 0, and ``area`` and ``bbox`` are
     those of the class. The format has no "ignore": pixels of label 255 are in no annotation, as the
     background. Photos are numbered from 1 in their order.
+
+    Examples
+    --------
+    >>> import json
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from cuekit.io import write_coco
+    >>> write_coco("instances.json", [("street.jpg", np.array([[0, 1], [1, 1]]))], "voc")
+    >>> annotation, = json.loads(Path("instances.json").read_text())["annotations"]
+    >>> annotation["category_id"], annotation["area"], annotation["bbox"]
+    (1, 3, [0, 0, 2, 2])
     """
     file_path = check_path(path)
     names = class_names(classes)

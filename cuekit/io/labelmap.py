@@ -112,6 +112,14 @@ def write_labelmap(
         If a name has a colon, or the number of colours is not that of the classes.
     OSError
         If the file cannot be written. What was at `path` is then unchanged.
+
+    Examples
+    --------
+    >>> from cuekit.io import read_labelmap, write_labelmap
+    >>> write_labelmap("labelmap.txt", ["background", "cat"])
+    >>> names, colours = read_labelmap("labelmap.txt")
+    >>> names, colours.tolist()
+    (('background', 'cat'), [[0, 0, 0], [128, 0, 0]])
     """
     file_path = check_path(path)
     names = class_names(classes)

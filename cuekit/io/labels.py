@@ -40,6 +40,15 @@ def write_labels(path: PathLike, labels: Any) -> None:
     OSError
         If the file cannot be written, or `path` is a folder, a device or a pipe. What was at
         `path` is then unchanged. The message names `path`, or its folder where that is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import read_labels, write_labels
+    >>> write_labels("labels.png", np.array([[0, 15], [15, 255]]))
+    >>> read_labels("labels.png")
+    array([[  0,  15],
+           [ 15, 255]], dtype=uint8)
     """
     file_path = check_path(path)
     data = encode_labels(labels)
@@ -80,6 +89,14 @@ def write_colours(path: PathLike, labels: Any) -> None:
         If the shape, the device or a value is not as described above.
     OSError
         If the file cannot be written. What was at `path` is then unchanged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import read_photo, write_colours
+    >>> write_colours("colours.png", np.array([[0, 1]]))
+    >>> read_photo("colours.png").tolist()
+    [[[0, 0, 0], [128, 0, 0]]]
     """
     from PIL import Image
 
@@ -134,6 +151,16 @@ def read_labels(path: PathLike, *, colours: Any = None) -> NDArray[np.uint8]:
     All checksums in the file are compared: that of every chunk, and that of the compressed pixels.
     The number of pixels must be right, and the file must be whole. Pillow alone does not check
     this, and reads other labels from some files with a flipped bit.
+
+    Examples
+    --------
+    A palette PNG gives its indices. An RGB PNG needs the colours of the classes:
+
+    >>> import numpy as np
+    >>> from cuekit.io import read_labels, write_colours
+    >>> write_colours("colours.png", np.array([[0, 1, 255]]))
+    >>> read_labels("colours.png", colours="voc")
+    array([[  0,   1, 255]], dtype=uint8)
     """
     file_path = check_path(path)
     table = None if colours is None else check_colours(colours)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _MAX_ENTRIES = 2**20
 
 
 class MapArchive:
-    """Activation maps of many photos in one `.npz` file, read photo by photo.
+    """Activation maps of many photos in one ``.npz`` file, read photo by photo.
 
     The file has these arrays for each photo, as ``numpy.savez`` or ``numpy.savez_compressed`` write
     them. NAME is the photo's name; it may contain slashes.
@@ -56,12 +56,37 @@ class MapArchive:
         If the file is damaged, has more than 2**20 entries, or has no ``NAME/cams``.
     OSError
         If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import MapArchive
+    >>> cams = np.ones((2, 3, 4), np.float16)
+    >>> np.savez("maps.npz", **{"street/cams": cams, "street/classes": np.array([7, 15])})
+    >>> with MapArchive("maps.npz") as archive:
+    ...     found = archive.read("street")
+    >>> archive.names, found.class_ids
+    (('street',), array([ 7, 15]))
     """
 
     def __init__(self, path: PathLike, *, max_bytes: int = 2**30) -> None:
-        self._path = os.fspath(check_path(path))
+        file_path = check_path(path)
         max_bytes = check_integer(max_bytes, "max_bytes", minimum=1)
-        self._file = check_path(path).open("rb")
+        self._open(file_path.open("rb"), os.fspath(file_path), max_bytes)
+
+    @classmethod
+    def of_file(cls, file: IO[bytes], path: str, max_bytes: int = 2**30) -> MapArchive:
+        """Take a file that is open, such as one of a store; errors name `path`.
+
+        The file is closed with the object.
+        """
+        archive = cls.__new__(cls)
+        archive._open(file, path, max_bytes)
+        return archive
+
+    def _open(self, file: IO[bytes], path: str, max_bytes: int) -> None:
+        self._file = file
+        self._path = path
         try:
             with undamaged():
                 self._archive = Archive(self._file, max_bytes, _MAX_ENTRIES)

@@ -136,7 +136,7 @@ def read_maps(
 ) -> Maps:
     """Read the activation maps of one photo, as published code writes them.
 
-    Files are read whatever wrote them: `.npy` files of a dict, `.npz` archives, files of
+    Files are read whatever wrote them: ``.npy`` files of a dict, ``.npz`` archives, files of
     ``torch.save`` of both kinds, and plain pickles. Arrays in them may be torch tensors; torch
     need not be installed. Nothing in a file is ever executed.
 
@@ -202,6 +202,17 @@ def read_maps(
 
     A dictionary with the classes' own ids (1, 2, ...) and no background cannot be told from PSA's,
     whose ids start at 0.
+
+    Examples
+    --------
+    A file as PSA writes it: a dictionary of one map for each class, counted from 0.
+
+    >>> import numpy as np
+    >>> from cuekit.io import read_maps
+    >>> np.save("2007_000033.npy", {14: np.ones((3, 4), np.float32)}, allow_pickle=True)
+    >>> found = read_maps("2007_000033.npy")
+    >>> found.format, found.class_ids, found.maps.shape
+    ('psa', array([15]), (1, 3, 4))
     """
     file_path = check_path(path)
     check_choice(format, "format", _FORMATS)
@@ -461,7 +472,7 @@ def write_maps(
     encoding: Literal["uint8", "float16"] = "uint8",
     provenance: str = "",
 ) -> None:
-    """Write the activation maps, or the cues, of one photo as a small `.npz`.
+    """Write the activation maps, or the cues, of one photo as a small ``.npz``.
 
     The file is read by `read_maps`, and by ``numpy.load`` without cuekit and without pickles. It is
     written under a temporary name and then renamed, so `path` never holds a partial file. Equal
@@ -540,6 +551,18 @@ def write_maps(
             elif "size" in file:
                 h, w = file["size"]
                 maps = np.unpackbits(maps, axis=1, count=h * w).reshape(-1, h, w)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import read_maps, write_maps
+    >>> maps = np.array([[[0.0, 1.0], [0.25, 0.5]]], np.float32)
+    >>> write_maps("photo.npz", maps, [15], photo_size=(375, 500))
+    >>> found = read_maps("photo.npz")
+    >>> found.class_ids, found.photo_size
+    (array([15]), (375, 500))
+    >>> bool(np.abs(found.maps - maps).max() < 0.002)  # 1 / 510, and rounding
+    True
     """
     file_path = check_path(path)
     check_choice(encoding, "encoding", ("uint8", "float16"))

@@ -42,7 +42,7 @@ def read_masks(path: PathLike, *, max_bytes: int = 2**30) -> NDArray[Any]:
           counts, a list of integers, are read as well;
         - such a list as a pickle of protocol 2 to 5, as SAM's mask generator returns it in any of
           its output modes: run lengths of both kinds, or bool arrays (H, W);
-        - an `.npy` of integers (H, W): a label map, -1 = in no mask.
+        - an ``.npy`` of integers (H, W): a label map, -1 = in no mask.
     max_bytes : int, default 2**30
         Size limit of the masks, and of a file, in bytes. Reading may need about three times as much
         memory.
@@ -62,6 +62,20 @@ def read_masks(path: PathLike, *, max_bytes: int = 2**30) -> NDArray[Any]:
         mask at all: it does not say the photo's size then. The message names the file.
     OSError
         If a file cannot be opened or read.
+
+    Examples
+    --------
+    A JSON of run lengths, as ``amg.py --convert-to-rle`` writes it:
+
+    >>> import json
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from cuekit.io import encode_rle, read_masks
+    >>> masks = [{"segmentation": encode_rle(np.eye(2, dtype=bool))}]
+    >>> _ = Path("masks.json").write_text(json.dumps(masks))
+    >>> read_masks("masks.json")
+    array([[[ True, False],
+            [False,  True]]])
     """
     file_path = check_path(path)
     max_bytes = check_integer(max_bytes, "max_bytes", minimum=1)

@@ -49,6 +49,15 @@ def read_photo(path: PathLike) -> NDArray[np.uint8]:
         ``PIL.Image.MAX_IMAGE_PIXELS``. The message names the file.
     OSError
         If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from cuekit.io import read_photo
+    >>> Image.fromarray(np.full((2, 3), 80, np.uint8)).save("gray.png")
+    >>> read_photo("gray.png").shape
+    (2, 3, 3)
     """
     from PIL import Image
 

@@ -102,6 +102,13 @@ def decode_rle(rle: Mapping[str, Any], *, max_pixels: int = 2**28) -> NDArray[np
     ValueError
         If there is no size or no counts, if the counts are damaged or do not add up to H · W, or if
         the mask has more pixels than `max_pixels`.
+
+    Examples
+    --------
+    >>> from cuekit.io import decode_rle
+    >>> decode_rle({"size": [2, 2], "counts": [1, 3]})  # down the columns: one 0, three 1
+    array([[False,  True],
+           [ True,  True]])
     """
     if not isinstance(rle, Mapping):
         raise TypeError(f"rle must be a mapping with size and counts, got {type(rle).__name__}")

@@ -301,6 +301,17 @@ def write_sec_cues(
         if there are more than 200 000 images. The message names the key.
     OSError
         If a file cannot be opened, read or written. What was at `path` is then unchanged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cuekit.io import SecCues, read_sec_cues, write_sec_cues
+    >>> cues = np.zeros((21, 41, 41), dtype=bool)
+    >>> cues[15, 10, 20] = True
+    >>> write_sec_cues("cues.pickle", {0: SecCues(np.array([15]), cues)})
+    >>> found = read_sec_cues("cues.pickle")[0]
+    >>> np.argwhere(found.cues).tolist()
+    [[15, 10, 20]]
     """
     file_path = check_path(path)
     indices = None if image_list is None else _read_image_list(check_path(image_list, "image_list"))

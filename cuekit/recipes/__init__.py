@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from cuekit.recipes._steps import Labels
+from cuekit.recipes.calibrate import Calibration, calibrate
 from cuekit.recipes.evidence import EVIDENCE_CRF, EVIDENCE_WEIGHTS, EvidenceWeights, evidence
 from cuekit.recipes.published import (
     clip_es,
@@ -52,7 +53,9 @@ __all__ = [
     "EVIDENCE_CRF",
     "EVIDENCE_WEIGHTS",
     "RECIPES",
+    "Calibration",
     "EvidenceWeights",
+    "calibrate",
     "clip_es",
     "crf",
     "evidence",

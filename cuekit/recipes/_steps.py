@@ -127,8 +127,8 @@ def at_photo_size(maps: Array, photo: NDArray[np.uint8]) -> Array:
 
 
 def normalized(maps: Array) -> Array:
-    result = np.zeros_like(maps)
-    np.divide(maps, maps.max(axis=(-2, -1), keepdims=True), out=result, where=maps > 0)
+    peaks = maps.max(axis=(-2, -1), keepdims=True)
+    result: Array = np.maximum(maps, 0) / np.where(peaks > 0, peaks, 1)
     return result
 
 

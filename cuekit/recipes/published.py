@@ -61,7 +61,7 @@ def snap(
     min_size: int = 60,
     threshold: float = 0.3,
 ) -> Labels:
-    """Snap cues to superpixels, and fuse those of several classifiers: the paper's cues [1]_.
+    """Snap cues to superpixels, and fuse those of several classifiers: the paper's cues.
 
     Class-subtracted maps are thresholded, superpixels take a class as a whole or not at all, and
     a pixel has the label of the smallest cue that covers it, or 255.
@@ -92,7 +92,7 @@ def snap(
 
     References
     ----------
-    .. [1] T. Sun et al., arXiv:1904.01749.
+    T. Sun et al., arXiv:1904.01749.
     """
     sets, ids = choose_maps(photo, maps, tags)
     if not ids:
@@ -134,7 +134,7 @@ def threshold(
 
     References
     ----------
-    .. [1] J. Ahn, S. Cho, S. Kwak, arXiv:1904.05044; jiwoon-ahn/irn:step/eval_cam.py.
+    J. Ahn, S. Cho, S. Kwak, arXiv:1904.05044; jiwoon-ahn/irn:step/eval_cam.py.
     """
     scores, ids = merged_scores(photo, maps, tags, normalize=normalize)
     return to_labels(with_background(scores, threshold=threshold), ids)
@@ -191,7 +191,7 @@ def irn(
     iterations: int = 10,
     normalize: bool = False,
 ) -> Labels:
-    """Refine hard labels with two background scores, and keep what is sure: IRN's labels [1]_.
+    """Refine hard labels with two background scores, and keep what is sure: IRN's labels.
 
     Foreground is what the CRF says with the high background score, background is what it says with
     both, all other pixels are 255. IRN learns affinities from these labels.
@@ -213,7 +213,7 @@ def irn(
 
     References
     ----------
-    .. [1] J. Ahn, S. Cho, S. Kwak, arXiv:1904.05044; jiwoon-ahn/irn:step/cam_to_ir_label.py.
+    J. Ahn, S. Cho, S. Kwak, arXiv:1904.05044; jiwoon-ahn/irn:step/cam_to_ir_label.py.
     """
     scores, ids = merged_scores(photo, maps, tags, normalize=normalize)
     hard = probabilities_to_labels(_with_two_backgrounds(scores, high, low), ignore=None)
@@ -232,7 +232,7 @@ def psa(
     iterations: int = 10,
     normalize: bool = False,
 ) -> Labels:
-    """Refine maps and the background (1 - their maximum) ** alpha with the CRF, as PSA does [1]_.
+    """Refine maps and the background (1 - their maximum) ** alpha with the CRF, as PSA does.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def psa(
 
     References
     ----------
-    .. [1] J. Ahn, S. Kwak, arXiv:1803.10464; jiwoon-ahn/psa:infer_cls.py.
+    J. Ahn, S. Kwak, arXiv:1803.10464; jiwoon-ahn/psa:infer_cls.py.
     """
     return crf(
         photo,
@@ -277,7 +277,7 @@ def psa_affinity(
     iterations: int = 10,
     normalize: bool = False,
 ) -> Labels:
-    """Combine PSA's two runs into the labels from which it learns affinities [1]_.
+    """Combine PSA's two runs into the labels from which it learns affinities.
 
     Background is what the run with the high alpha says, foreground what the run with the low one
     says elsewhere, all other pixels are 255.
@@ -303,8 +303,8 @@ def psa_affinity(
 
     References
     ----------
-    .. [1] J. Ahn, S. Kwak, arXiv:1803.10464; jiwoon-ahn/psa:infer_cls.py and ``VOC12AffDataset``
-       in jiwoon-ahn/psa:voc12/data.py.
+    J. Ahn, S. Kwak, arXiv:1803.10464; jiwoon-ahn/psa:infer_cls.py and ``VOC12AffDataset``
+    in jiwoon-ahn/psa:voc12/data.py.
     """
     if not check_number(low_alpha, "low_alpha") <= check_number(high_alpha, "high_alpha"):
         raise ValueError(f"low_alpha must be at most high_alpha = {high_alpha}, got {low_alpha}")
@@ -327,7 +327,7 @@ def clip_es(
     iterations: int = 10,
     normalize: bool = False,
 ) -> Labels:
-    """Refine maps with the CRF, and keep labels of which it is sure: CLIP-ES's labels [1]_.
+    """Refine maps with the CRF, and keep labels of which it is sure: CLIP-ES's labels.
 
     Parameters
     ----------
@@ -356,7 +356,7 @@ def clip_es(
 
     References
     ----------
-    .. [1] Y. Lin et al., arXiv:2212.09506; linyq2117/CLIP-ES:eval_cam_with_crf.py.
+    Y. Lin et al., arXiv:2212.09506; linyq2117/CLIP-ES:eval_cam_with_crf.py.
     """
     scores, ids = merged_scores(photo, maps, tags, normalize=normalize)
     probabilities = with_background(scores, alpha=alpha)
@@ -379,7 +379,7 @@ def toco(
     iterations: int = 10,
     normalize: bool = False,
 ) -> Labels:
-    """Refine the softmax of maps with two background scores, and keep what is sure: ToCo [1]_.
+    """Refine the softmax of maps with two background scores, and keep what is sure: ToCo.
 
     Parameters
     ----------
@@ -397,8 +397,8 @@ def toco(
 
     References
     ----------
-    .. [1] L. Ru et al., arXiv:2303.01267; rulixiang/ToCo:tools/infer_cam_crf_label.py and
-       ``infer_cam_crf_label_coco.py``.
+    L. Ru et al., arXiv:2303.01267; rulixiang/ToCo:tools/infer_cam_crf_label.py and
+    ``infer_cam_crf_label_coco.py``.
     """
     scores, ids = merged_scores(photo, maps, tags, normalize=normalize)
     soft = softmax(_with_two_backgrounds(scores, high, low))
@@ -416,7 +416,7 @@ def toco_par(
     preset: str | RefineParams = "toco",
     normalize: bool = False,
 ) -> Labels:
-    """Refine the softmax of maps with PAR in place of a CRF: labels on which ToCo trains [1]_.
+    """Refine the softmax of maps with PAR in place of a CRF: labels on which ToCo trains.
 
     Parameters
     ----------
@@ -439,8 +439,8 @@ def toco_par(
 
     References
     ----------
-    .. [1] L. Ru et al., arXiv:2303.01267; ``refine_cams_with_bkg_v2`` in
-       rulixiang/ToCo:utils/camutils.py.
+    L. Ru et al., arXiv:2303.01267; ``refine_cams_with_bkg_v2`` in
+    rulixiang/ToCo:utils/camutils.py.
     """
     scores, ids = merged_scores(photo, maps, tags, normalize=normalize)
     factor = check_integer(reduction, "reduction", minimum=1)
@@ -461,7 +461,7 @@ def weclip(
     params: str | CRFParams = "weclip",
     iterations: int = 10,
 ) -> Labels:
-    """Refine the softmax of a network's logits with the CRF: the last step of WeCLIP [1]_.
+    """Refine the softmax of a network's logits with the CRF: the last step of WeCLIP.
 
     The same for AFA, ToCo, SeCo, MoRe and ExCEL, with ``params="toco-seg"`` for ToCo and SeCo. For
     maps that are logits, with one of the background: the format "logits" of `read_maps`.
@@ -480,8 +480,8 @@ def weclip(
 
     References
     ----------
-    .. [1] B. Zhang et al., "Frozen CLIP: a strong backbone for weakly supervised semantic
-       segmentation", CVPR 2024, arXiv:2406.11189; zbf1991/WeCLIP:WeCLIP/test_msc_flip_voc.py.
+    B. Zhang et al., "Frozen CLIP: a strong backbone for weakly supervised semantic
+    segmentation", CVPR 2024, arXiv:2406.11189; zbf1991/WeCLIP:WeCLIP/test_msc_flip_voc.py.
     """
     sets, ids = choose_maps(photo, maps, tags)
     probabilities = []
@@ -502,7 +502,7 @@ def sepl(
     recipe: str = "threshold",
     **options: Any,
 ) -> Labels:
-    """Sharpen the labels of another recipe with masks, as SEPL does [1]_.
+    """Sharpen the labels of another recipe with masks, as SEPL does.
 
     Parameters
     ----------
@@ -522,7 +522,7 @@ def sepl(
 
     References
     ----------
-    .. [1] T. Chen et al., arXiv:2305.05803; cskyl/SAM_WSSS:merge/max_iou_imp2.py.
+    T. Chen et al., arXiv:2305.05803; cskyl/SAM_WSSS:merge/max_iou_imp2.py.
     """
     from cuekit.recipes import RECIPES  # which has this function, too
 

@@ -3,6 +3,7 @@
 Each function is a command of `cuekit`, too.
 
 ==================  ============================================================================
+`calibrate`         photos with masks and activation maps -> weights of the recipe `evidence`
 `convert_labels`    label images, or COCO's truth -> another format
 `convert_maps`      somebody's activation maps -> small files
 `evaluate`          label images and the truth -> IoU, accuracy, intervals, differences
@@ -16,6 +17,7 @@ Each function is a command of `cuekit`, too.
 
 from __future__ import annotations
 
+from cuekit.run._calibrate import calibrate
 from cuekit.run._convert import Conversion, convert_labels, convert_maps
 from cuekit.run._curve import Sweep
 from cuekit.run._dry_run import DryRun
@@ -33,6 +35,7 @@ __all__ = [
     "LabelRun",
     "Sweep",
     "View",
+    "calibrate",
     "convert_labels",
     "convert_maps",
     "evaluate",

@@ -25,13 +25,13 @@ from cuekit.run._label_task import check_sizes
 from cuekit.run._plan import check_apart, map_sources
 from cuekit.run._progress import Progress, duration
 from cuekit.run._sources import (
-    LABEL_SUFFIXES,
     PHOTO_SUFFIXES,
     Files,
     check_name,
     listed_names,
     without_suffix,
 )
+from cuekit.run._storage import is_shard, label_files, local_file
 from cuekit.run._workers import RunStoppedError, describe, run_all
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def convert_maps(
     (found,) = map_sources(source)
     files = found.files
     pictures = None if photos is None else Files(photos, PHOTO_SUFFIXES, "photos")
-    wanted = _wanted(names, sorted(found.names), source)
+    wanted = _wanted(names, found.names(), source)
     report = _Report(len(wanted), progress)
 
     def items() -> Iterator[dict[str, Any]]:
@@ -314,7 +314,8 @@ def convert_labels(
     Parameters
     ----------
     labels : str or path-like
-        A folder with a label image NAME.png for each photo, or an instances JSON.
+        A folder with a label image NAME.png for each photo, or with tars of them that `labels`
+        wrote; or an instances JSON.
     out : str or path-like
         What is written. It must be apart from `labels`.
     to : str, default "png"
@@ -361,7 +362,7 @@ def convert_labels(
     check_switch(official_ids, "official_ids")
     for each in [target, target.with_suffix("")] if to == "coco-panoptic" else [target]:
         check_apart(each, [source])
-    if source.is_file():
+    if source.is_file() and not is_shard(source):
         reader: _TruthLabels | _FolderLabels = _TruthLabels(source, overlap, crowds)
     else:
         reader = _FolderLabels(source, classes, colours, official_ids, photo_suffix)
@@ -406,7 +407,7 @@ class _FolderLabels:
     def __init__(
         self, source: Path, classes: Any, colours: Any, official_ids: bool, photo_suffix: str
     ) -> None:
-        self._files = Files(source, LABEL_SUFFIXES, "labels")
+        self._files = label_files(source)
         self._colours = colours
         self._official_ids = official_ids
         self._photo_suffix = photo_suffix
@@ -417,7 +418,8 @@ class _FolderLabels:
     def read(self, name: str) -> tuple[str, NDArray[np.uint8]]:
         path = self._files.path(name)
         self.bytes += path.stat().st_size
-        labels = io.read_labels(path, colours=self._colours)
+        with local_file(os.fspath(path)) as file:
+            labels = io.read_labels(file, colours=self._colours)
         if self._official_ids:
             labels = coco_to_contiguous(labels)
         return name + self._photo_suffix, labels

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ROWS = 21  # of the table
 _BAR = 50  # characters of the bar of mean IoU 1
+_USUAL = {"threshold": 0.3, "alpha": 4.0}  # what scripts have where nothing was tuned
 _NEAR = 0.005  # of mean IoU: thresholds that are as good as the best one
 
 
@@ -45,6 +46,9 @@ class Sweep:
     matrices : (n, K, K) array of int64, or None
         The confusion matrix of all photos at each value: rows are true classes, columns predicted
         ones. None without truth.
+    at_own_best : (K, K) array of int64, or None
+        The confusion matrix if each photo has the value that is best for it, chosen with truth.
+        None without truth.
     left_out_pixels : int
         Pixels whose truth is 255.
     peaks : (float, float)
@@ -66,6 +70,7 @@ class Sweep:
     averaged: tuple[int, ...]
     names: tuple[str, ...]
     matrices: NDArray[np.int64] | None
+    at_own_best: NDArray[np.int64] | None
     left_out_pixels: int
     peaks: tuple[float, float]
     estimate: float | None
@@ -84,6 +89,13 @@ class Sweep:
         if self.matrices is None or np.isnan(self._mean_iou).all():
             return None
         return self.values[int(np.nanargmax(self._mean_iou))]
+
+    @property
+    def oracle(self) -> float | None:
+        """The mean IoU if each photo has the value that is best for it; None without truth."""
+        return (
+            None if self.at_own_best is None else float(mean_iou(self.at_own_best, self.averaged))
+        )
 
     @cached_property
     def _mean_iou(self) -> NDArray[np.float64]:
@@ -149,7 +161,24 @@ class Sweep:
                 lost = self._mean_iou[best] - self._mean_iou[nearest]
                 line += f", {percent(lost)} below the best at {self.values[nearest]:g}"
             lines.append(line)
-        return lines
+        return lines + self._share()
+
+    def _share(self) -> list[str]:
+        """Say how much of what can be gained the best value and the estimate reach."""
+        usual, best = self.nearest(_USUAL[self.parameter]), self.nearest(self.best)
+        if best is None or usual is None or self.oracle is None:
+            return []
+        line = f"the best {self.parameter} of each photo, chosen with truth: {percent(self.oracle)}"
+        gain = self.oracle - self._mean_iou[usual]
+        if gain > 0:
+            reached = {"the best": best, "the estimate": self.nearest(self.estimate)}
+            shares = [
+                f"{name} {(self._mean_iou[i] - self._mean_iou[usual]) / gain:.0%}"
+                for name, i in reached.items()
+                if i is not None
+            ]
+            line += f"; of the gain from {self.values[usual]:g} to it: {', '.join(shares)}"
+        return [line]
 
     # -------------------------------------------------------------------------------- as files
 
@@ -162,6 +191,7 @@ class Sweep:
             "values": list(self.values),
             "best": self.best,
             "estimate": self.estimate,
+            "oracle": None if self.oracle is None else without_nan(self.oracle),
             "peaks": list(self.peaks),
             "classes": list(self.class_names),
             "averaged": [self.class_names[i] for i in self.averaged],

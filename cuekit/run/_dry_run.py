@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from cuekit.io.labels import encode_labels
+from cuekit.run._folder import OutputFolder
 from cuekit.run._label_task import LabelTask
 from cuekit.run._plan import Plan
 from cuekit.run._progress import duration
 from cuekit.run._recipe import Recipe
-from cuekit.run._remote_folder import output_folder
+from cuekit.run._shards import check_key
 from cuekit.run._storage import Remote, readable
+from cuekit.run._strings import Strings
 from cuekit.run._workers import describe
 
 _SAMPLES = 3  # photos that labels are made of, to say how long all take
@@ -79,46 +82,60 @@ class DryRun:
 
 
 def dry_run(
-    plan: Plan, function: Recipe, wanted: list[str], folder: Path | Remote, jobs: int
+    plan: Plan, function: Recipe, wanted: Strings, folder: OutputFolder, jobs: int
 ) -> DryRun:
     """Look at all that is there, and make labels of some photos without writing them."""
     failing: dict[str, str] = {}
-    items = []
-    for name in wanted:
-        try:
-            items.append(plan.item(name))
-        except (OSError, ValueError) as error:
-            failing[name] = describe(error)
-    journal = output_folder(folder, plan.manifest(function), None)
-    journal.look()
-    pending = [item for item in items if not journal.is_done(item["name"], item["inputs"])]
+    done = 0
+    first: dict[str, Any] | None = None
+
+    def left() -> Iterator[str]:
+        nonlocal done, first
+        for name in wanted:
+            try:
+                item = plan.item(name)
+                if folder.shards is not None:
+                    check_key(name)
+            except (OSError, ValueError) as error:
+                failing[name] = describe(error)
+                continue
+            first = first or item
+            if folder.pixels_of(name, item["inputs"]) is None:
+                yield name
+            else:
+                done += 1
+
+    with contextlib.closing(folder):
+        folder.look()
+        pending = Strings(left())
     samples_of = pending[:: max(len(pending) // _SAMPLES, 1)][:_SAMPLES]
     samples: dict[str, str] = {}
     seconds, nbytes = [], []
     with contextlib.closing(LabelTask(plan.worker_settings(), function)) as task:
-        example = _example(task, items)
-        for item in samples_of:
+        example = "none" if first is None else _example(task, first)
+        for name in samples_of:
+            item = plan.item(name)
             start = time.monotonic()
             try:
                 found = task.make(item)
             except Exception as error:  # whatever a recipe raises
-                failing[item["name"]] = describe(error)
+                failing[name] = describe(error)
                 continue
             seconds.append(time.monotonic() - start)
             nbytes.append(len(encode_labels(found)))
             classes = ", ".join(map(str, np.unique(found).tolist()))
-            samples[item["name"]] = f"labels {classes} in {seconds[-1]:.2f} s"
+            samples[name] = f"labels {classes} in {seconds[-1]:.2f} s"
     return DryRun(
         photos=len(wanted),
-        done=len(items) - len(pending),
+        done=done,
         failing=failing,
-        unused=len(set(plan.photos.names()) - set(wanted)),
+        unused=len(plan.photos.names()) - sum(name in plan.photos for name in wanted),
         example=example,
         tried=len(samples_of),
         samples=samples,
         seconds=len(pending) * float(np.median(seconds or [0])),
         nbytes=len(pending) * float(np.mean(nbytes or [0])),
-        free=_free(folder),
+        free=_free(folder.path),
         jobs=jobs,
     )
 
@@ -130,11 +147,9 @@ def _free(folder: Path | Remote) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def _example(task: LabelTask, items: list[dict[str, Any]]) -> str:
+def _example(task: LabelTask, item: dict[str, Any]) -> str:
     """Say what a file of maps holds."""
-    if not items:
-        return "none"
-    where = items[0]["maps"][0]
+    where = item["maps"][0]
     try:
         maps = task.read(where)
     except (OSError, ValueError) as error:

@@ -23,7 +23,8 @@ from cuekit.run._pairs import (
     truth_notes,
     with_files,
 )
-from cuekit.run._sources import LABEL_SUFFIXES, Files, listed_names
+from cuekit.run._sources import listed_names
+from cuekit.run._storage import label_files, local_file, readable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def evaluate(
     ----------
     labels, truth : str or path-like
         Folders of label PNGs, as `cuekit.io.read_labels` reads them. The two files of a photo have
-        the same name.
+        the same name. Also folders of tars that `labels` wrote, tars and URLs, as there.
     names : str, path-like or iterable of str, optional
         A text file that lists the photos, or their names. Default: all names that have labels.
     classes : {"voc", "coco"}, str, path-like or sequence of str, default "voc"
@@ -96,14 +97,14 @@ def evaluate(
     jobs = check_integer(jobs, "jobs", minimum=1)
     known_names = class_names(classes)
     averaged = class_ids_of(mean_over, known_names)
-    label_files = Files(labels, LABEL_SUFFIXES, "labels")
-    truth_files = Files(truth, LABEL_SUFFIXES, "truth")
-    folders = {"labels": label_files, "truth": truth_files}
+    predicted = label_files(labels)
+    truth_files = label_files(truth, "truth")
+    folders = {"labels": predicted, "truth": truth_files}
     if compare is not None:
-        folders["other"] = Files(compare, LABEL_SUFFIXES, "other labels")
-    wanted = label_files.names() if names is None else listed_names(names)
+        folders["other"] = label_files(compare, "other labels")
+    wanted = predicted.names() if names is None else listed_names(names)
     if not wanted:
-        raise ValueError(f"{label_files.folder} must have label images (.png), got none")
+        raise ValueError(f"{predicted.folder} must have label images (.png), got none")
     failures: dict[str, str] = {}
     items = with_files(wanted, folders, failures)
     sets = [
@@ -156,22 +157,27 @@ class CountPixels:
 
     def __call__(self, item: Mapping[str, str]) -> dict[str, Any]:
         """Return the pairs of values, 256 * true + predicted, and how often they occur."""
-        truth = read_labels(item["truth"])
+        truth = _read(item["truth"])
         high = truth.astype(np.uint16) << 8
         cells = []
         for key in ("labels", "other"):
             if key not in item:
                 continue
-            labels = read_labels(item[key])
+            labels = _read(item[key])
             if labels.shape != truth.shape:
                 raise ValueError(
-                    f"{item[key]}: labels must have shape {truth.shape} to match the truth, "
-                    f"got {labels.shape}"
+                    f"{readable(item[key])}: labels must have shape {truth.shape} to match the "
+                    f"truth, got {labels.shape}"
                 )
             pixels = np.bincount((high | labels).ravel())
             pairs = np.flatnonzero(pixels)
             cells.append([pairs.tolist(), pixels[pairs].tolist()])
         return {"cells": cells}
+
+
+def _read(location: str) -> NDArray[np.uint8]:
+    with local_file(location) as path:
+        return read_labels(path)
 
 
 class _Count:

@@ -2,6 +2,7 @@
 
 ==========================  ===================================================================
 ``NAME.png``                the labels of a photo; complete, or not there
+``labels-NUMBER.tar``       instead, those of many photos; see `cuekit.run._shards`
 ``run.json``                the manifest: all settings that change results. Where there are
                             labels, a run with other settings is refused: a folder never holds a
                             mixture
@@ -25,6 +26,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import shutil
@@ -35,6 +37,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cuekit.io._common import replace_file
+from cuekit.run._journal import Journals
+from cuekit.run._shards import ShardWriter
 
 MANIFEST = "run.json"
 MAX_MANIFEST = 2**20  # bytes
@@ -44,6 +48,7 @@ MAX_MANIFEST = 2**20  # bytes
 _DIFFERENCES = {
     "recipe_source": "the file of the recipe has changed",
     "tags": "the tags are not the same, or only one of the runs has tags",
+    "shards": "only one of the runs writes tars (--shard-size)",
 }
 
 
@@ -58,9 +63,17 @@ class OutputFolder:
         All that changes results, JSON.
     part : (int, int) or None
         The number of this part, from 1 on, and the number of parts.
+    shard_size : int or None
+        Number of photos of each tar; None: each photo has a file.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], part: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        part: tuple[int, int] | None,
+        shard_size: int | None = None,
+    ) -> None:
         self.path = path
         self._settings = settings
         suffix = "" if part is None else f"-{part[0]}-of-{part[1]}"
@@ -71,12 +84,14 @@ class OutputFolder:
         self._part_lock = path / f".lock{suffix}"
         self._journal: IO[bytes] | None = None
         self._locks = contextlib.ExitStack()
-        self._entries: dict[str, bytes] = {}  # as lines: parsed, they would take 5 times as much
+        self._journals = Journals()
+        self.shards = None if shard_size is None else ShardWriter(self, shard_size, suffix)
 
     def __enter__(self) -> OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as undo:
             undo.callback(self._locks.close)
+            undo.callback(self.close)
             # A whole run keeps all others out, a part only whole runs and the same part.
             self._locks.enter_context(_locked(self.path / ".lock", shared=self._is_part))
             if self._is_part:
@@ -87,27 +102,40 @@ class OutputFolder:
             self.unfinished.mkdir()
             self._read_journals()
             self._journal = _opened_for_lines(self._journal_path)
+            if self.shards is not None:
+                self.shards.look(self._journals, writes=True)
             undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.unfinished, ignore_errors=True)
         try:
-            if self._journal is not None:
-                self._journal.close()
+            if self.shards is not None:
+                self.shards.close()
         finally:
-            self._locks.close()
+            try:
+                self.close()
+            finally:
+                shutil.rmtree(self.unfinished, ignore_errors=True)
+                self._locks.close()
 
     def look(self) -> None:
-        """Read what is there without changing anything."""
+        """Read what is there without changing anything; `close` ends that."""
         if self.path.is_dir():
             self._check_manifest(writes=False)
             self._read_journals()
+            if self.shards is not None:
+                self.shards.look(self._journals, writes=False)
+
+    def close(self) -> None:
+        """Close the files of the journals."""
+        self._journals.close()
+        if self._journal is not None:
+            self._journal.close()
 
     def _read_journals(self) -> None:
-        for journal in sorted(self.path.glob("journal*.jsonl")):
-            with journal.open("rb") as file:
-                self._read(file)
+        self._journals = Journals(sorted(self.path.glob("journal*.jsonl")))
+
+    # What is different in an object store.
 
     def _manifest(self) -> bytes:
         with (self.path / MANIFEST).open("rb") as file:
@@ -115,12 +143,44 @@ class OutputFolder:
 
     def _label(self) -> str | None:
         """Return a label file that is there, or None."""
-        found = next(self.path.rglob("*.png"), None)
+        all_ = itertools.chain(self.path.glob("labels*.tar"), self.path.rglob("*.png"))
+        found = next(all_, None)
         return None if found is None else os.fspath(found.relative_to(self.path))
 
     def _write(self, path: Path, data: bytes) -> None:
         with replace_file(path) as file:
             file.write(data)
+
+    def tars(self) -> list[str]:
+        """Return the names of the tars that are there."""
+        return [path.name for path in self.path.glob("labels*.tar")]
+
+    def has_tar(self, name: str, expected: Any) -> bool:
+        """Return whether a tar is there, and is as `write_tar` said."""
+        size = checksum = 0
+        try:
+            with (self.path / name).open("rb") as file:
+                while data := file.read(2**20):
+                    size += len(data)
+                    checksum = zlib.crc32(data, checksum)
+        except FileNotFoundError:
+            return False
+        return bool([size, checksum] == expected)
+
+    def read_tar(self, name: str) -> bytes:
+        """Return a tar."""
+        return (self.path / name).read_bytes()
+
+    def write_tar(self, name: str, data: bytes) -> list[Any]:
+        """Write a tar; return its size and checksum."""
+        unfinished = self.unfinished / name
+        unfinished.write_bytes(data)
+        unfinished.replace(self.path / name)
+        return [len(data), zlib.crc32(data)]
+
+    def remove_tar(self, name: str) -> None:
+        """Remove a tar."""
+        (self.path / name).unlink()
 
     def _check_manifest(self, writes: bool = True) -> None:
         found = self._read_manifest()
@@ -165,57 +225,54 @@ class OutputFolder:
             raise ValueError(f"{self.path / MANIFEST} must be a JSON object, got {found!r:.100}")  # noqa: TRY004
         return found
 
-    def _read(self, journal: Iterable[bytes]) -> None:
-        """Keep the last entry of each photo."""
-        for line in journal:
-            try:
-                entry = json.loads(line)
-                name, when = str(entry["name"]), float(entry["time"])
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue  # cut when the process was killed: that photo is done again
-            if when >= float(self._entry(name).get("time", 0)):
-                self._entries[name] = line
+    def pixels_of(self, name: str, inputs: list[list[Any]]) -> dict[str, int] | None:
+        """Return the number of pixels of each class of a photo that is done.
 
-    def _entry(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._entries.get(name, b"{}"))
-        return found
-
-    def is_done(self, name: str, inputs: list[list[Any]]) -> bool:
-        """Return whether the labels of a photo are complete, and made from these inputs."""
-        entry = self._entry(name)
+        None: the labels of the photo are not complete, or were made from other inputs.
+        """
+        entry = self._journals.entry(name)
         if entry.get("state") != "done" or entry.get("inputs") != inputs:
-            return False
+            return None
+        is_there = self._has_labels(name, entry) if self.shards is None else self.shards.has(entry)
+        found: dict[str, int] = entry.get("pixels", {})
+        return found if is_there else None
+
+    def _has_labels(self, name: str, entry: dict[str, Any]) -> bool:
         try:
             data = (self.path / f"{name}.png").read_bytes()
         except OSError:
             return False
         return [len(data), zlib.crc32(data)] == [entry.get("bytes"), entry.get("crc32")]
 
-    def failure(self, name: str) -> str | None:
-        """Return why a photo failed, or None if it did not."""
-        entry = self._entry(name)
-        return str(entry.get("reason")) if entry.get("state") == "failed" else None
-
     def has_failed(self, name: str, inputs: list[list[Any]]) -> bool:
         """Return whether a photo failed with these inputs."""
-        entry = self._entry(name)
-        return entry.get("state") == "failed" and entry.get("inputs") == inputs
+        entry = self._journals.failed.get(name)
+        return entry is not None and entry.get("inputs") == inputs
 
-    def pixels(self, name: str) -> dict[str, int]:
-        """Return the number of pixels of each class of a photo that is done."""
-        found: dict[str, int] = self._entry(name).get("pixels", {})
-        return found
+    def done(self, name: str, inputs: list[list[Any]], result: dict[str, Any]) -> None:
+        """Note what a worker answered for a photo."""
+        if self.shards is not None:
+            self.shards.add(name, inputs, result)
+        else:
+            self.record({"name": name, "state": "done", "inputs": inputs, **result})
+        self._journals.failed.pop(name, None)
 
-    def record(self, name: str, **entry: Any) -> None:
-        """Append a photo's entry to the journal; only failures are kept in memory."""
+    def fail(self, name: str, inputs: list[list[Any]] | None, reason: str) -> None:
+        """Note that a photo has failed."""
+        entry: dict[str, Any] = {"name": name, "state": "failed"}
+        entry |= {"reason": reason, "inputs": inputs}
+        if self.shards is not None and (old := self._journals.entry(name).get("shard")):
+            entry["shard"] = old  # which has the labels of an earlier run
+        self.record(entry)
+        self._journals.failed[name] = entry
+
+    def record(self, *entries: dict[str, Any]) -> None:
+        """Append entries to the journal."""
         if self._journal is None:
             raise ValueError("the folder must be locked before anything is recorded")
-        line = json.dumps({"name": name, "time": time.time(), **entry}).encode() + b"\n"
-        self._journal.write(line)
+        lines = [json.dumps({"time": time.time(), **entry}) + "\n" for entry in entries]
+        self._journal.write("".join(lines).encode())
         self._flush()
-        self._entries.pop(name, None)
-        if entry["state"] == "failed":
-            self._entries[name] = line
 
     def _flush(self) -> None:
         if self._journal is not None:
@@ -223,8 +280,8 @@ class OutputFolder:
 
     def failures_of(self, names: Iterable[str]) -> dict[str, str]:
         """Return those of the photos that failed, with the reasons."""
-        reasons = {name: self.failure(name) for name in names}
-        return {name: reason for name, reason in reasons.items() if reason is not None}
+        failed = self._journals.failed
+        return {name: str(failed[name].get("reason")) for name in names if name in failed}
 
     def write_failures(self, names: Iterable[str]) -> None:
         """Write the list of those of the photos that failed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import uuid
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +14,21 @@ import numpy as np
 
 from cuekit import io
 from cuekit.io.labels import encode_labels
-from cuekit.run._recipe import Recipe, load_recipe, source_hash
-from cuekit.run._storage import is_url, local_file, put
-from cuekit.run._workers import RunStoppedError
+from cuekit.run._recipe import Recipe, load_recipe, source_hash, takes_batches
+from cuekit.run._storage import archive_of, clear_errors, is_url, local_file, put
+from cuekit.run._workers import RunStoppedError, attempt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 class LabelTask:
-    """Makes and writes the labels of one photo; made once in every worker."""
+    """Makes and writes the labels of one photo; made once in every worker.
+
+    For a recipe that takes batches, it gets several photos at once, ``{"items": [item, ...]}``, and
+    answers ``{"results": [result, ...]}``. It gives the recipe photos of one size, with maps of the
+    same shapes, at most `batch` of them. If that fails, each of them is tried alone.
+    """
 
     def __init__(self, settings: dict[str, Any], function: Recipe | None = None) -> None:
         self.settings = settings
@@ -32,37 +39,93 @@ class LabelTask:
                 f"recipe {settings['recipe']} must be the caller's, got another file of that name "
                 f"in {os.fspath(Path.cwd())}"
             )
-        self.archives = {path: io.MapArchive(path) for path in settings["archives"]}
+        self.takes_batches = takes_batches(self.function)
+        self.archives = {path: archive_of(path) for path in settings["archives"]}
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return what the journal says of the photo."""
-        found = self.make(item)
+        if "items" in item:
+            return {"results": self._in_batches(item["items"])}
+        return self._written(item, self.make(item))
+
+    def _written(self, item: dict[str, Any], found: NDArray[Any]) -> dict[str, Any]:
+        """Write labels, and return what the journal says of the photo."""
         data = encode_labels(found)
-        self._write(item, data)
+        written = self._write(item, data)
         counts = np.bincount(found.astype(np.uint8).reshape(-1))  # encode_labels has checked them
         ids = np.flatnonzero(counts)
         return {
             "bytes": len(data),
             "crc32": zlib.crc32(data),
             "pixels": dict(zip(map(str, ids.tolist()), counts[ids].tolist(), strict=True)),
+            **written,
         }
+
+    def _in_batches(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what the journal says of each photo."""
+        results: dict[int, dict[str, Any]] = {}
+        groups: dict[Any, list[tuple[int, _Inputs]]] = {}
+        for number, item in enumerate(items):
+            loaded = attempt(self._load, item)
+            if isinstance(loaded, _Inputs):
+                groups.setdefault(loaded.shapes, []).append((number, loaded))
+            else:
+                results[number] = loaded
+        size = self.settings["batch"]
+        for group in groups.values():
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
+                found: Any = None
+                if len(batch) > 1:
+                    found = attempt(self._call, [inputs for _, inputs in batch])
+                for i, (number, inputs) in enumerate(batch):
+                    # A batch that has failed is done again, because of one of its photos perhaps.
+                    labels = found[i] if isinstance(found, list) else None
+                    results[number] = attempt(self._finish, items[number], inputs, labels)
+        return [results[number] for number in range(len(items))]
+
+    def _finish(
+        self, item: dict[str, Any], inputs: _Inputs, found: NDArray[Any] | None
+    ) -> dict[str, Any]:
+        if found is None:
+            found = self._call([inputs])[0]
+        return self._written(item, _checked_labels(found, inputs.photo))
 
     def make(self, item: dict[str, Any]) -> NDArray[Any]:
         """Return the labels of a photo."""
+        inputs = self._load(item)
+        return _checked_labels(self._call([inputs])[0], inputs.photo)
+
+    def _load(self, item: dict[str, Any]) -> _Inputs:
+        """Read all that the recipe wants of a photo."""
         with local_file(item["photo"]) as path:
             photo = io.read_photo(path)
         maps = [self.read(where) for where in item["maps"]]
         for each in maps:
             check_sizes(each, photo)
-        extra = {} if item["masks"] is None else {"masks": io.read_masks(item["masks"])}
-        found = self.function(
-            photo,
-            maps[0] if len(maps) == 1 else maps,
-            item["tags"],
-            **self.settings["options"],
-            **extra,
-        )
-        return _checked_labels(found, photo)
+        masks = None
+        if item["masks"] is not None:
+            with local_file(item["masks"]) as path:
+                masks = io.read_masks(path)
+        return _Inputs(photo, maps, item["tags"], masks)
+
+    def _call(self, inputs: list[_Inputs]) -> list[Any]:
+        """Return what the recipe returns of each photo; not more than one if it takes no lists."""
+        photos = [each.photo for each in inputs]
+        maps = [each.maps[0] if len(each.maps) == 1 else each.maps for each in inputs]
+        tags = [each.tags for each in inputs]
+        options = dict(self.settings["options"])
+        if inputs[0].masks is not None:
+            masks = [each.masks for each in inputs]
+            options["masks"] = masks if self.takes_batches else masks[0]
+        if not self.takes_batches:
+            return [self.function(photos[0], maps[0], tags[0], **options)]
+        found = list(self.function(photos, maps, tags, **options))
+        if len(found) != len(inputs):
+            raise ValueError(
+                f"a recipe must return labels of each photo, {len(inputs)}, got {len(found)}"
+            )
+        return found
 
     def close(self) -> None:
         """Close the archives."""
@@ -72,18 +135,22 @@ class LabelTask:
     def read(self, where: list[str]) -> io.Maps:
         """Return the maps of a photo from a file, or from an archive."""
         if len(where) == 2:
-            return self.archives[where[0]].read(where[1])
+            with clear_errors(where[0]):
+                return self.archives[where[0]].read(where[1])
         with local_file(where[0]) as path:
             return io.read_maps(path, **self.settings["reading"])
 
-    def _write(self, item: dict[str, Any], data: bytes) -> None:
+    def _write(self, item: dict[str, Any], data: bytes) -> dict[str, Any]:
+        """Write labels; return what is to be known of that."""
+        if self.settings["out"] is None:  # the driver writes them into a tar
+            return {"png": base64.b64encode(data).decode()}
         if is_url(self.settings["out"]):
             url = f"{self.settings['out']}/{item['name']}.png"
             try:
-                put(url, data)
+                tag = put(url, data)
             except OSError as error:
                 raise RunStoppedError(f"labels cannot be written: {error}") from error
-            return
+            return {} if tag is None else {"tag": tag}
         target = Path(self.settings["out"]) / f"{item['name']}.png"
         # A process id would not do: processes of several machines may write into one folder.
         unfinished = Path(self.settings["unfinished"]) / f"{uuid.uuid4().hex}.part"
@@ -95,6 +162,22 @@ class LabelTask:
             raise RunStoppedError(
                 error.errno, f"labels cannot be written: {error.strerror}", os.fspath(target)
             ) from error
+        return {}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a recipe gets of one photo."""
+
+    photo: NDArray[np.uint8]
+    maps: list[io.Maps]
+    tags: list[int] | None
+    masks: NDArray[Any] | None
+
+    @property
+    def shapes(self) -> Any:
+        """What photos of one batch have in common."""
+        return self.photo.shape, tuple(each.maps.shape for each in self.maps)
 
 
 def check_sizes(maps: io.Maps, photo: NDArray[np.uint8]) -> None:

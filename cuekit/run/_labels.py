@@ -13,12 +13,12 @@ from typing import Any
 
 from cuekit._checks import check_integer
 from cuekit.classes import class_names
-from cuekit.io._common import PathLike, check_path
+from cuekit.io._common import PathLike
 from cuekit.run._dry_run import DryRun
 from cuekit.run._dry_run import dry_run as dry_run_of
 from cuekit.run._engine import Engine
 from cuekit.run._folder import OutputFolder
-from cuekit.run._plan import Plan, check_apart, map_sources, tags_of, wanted_names
+from cuekit.run._plan import MaskFiles, Plan, check_apart, map_sources, tags_of, wanted_names
 from cuekit.run._progress import Progress, duration
 from cuekit.run._recipe import (
     Recipe,
@@ -27,8 +27,10 @@ from cuekit.run._recipe import (
     recipe_name,
 )
 from cuekit.run._remote_folder import output_folder
+from cuekit.run._shards import check_key
 from cuekit.run._sources import PHOTO_SUFFIXES
-from cuekit.run._storage import Remote, files_of, is_url, place
+from cuekit.run._storage import Remote, files_of, place
+from cuekit.run._strings import Strings
 from cuekit.run._workers import describe
 
 _SHOWN_FAILURES = 10
@@ -105,6 +107,8 @@ def labels(
     address: str | None = None,
     timeout: float | None = None,
     gpus_per_worker: float = 0,
+    batch: int | None = None,
+    shard_size: int | None = None,
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -144,7 +148,7 @@ def labels(
         Names of the classes, for tags that are names; see `cuekit.classes.class_names`.
     masks : str or path-like, optional
         A folder with masks for each photo (`cuekit.io.read_masks`), which are given to the recipe
-        as ``masks=``.
+        as ``masks=``. In a store and in tars, those of a photo are one file.
     maps_format, maps_key, ids_key : str, optional
         How maps are read: `format` and the keys of `cuekit.io.read_maps`.
     jobs : int, optional
@@ -158,11 +162,20 @@ def labels(
         ``"ray://HOST:PORT"``. Default: the one on this machine, if there is one; else Ray is
         started on this machine for this call, with `jobs` processors.
     timeout : float, optional
-        Seconds that a photo may take. Then its process is killed, and the photo has failed.
+        Seconds that a photo may take. Then its process is killed, and the photo has failed. With
+        `batch`: seconds that a batch may take; then its photos are done one by one.
     gpus_per_worker : float, default 0
         GPUs of each process on a cluster of Ray, for recipes of your own that use them: 1, or 0.5
         for two processes with one GPU. A process sees its own only, and with 0 none. The recipes
         of cuekit run on CPUs.
+    batch : int, optional
+        For a recipe of your own that takes batches: at most so many photos at once. See Notes.
+    shard_size : int, optional
+        Write tars with the labels of so many photos each, ``labels-000000.tar`` and so on, instead
+        of PNGs, as WebDataset reads them: a member is ``NAME.png``. Photos with a dot in the last
+        part of their name fail. `evaluate` and others take the folder as one of PNGs. This process
+        writes the tars, and has the one that it fills in memory; if it is killed, the photos of
+        that one are done again.
     part : (i, n), optional
         Do part i of n only, i from 1 to n: photos i, i + n, ... of the list. Several parts can run
         at once, on several machines with a common folder.
@@ -192,10 +205,15 @@ def labels(
 
     Notes
     -----
-    `photos`, `maps` and `out` may be URLs of object stores, such as ``s3://bucket/photos``, which
-    fsspec reads (``cuekit[remote]``). `photos` and `maps` may be members of tars without
-    compression: ``"photos-{000..099}.tar"`` or ``"photos-*.tar"``. A store has no lock: two runs at
-    once into one place do the work twice.
+    All paths but that of `classes` may be URLs of object stores, such as ``s3://bucket/photos``,
+    which fsspec reads (``cuekit[remote]``). `photos`, `maps` and `masks` may be members of tars
+    without compression: ``"photos-{000..099}.tar"`` or ``"photos-*.tar"``. A store has no lock: two
+    runs at once into one place do the work twice, and must not write tars.
+
+    A recipe whose first parameter is named ``photos`` takes batches, as networks on a GPU need
+    them: ``(photos, maps, tags) -> labels``, where all four are lists with an entry for each photo.
+    The photos have one size, and their maps one shape. A batch that fails is done again photo by
+    photo, so that one bad photo is one failure.
 
     A cluster gives the same bits as one machine. A process or machine that is lost there takes no
     photos with it: they are done again, three times at most. A recipe ``"module:function"`` whose
@@ -210,14 +228,16 @@ def labels(
     since are done again.
     """
     is_apart = isinstance(recipe, str)  # others may not be importable
-    where = Engine(engine, jobs, address, timeout, gpus_per_worker, is_apart)
+    where = Engine(engine, jobs, address, timeout, gpus_per_worker, batch, is_apart)
     if limit is not None:
         limit = check_integer(limit, "limit", minimum=1)
+    if shard_size is not None:
+        shard_size = check_integer(shard_size, "shard_size", minimum=1)
     start = time.monotonic()
     plan = Plan(
         photos=files_of(photos, PHOTO_SUFFIXES, "photos"),
         maps=map_sources(maps),
-        masks=None if masks is None else _on_disk(masks, "masks"),
+        masks=None if masks is None else MaskFiles(masks),
         recipe=recipe_name(recipe),
         options=dict(options or {}),
         tags=tags_of(tags, class_names(classes)),
@@ -225,7 +245,7 @@ def labels(
     )
     function = recipe if callable(recipe) else load_recipe(recipe)
     check_options(function, plan.options, plan.recipe, has_masks=masks is not None)
-    where.check(recipe)
+    where.check(recipe, function)
     wanted = wanted_names(names, plan)
     part = _check_part(part)
     if part is not None:
@@ -234,16 +254,13 @@ def labels(
     folder_path = place(out, "out")
     check_apart(folder_path, [plan.photos.folder, *(source.path for source in plan.maps)])
     settings = plan.manifest(function)
+    if shard_size is not None:
+        settings["shards"] = True
+    output = output_folder(folder_path, settings, part, shard_size)
     if dry_run:
-        return dry_run_of(plan, function, wanted, folder_path, where.jobs or 1)
-    with output_folder(folder_path, settings, part) as folder:
+        return dry_run_of(plan, function, wanted, output, where.jobs or 1)
+    with output as folder:
         return _run(plan, function, wanted, folder, where, retry_failed, progress, start)
-
-
-def _on_disk(path: PathLike, name: str) -> Path:
-    if is_url(path):
-        raise ValueError(f"{name} must be a folder on a disk, got {path!r}")
-    return check_path(path, name)
 
 
 def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -258,7 +275,7 @@ def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 def _run(
     plan: Plan,
     function: Recipe,
-    wanted: list[str],
+    wanted: Strings,
     folder: OutputFolder,
     engine: Engine,
     retry_failed: bool,
@@ -267,8 +284,8 @@ def _run(
 ) -> LabelRun:
     settings = {
         **plan.worker_settings(),
-        "out": os.fspath(folder.path),
-        "unfinished": os.fspath(folder.unfinished),
+        "out": None if folder.shards else os.fspath(folder.path),
+        "unfinished": None if folder.shards else os.fspath(folder.unfinished),
     }
     pixels: Counter[int] = Counter()
     written = kept = failed = 0
@@ -277,7 +294,7 @@ def _run(
     def fail(name: str, reason: str, inputs: list[list[int]] | None) -> None:
         nonlocal failed
         failed += 1
-        folder.record(name, state="failed", reason=reason, inputs=inputs)
+        folder.fail(name, inputs, reason)
         progress.add(failed=True)
         if failed <= _SHOWN_FAILURES:
             progress.note(f"{name} failed: {reason}")
@@ -288,12 +305,15 @@ def _run(
         for name in wanted:
             try:
                 item = plan.item(name)
+                if folder.shards is not None:
+                    check_key(name)
             except (OSError, ValueError) as error:
                 fail(name, describe(error), None)
                 continue
-            if folder.is_done(name, item["inputs"]):
+            counts = folder.pixels_of(name, item["inputs"])
+            if counts is not None:
                 kept += 1
-                pixels.update(_by_class(folder.pixels(name)))
+                pixels.update(_by_class(counts))
                 progress.add()
             elif folder.has_failed(name, item["inputs"]) and not retry_failed:
                 progress.add(failed=True)
@@ -306,7 +326,7 @@ def _run(
                 if "failed" in result:
                     fail(item["name"], result["failed"], item["inputs"])
                     continue
-                folder.record(item["name"], state="done", inputs=item["inputs"], **result)
+                folder.done(item["name"], item["inputs"], result)
                 written += 1
                 pixels.update(_by_class(result["pixels"]))
                 progress.add()

@@ -1,4 +1,4 @@
-"""What `evaluate` and `sweep` share: files of each photo, results, failures, class ids."""
+"""What `evaluate`, `sweep` and `calibrate` share: files, results, failures, class ids."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def with_files(
         else:
             items.append({"name": name, **{key: os.fspath(path) for key, path in paths.items()}})
     return items
+
+
+def with_tags(
+    items: Sequence[Item], tags: Mapping[str, Sequence[int]], failures: dict[str, str]
+) -> list[Item]:
+    """Return the items with tags; the others fail."""
+    for item in items:
+        if item["name"] not in tags:
+            failures[item["name"]] = f"tags must list every photo, got none for {item['name']}"
+    return [item | {"tags": list(tags[item["name"]])} for item in items if item["name"] in tags]
 
 
 def results(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import cuekit
-from cuekit import io
 from cuekit._checks import check_choice, check_integer
 from cuekit.io._common import PathLike, check_path
 from cuekit.io.maps import Format
@@ -20,9 +21,21 @@ from cuekit.run._sources import (
     MAP_SUFFIXES,
     Files,
     listed_names,
+    read_list,
     read_tags,
 )
-from cuekit.run._storage import Remote, files_of, is_shard, is_url
+from cuekit.run._storage import (
+    Remote,
+    archive_of,
+    files_of,
+    is_archive,
+    is_shard,
+    is_url,
+    local_file,
+    place,
+    stamp_of,
+)
+from cuekit.run._strings import Strings
 
 _MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
 
@@ -31,9 +44,16 @@ _MASK_SUFFIXES = (".json", ".npy", ".pkl", ".pickle", "")
 class MapSource:
     """A folder of map files, or an archive of many photos."""
 
-    path: Path
+    path: Path | Remote
     files: Files | None  # None: an archive
-    names: frozenset[str]
+    archived: frozenset[str] = frozenset()
+
+    def names(self) -> Strings:
+        """Return the names of the photos, sorted."""
+        return Strings(sorted(self.archived)) if self.files is None else self.files.names()
+
+    def __contains__(self, name: str) -> bool:
+        return name in (self.archived if self.files is None else self.files)
 
 
 def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
@@ -43,17 +63,15 @@ def map_sources(maps: PathLike | Sequence[PathLike]) -> list[MapSource]:
         raise ValueError("maps must name at least one folder or archive, got none")
     sources = []
     for each in paths:
-        if not is_url(each) and check_path(each, "maps").is_file() and not is_shard(each):
-            path = check_path(each, "maps")
-            if path.suffix.lower() != ".npz":
-                raise ValueError(
-                    f"maps must be a folder with a file for each photo, or one .npz, got {path}"
-                )
-            with io.MapArchive(path) as archive:
+        if is_archive(each):
+            with archive_of(os.fspath(each)) as archive:
+                path = place(each, "maps")
+                if isinstance(path, Remote):
+                    path = Remote(path.location, stamp_of(path.location))
                 sources.append(MapSource(path, None, frozenset(archive.names)))
         else:
             files = files_of(each, MAP_SUFFIXES, "maps")
-            sources.append(MapSource(files.folder, files, frozenset(files.names())))
+            sources.append(MapSource(files.folder, files))
     return sources
 
 
@@ -63,7 +81,7 @@ class Plan:
 
     photos: Files
     maps: list[MapSource]
-    masks: Path | None
+    masks: MaskFiles | None
     recipe: str
     options: dict[str, Any]
     tags: dict[str, tuple[int, ...]] | None
@@ -86,7 +104,7 @@ class Plan:
             "cuekit": cuekit.__version__,
             "photos": os.fspath(self.photos.folder.resolve()),
             "maps": [os.fspath(source.path.resolve()) for source in self.maps],
-            "masks": None if self.masks is None else os.fspath(self.masks.resolve()),
+            "masks": None if self.masks is None else os.fspath(self.masks.folder.resolve()),
             "reading": self.reading,
             "recipe": self.recipe,
             "recipe_source": source_hash(function),
@@ -105,20 +123,20 @@ class Plan:
 
     def item(self, name: str) -> dict[str, Any]:
         """Return what a worker has to know of one photo; raises if something is missing."""
-        paths = [self.photos.path(name)]
+        paths: list[Path | Remote] = [self.photos.path(name)]
         maps: list[list[str]] = []
         for source in self.maps:
             if source.files is not None:
                 paths.append(source.files.path(name))
                 maps.append([os.fspath(paths[-1])])
-            elif name in source.names:
+            elif name in source:
                 paths.append(source.path)
                 maps.append([os.fspath(source.path), name])
             else:
                 raise FileNotFoundError(f"{source.path} has no maps of {name}")
         masks = None
         if self.masks is not None:
-            paths.append(_masks_of(self.masks, name))
+            paths.append(self.masks.path(name))
             masks = os.fspath(paths[-1])
         tags = None
         if self.tags is not None:
@@ -136,12 +154,24 @@ class Plan:
         }
 
 
-def _masks_of(folder: Path, name: str) -> Path:
-    for suffix in _MASK_SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"{folder} has no masks of {name}")
+class MaskFiles:
+    """The masks of each photo: a file or a folder, on a disk; else a file."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._files: Files | None = None
+        if is_url(path) or is_shard(path):
+            self._files = files_of(path, filter(None, _MASK_SUFFIXES), "masks")
+        self.folder = check_path(path, "masks") if self._files is None else self._files.folder
+
+    def path(self, name: str) -> Path:
+        """Return where the masks of a photo are."""
+        if self._files is not None:
+            return self._files.path(name)
+        for suffix in _MASK_SUFFIXES:
+            path = self.folder / f"{name}{suffix}"
+            if path.exists():
+                return path
+        raise FileNotFoundError(f"{self.folder} has no masks of {name}")
 
 
 def tags_of(
@@ -155,17 +185,25 @@ def tags_of(
             name: tuple(sorted(check_integer(each, "tags", minimum=1) for each in set(ids)))
             for name, ids in tags.items()
         }
-    return read_tags(tags, classes)
+    with local_file(os.fspath(tags)) as path:
+        return read_tags(path, classes)
 
 
-def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> list[str]:
+def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> Strings:
     """Return the names of all photos asked for."""
-    with_maps = frozenset[str]().union(*(source.names for source in plan.maps))
-    wanted = sorted(with_maps) if names is None else listed_names(names)
-    if not any(name in plan.photos and name in with_maps for name in wanted):
+    if names is None:
+        with_maps = [source.names() for source in plan.maps]
+        merged = (name for name, _ in itertools.groupby(heapq.merge(*with_maps)))
+        wanted = with_maps[0] if len(with_maps) == 1 else Strings(merged)
+    else:
+        if isinstance(names, str | os.PathLike):
+            with local_file(os.fspath(names)) as path:
+                names = read_list(path)
+        wanted = Strings(listed_names(names))
+    if not any(name in plan.photos and any(name in each for each in plan.maps) for name in wanted):
+        maps = min((name for source in plan.maps for name in source.names()), default="none")
         shown = (
-            f"photo {next(iter(plan.photos.names()), 'none')!r}, "
-            f"maps of {next(iter(sorted(with_maps)), 'none')!r}, "
+            f"photo {next(iter(plan.photos.names()), 'none')!r}, maps of {maps!r}, "
             f"asked for {next(iter(wanted), 'none')!r}"
         )
         raise ValueError(f"no photo asked for has a photo and maps of its name: first {shown}")

@@ -296,7 +296,9 @@ class _Driver:
             self._seconds = 0.8 * before + 0.2 * answer["seconds"]
         for item, result in zip(chunk.items, answer["results"], strict=True):
             tries = chunk.tries + 1
-            if result.get("process") and tries < _MOST_TRIES:
+            # The caller does the photos of a group again, one by one.
+            is_group = len(item.get("items", ())) > 1
+            if result.get("process") and tries < _MOST_TRIES and not is_group:
                 self._again.append(_Chunk([item], tries))
             else:
                 yield item, result

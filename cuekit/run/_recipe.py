@@ -59,6 +59,11 @@ def recipe_name(recipe: str | Recipe) -> str:
     return f"{module}:{name}"
 
 
+def takes_batches(recipe: Recipe) -> bool:
+    """Return whether a recipe takes lists: its first parameter is named ``photos``."""
+    return next(iter(inspect.signature(recipe).parameters), None) == "photos"
+
+
 def check_importable(recipe: Recipe) -> None:
     """Refuse a function that worker processes cannot import."""
     name = recipe_name(recipe)

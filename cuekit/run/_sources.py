@@ -6,17 +6,18 @@ masks of a photo have the same name in their folders.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from cuekit.io._common import PathLike, check_path
+from cuekit.run._strings import Strings
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MAP_SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle")
@@ -44,29 +45,16 @@ class Files:
     def __init__(self, folder: PathLike, suffixes: Iterable[str], kind: str) -> None:
         self.folder = check_path(folder)
         self.kind = kind
-        wanted = frozenset(suffixes)
-        # Name -> suffix, or several of them. Suffixes are few and shared: a million names take
-        # 80 MB. Values of subclasses are lists of locations.
-        self._paths: dict[str, Any] = {}
-        start = os.fspath(self.folder)
-        os.scandir(start).close()  # raises where os.walk is silent
-        for place, folders, files in os.walk(start, followlinks=True, onerror=_raise):
-            folders[:] = sorted(each for each in folders if not each.startswith("."))
-            inner = os.path.relpath(place, start)
-            for file in files:
-                stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a Path takes 10 times as long
-                if suffix.lower() in wanted and not file.startswith("."):
-                    before = "" if inner == "." else inner.replace(os.sep, "/") + "/"
-                    name = before + stem
-                    other = self._paths.get(name)
-                    self._paths[name] = sys.intern(suffix if other is None else f"{other} {suffix}")
+        # NAME NUL SUFFIX, sorted. Subclasses write more after the suffix.
+        self._lines = Strings.in_order(_walked(os.fspath(self.folder), frozenset(suffixes)))
 
-    def names(self) -> list[str]:
+    def names(self) -> Strings:
         """Return the names of all files, sorted."""
-        return sorted(self._paths)
+        names = (line.partition("\0")[0] for line in self._lines)
+        return Strings(name for name, _ in itertools.groupby(names))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._paths
+        return bool(self._lines.starting_with(f"{name}\0"))
 
     def path(self, name: str) -> Path:
         """Return the path of a file.
@@ -78,15 +66,37 @@ class Files:
         ValueError
             If there are several.
         """
-        found = self._paths.get(name)
-        if found is None:
+        lines = self._lines.starting_with(f"{name}\0")
+        if not lines:
             raise FileNotFoundError(f"{self.folder} has no {self.kind} of {name}")
-        if " " in found:
-            files = " and ".join(f"{name}{suffix}" for suffix in found.split(" "))
+        if len(lines) > 1:
+            files = " and ".join(str(self._place(line.split("\0"))) for line in lines)
             raise ValueError(
                 f"{self.folder} must have one file of {self.kind} for each name, got {files}"
             )
-        return self.folder / f"{name}{found}"
+        found: Path = self._place(lines[0].split("\0"))
+        return found
+
+    def _place(self, line: Sequence[str]) -> Any:
+        """Return where the file of a line is."""
+        name, suffix = line
+        return self.folder / f"{name}{suffix}"
+
+
+def _walked(start: str, suffixes: frozenset[str]) -> Iterator[str]:
+    """Yield a line for each file of a folder and of the folders in it, most often in order."""
+    os.scandir(start).close()  # raises where os.walk is silent
+    for place, folders, files in os.walk(start, followlinks=True, onerror=_raise):
+        visible = (each for each in folders if not each.startswith("."))
+        folders[:] = sorted(visible, key=lambda each: f"{each}/")
+        inner = os.path.relpath(place, start)
+        before = "" if inner == "." else inner.replace(os.sep, "/") + "/"
+        lines = []
+        for file in files:
+            stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a Path takes 10 times as long
+            if suffix.lower() in suffixes and not file.startswith("."):
+                lines.append(f"{before}{stem}\0{suffix}")
+        yield from sorted(lines)
 
 
 def _raise(error: OSError) -> None:

@@ -19,19 +19,24 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from cuekit.io import MapArchive
 from cuekit.io._common import PathLike, check_path
-from cuekit.run._sources import Files, check_name
+from cuekit.run._shards import IS_TAR
+from cuekit.run._sources import LABEL_SUFFIXES, Files, check_name
+from cuekit.run._strings import Strings
 from cuekit.run._workers import describe
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 10**6
 _BLOCK = 2**20  # bytes that are read at once from a remote tar
+_MOST_IN_ONE_REQUEST = 2**20  # bytes; the stores' packages take more, and say no ETag then
+_ARCHIVE_BLOCK = 2**16  # from a remote archive of maps: entries of one photo lie together
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,29 @@ def is_url(path: Any) -> bool:
     return isinstance(path, str) and "://" in path
 
 
+def is_archive(path: PathLike) -> bool:
+    """Return whether an argument is an archive of the maps of many photos, by its form."""
+    if is_url(path):
+        return os.fspath(path).lower().endswith(".npz")
+    file = check_path(path, "maps")
+    if not file.is_file() or is_shard(path):
+        return False
+    if file.suffix.lower() != ".npz":
+        raise ValueError(
+            f"maps must be a folder with a file for each photo, or one .npz, got {file}"
+        )
+    return True
+
+
+def archive_of(path: str) -> MapArchive:
+    """Open an archive of maps. Of one in a store, the entries of a photo are fetched one by one."""
+    if not is_url(path):
+        return MapArchive(path)
+    with clear_errors(path):
+        file = _store(path).open(path, block_size=_ARCHIVE_BLOCK, cache_type="readahead")
+        return MapArchive.of_file(file, path)
+
+
 def is_shard(path: PathLike) -> bool:
     """Return whether an argument names tars."""
     return os.fspath(path).lower().endswith(".tar")
@@ -97,42 +125,48 @@ def place(path: PathLike, name: str) -> Path | Remote:
 def files_of(path: PathLike, suffixes: Iterable[str], kind: str) -> Files:
     """Return the files of a folder, of a URL, or of tars; see `Files`."""
     if isinstance(path, str) and is_shard(path):
-        return _Shards(path, suffixes, kind)
+        pattern = path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
+        return _Shards(Remote(pattern), _shards(pattern), suffixes, kind)
     if is_url(path):
         return _Objects(os.fspath(path), suffixes, kind)
     return Files(path, suffixes, kind)
 
 
+def label_files(path: PathLike, kind: str = "labels") -> Files:
+    """Return label images: of a folder, of a URL, of tars, or of a folder of tars; see `labels`."""
+    if is_shard(path):
+        return files_of(os.fspath(path), LABEL_SUFFIXES, kind)
+    place_of = place(path, kind)
+    if isinstance(place_of, Remote):
+        names = [name for name, _ in listed(os.fspath(place_of)) if IS_TAR.fullmatch(name)]
+    else:
+        names = [each.name for each in place_of.glob("*.tar") if IS_TAR.fullmatch(each.name)]
+    if names:
+        shards = [os.fspath(place_of / name) for name in sorted(names)]
+        return _Shards(place_of, shards, LABEL_SUFFIXES, kind)
+    return files_of(path, LABEL_SUFFIXES, kind)
+
+
 class _RemoteFiles(Files):
     """Files by name, whose stamps are known when they are listed."""
 
-    def __init__(self, location: str, suffixes: Iterable[str], kind: str) -> None:
+    def __init__(self, folder: Path | Remote, lines: Iterable[str], kind: str) -> None:
         # Not that of Files, which lists a folder.
-        self.folder: Any = Remote(location)
+        self.folder: Any = folder
         self.kind = kind
-        self._wanted = frozenset(suffixes)
-        self._paths = {}
-        self._stamps: dict[str, Stamp] = {}
+        self._lines = Strings.in_order(lines)
+        if not self._lines:
+            raise FileNotFoundError(f"{folder} has no {kind}")
 
-    def _add(self, inner: str, location: str, stamp: Stamp) -> None:
-        name, suffix = os.path.splitext(inner)  # noqa: PTH122 - as Files does
-        if suffix.lower() not in self._wanted:
-            return
-        check_name(name, str(self.folder))
-        if not any(part.startswith(".") for part in PurePosixPath(name).parts):
-            self._paths.setdefault(name, []).append(location)
-            self._stamps[location] = stamp
 
-    def path(self, name: str) -> Any:
-        found = self._paths.get(name)
-        if found is None:
-            raise FileNotFoundError(f"{self.folder} has no {self.kind} of {name}")
-        if len(found) > 1:
-            raise ValueError(
-                f"{self.folder} must have one file of {self.kind} for each name, "
-                f"got {' and '.join(map(readable, found))}"
-            )
-        return Remote(found[0], self._stamps[found[0]])
+def _line(inner: str, wanted: frozenset[str], where: str, *rest: int | str) -> Iterator[str]:
+    """Yield the line of a file, if it is one that is wanted."""
+    name, suffix = os.path.splitext(inner)  # noqa: PTH122 - as Files does
+    if suffix.lower() not in wanted:
+        return
+    check_name(name, where)
+    if not any(part.startswith(".") for part in PurePosixPath(name).parts):
+        yield "\0".join([name, suffix, *map(str, rest)])
 
 
 class _Objects(_RemoteFiles):
@@ -140,11 +174,17 @@ class _Objects(_RemoteFiles):
 
     def __init__(self, url: str, suffixes: Iterable[str], kind: str) -> None:
         url = url.rstrip("/")
-        super().__init__(url, suffixes, kind)
-        for inner, stamp in listed(url).items():
-            self._add(inner, f"{url}/{inner}", stamp)
-        if not self._paths:
-            raise FileNotFoundError(f"{url} has no {kind}")
+        wanted = frozenset(suffixes)
+        lines = (
+            line
+            for inner, stamp in listed(url)
+            for line in _line(inner, wanted, url, stamp.st_size, stamp.st_mtime_ns)
+        )
+        super().__init__(Remote(url), lines, kind)
+
+    def _place(self, line: Sequence[str]) -> Remote:
+        name, suffix, size, tag = line
+        return Remote(f"{self.folder.location}/{name}{suffix}", Stamp(int(size), tag))
 
 
 class _Shards(_RemoteFiles):
@@ -152,39 +192,50 @@ class _Shards(_RemoteFiles):
 
     Parameters
     ----------
-    pattern : str
-        Path or URL of a tar; ``{000..099}`` means many, and so does ``*`` in a path.
+    folder : Path or Remote
+        Where they are, for errors.
+    shards : iterable of str
+        Paths and URLs of the tars.
     """
 
-    def __init__(self, pattern: str, suffixes: Iterable[str], kind: str) -> None:
-        pattern = pattern if is_url(pattern) else os.path.abspath(pattern)  # noqa: PTH100
-        super().__init__(pattern, suffixes, kind)
-        for shard in _shards(pattern):
+    def __init__(
+        self, folder: Path | Remote, shards: Iterable[str], suffixes: Iterable[str], kind: str
+    ) -> None:
+        self._shards: list[tuple[str, int | str]] = []  # with what changes when they do
+        super().__init__(folder, self._members(shards, frozenset(suffixes)), kind)
+
+    def _members(self, shards: Iterable[str], wanted: frozenset[str]) -> Iterator[str]:
+        for number, shard in enumerate(shards):
             opened: Any
             if is_url(shard):
-                with _clear_errors(shard):
-                    tag = _tag(_store(shard).info(shard))
+                tag: int | str = stamp_of(shard).st_mtime_ns
+                with clear_errors(shard):
                     opened = _store(shard).open(shard, block_size=_BLOCK, cache_type="readahead")
             else:
                 tag = os.stat(shard).st_mtime_ns  # noqa: PTH116 - a string, as it came
                 opened = open(shard, "rb")  # noqa: PTH123, SIM115
+            self._shards.append((shard, tag))
             with opened as file:
-                self._index(shard, file, tag)
-        if not self._paths:
-            raise FileNotFoundError(f"{pattern} has no {kind}")
+                for inner, offset, size in _index(shard, file):
+                    yield from _line(inner, wanted, shard, number, offset, size)
 
-    def _index(self, shard: str, file: IO[bytes], tag: int | str) -> None:
-        """Find where each member is; only headers are read."""
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    if not member.isreg() or member.issparse():
-                        continue
-                    inner = member.name.removeprefix("./")
-                    location = f"{shard}\0{member.offset_data}\0{member.size}\0{inner}"
-                    self._add(inner, location, Stamp(member.size, tag))
-        except tarfile.TarError as error:
-            raise ValueError(f"{shard} must be a tar without compression, got: {error}") from None
+    def _place(self, line: Sequence[str]) -> Remote:
+        name, suffix, number, offset, size = line
+        shard, tag = self._shards[int(number)]
+        location = f"{shard}\0{offset}\0{size}\0{name}{suffix}"
+        return Remote(location, Stamp(int(size), tag))
+
+
+def _index(shard: str, file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
+    """Yield where each member of a tar is: name, offset, size; only headers are read."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined] # else all are kept
+                if member.isreg() and not member.issparse():
+                    yield member.name.removeprefix("./"), member.offset_data, member.size
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard} must be a tar without compression, got: {error}") from None
 
 
 def _shards(pattern: str) -> list[str]:
@@ -208,53 +259,63 @@ def _shards(pattern: str) -> list[str]:
     return [pattern]
 
 
-def listed(url: str) -> dict[str, Stamp]:
-    """Return all objects whose keys begin with a URL, by the rest of their keys."""
+def listed(url: str) -> Iterator[tuple[str, Stamp]]:
+    """Yield all objects whose keys begin with a URL, by the rest of their keys."""
     store = _store(url)
     store.invalidate_cache()
     root = store._strip_protocol(url).rstrip("/") + "/"
-    with _clear_errors(url):
+    with clear_errors(url):
         found = store.find(url, detail=True)
-    return {
-        key.removeprefix(root): Stamp(int(info["size"]), _tag(info))
-        for key, info in found.items()
-        if key.startswith(root)
-    }
+    store.invalidate_cache()  # which would keep all that was found
+    for key, info in found.items():
+        if key.startswith(root):
+            yield key.removeprefix(root), Stamp(int(info["size"]), _tag(info))
 
 
-def _tag(info: dict[str, Any]) -> int | str:
+def _tag(info: dict[str, Any]) -> str:
     """Return what changes when an object does."""
     for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"):
         if info.get(key) is not None:
             return str(info[key]).strip('"')
-    return 0
+    return ""
+
+
+def stamp_of(url: str) -> Stamp:
+    """Return what says whether an object has changed; raises FileNotFoundError."""
+    with clear_errors(url):
+        info = _store(url).info(url)
+    return Stamp(int(info["size"]), _tag(info))
 
 
 def get(url: str) -> bytes:
     """Return an object; raises FileNotFoundError."""
-    with _clear_errors(url):
+    with clear_errors(url):
         found: bytes = _store(url).cat_file(url)
     return found
 
 
-def put(url: str, data: bytes) -> None:
-    """Write an object: whole, or not at all."""
-    with _clear_errors(url):
-        _store(url).pipe_file(url, data)
+def put(url: str, data: bytes) -> str | None:
+    """Write an object: whole, or not at all. Return its ETag, if the store says it."""
+    with clear_errors(url):
+        answer = _store(url).pipe_file(url, data)
+        if answer is None and len(data) > _MOST_IN_ONE_REQUEST:  # written in several
+            answer = _store(url).info(url)
+    tag = answer.get("ETag") if isinstance(answer, dict) else None
+    return None if tag is None else str(tag).strip('"')
 
 
 def remove(url: str) -> None:
     """Remove an object."""
-    with _clear_errors(url):
+    with clear_errors(url):
         _store(url).rm_file(url)
 
 
 @contextlib.contextmanager
-def _clear_errors(url: str) -> Iterator[None]:
+def clear_errors(url: str) -> Iterator[None]:
     """Raise errors of stores as OSError: each store has classes of its own."""
     try:
         yield
-    except OSError:
+    except (OSError, ValueError):
         raise
     except Exception as error:
         raise OSError(f"{url}: {describe(error)}") from error
@@ -276,7 +337,7 @@ def local_file(location: str) -> Iterator[str]:
     start, size = (int(member[0]), int(member[1])) if member else (None, None)
     if is_url(path):
         end = None if start is None or size is None else start + size
-        with _clear_errors(path):
+        with clear_errors(path):
             data = _store(path).cat_file(path, start=start, end=end)
     else:
         with open(path, "rb") as file:  # noqa: PTH123 - a string, as it came

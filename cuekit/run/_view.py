@@ -41,7 +41,8 @@ from cuekit.run._panels import (
     thumbnail,
 )
 from cuekit.run._progress import Progress
-from cuekit.run._sources import LABEL_SUFFIXES, MAP_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
+from cuekit.run._sources import MAP_SUFFIXES, PHOTO_SUFFIXES, Files, listed_names
+from cuekit.run._storage import label_files, local_file
 from cuekit.run._workers import describe
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ def view(
     photos : str or path-like
         Folder of photos.
     labels : str or path-like, or sequence of them
-        Folders of label PNGs, see `cuekit.io.read_labels`. Labels of a photo have its name. Photos
-        are chosen by the first folder, and compared with the second.
+        Folders of label PNGs, see `cuekit.io.read_labels`, or of tars of them that `labels` wrote.
+        Labels of a photo have its name. Photos are chosen by the first folder, and compared with
+        the second.
     out : str or path-like
         The page, a file ``.html``. An existing file is replaced only if it is a page of `view`.
     truth : str or path-like, optional
@@ -225,13 +227,13 @@ class _Request:
         paths = [check_path(folder, "labels") for folder in folders]
         if len({path.resolve() for path in paths}) < len(paths):
             raise ValueError(f"labels must be different folders, got {', '.join(map(str, paths))}")
-        self.labels = [Files(path, LABEL_SUFFIXES, "labels") for path in paths]
+        self.labels = [label_files(path) for path in paths]
         short = [path.resolve().name for path in paths]
         self.sets = short if len(set(short)) == len(short) else [str(path) for path in paths]
         self.photos = Files(check_path(photos, "photos"), PHOTO_SUFFIXES, "photos")
         self.truth = None
         if truth is not None:
-            self.truth = Files(check_path(truth, "truth"), LABEL_SUFFIXES, "truth")
+            self.truth = label_files(check_path(truth, "truth"), "truth")
         self.class_names = class_names(classes)
         self.averaged = class_ids_of(mean_over, self.class_names)
         self.names = self.labels[0].names() if names is None else listed_names(names)
@@ -262,7 +264,8 @@ class _Request:
 
     def read(self, files: Files, name: str) -> NDArray[np.uint8]:
         """Read labels or truth, and check the classes."""
-        labels = read_labels(files.path(name))
+        with local_file(os.fspath(files.path(name))) as path:
+            labels = read_labels(path)
         check_class_ids(labels, f"{files.kind} of {name}", self.class_names)
         return labels
 

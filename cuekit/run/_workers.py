@@ -88,7 +88,7 @@ def run_all(
         work = (load(task) if isinstance(task, str) else task)(settings)
         try:
             for item in items:
-                yield item, _attempt(work, item)
+                yield item, attempt(work, item)
         finally:
             getattr(work, "close", lambda: None)()
         return
@@ -102,9 +102,10 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _attempt(work: Callable[[Item], Result], item: Item) -> Result:
+def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what `work` does; ``{"failed": reason}`` if it raises an error."""
     try:
-        return work(item)
+        return work(*arguments)
     except RunStoppedError:
         raise
     except Exception as error:  # whatever a recipe or a damaged file raises is this photo's failure
@@ -331,7 +332,7 @@ def main() -> None:
             for line in requests:
                 if start["timeout"] is not None:
                     faulthandler.dump_traceback_later(2 * start["timeout"] + 1, exit=True)
-                found = _attempt(work, json.loads(line))
+                found = attempt(work, json.loads(line))
                 faulthandler.cancel_dump_traceback_later()
                 answer(found)
         except RunStoppedError as error:

@@ -21,16 +21,23 @@ struct Band {
 };
 
 constexpr std::int64_t strip_height = 4;
+constexpr std::int64_t strip_of_points = 256;
 
 // Pixel rows [first_row, first_row + rows). The pixel in column x and row first_row + r has the
 // number first_row * width + x * rows + r.
 struct Strip {
-  std::int64_t first_row, rows;  // rows <= strip_height
+  std::int64_t first_row, rows;
 };
 
-// One band below 2^16 pixels, two from there on, and then, up to 64 bands, one for every 2^16 to
-// 2^17 pixels.
-std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width);
-std::vector<Strip> strips_of(const Band& band, std::int64_t width);
+// One band below 2^16 pixels, two from there on, and then, up to `most`, one for every 2^16 to 2^17
+// pixels.
+std::vector<Band> divide_into_bands(std::int64_t height, std::int64_t width,
+                                    std::int64_t most = 64);
+std::vector<Strip> strips_of(const Band& band, std::int64_t width,
+                             std::int64_t rows = strip_height);
+// Fewer bands: points in no order reach the same vertices in every band, and each band has copies.
+inline std::vector<Band> divide_points(std::int64_t points) {
+  return divide_into_bands(points, 1, 8);
+}
 
 }  // namespace cuekit::cpu

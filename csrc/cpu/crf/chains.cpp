@@ -11,6 +11,7 @@
 
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
+#include "embed.h"
 
 namespace cuekit::cpu {
 
@@ -59,8 +60,10 @@ WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTab
   return chain;
 }
 
-template WorkspaceVector<Node> find_chains(const Embedding<2>&, const VertexTable&, int);
-template WorkspaceVector<Node> find_chains(const Embedding<5>&, const VertexTable&, int);
+#define CUEKIT_INSTANTIATE(d) \
+  template WorkspaceVector<Node> find_chains(const Embedding<d>&, const VertexTable&, int);
+CUEKIT_FOR_ALL_FEATURE_COUNTS(CUEKIT_INSTANTIATE)
+#undef CUEKIT_INSTANTIATE
 
 // Vertices are numbered in the order in which pixels reach them, so pixel i has the vertices
 // corners * i + k if all pixels have vertices of their own.

@@ -42,6 +42,9 @@ struct ClassVector {
   CUEKIT_INLINE void add(const ClassVector& other, Value factor) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j] * factor;
   }
+  CUEKIT_INLINE void add_product(const ClassVector& a, const ClassVector& b) {
+    for (int j = 0; j < parts; ++j) part[j] = part[j] + a.part[j] * b.part[j];
+  }
   CUEKIT_INLINE void subtract(V shift) {
     for (int j = 0; j < parts; ++j) part[j] = part[j] - shift;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuekit/simplex.h"
 
@@ -9,17 +10,31 @@ namespace cuekit::cpu {
 
 constexpr std::int64_t widest_vector = 16;  // `count` below is a multiple of it
 
-// The simplices of `count` pixels, by simplex_of() on vectors of pixels. order[i] packs the
-// coordinates of pixel i by rank, see coordinate_of_rank().
+// Templates are compiled for these numbers of features d. Photos of 8 channels have 10 features.
+#define CUEKIT_FOR_ALL_FEATURE_COUNTS(body) \
+  body(1) body(2) body(3) body(4) body(5) body(6) body(7) body(8) body(9) body(10)
+
+// The coordinates of a pixel by rank, each in a few bits of one number.
+template <int d>
+struct Order {
+  static constexpr int bits = d < 8 ? 3 : 4;
+  using Code = std::conditional_t<(d < 8), std::int32_t, std::int64_t>;
+
+  static int coordinate(Code code, int rank) {
+    return static_cast<int>(code >> (bits * rank)) & ((1 << bits) - 1);
+  }
+};
+template <int d>
+using OrderCode = typename Order<d>::Code;
+
+// The simplices of `count` pixels, by simplex_of() on vectors of pixels.
 template <int d>
 void embed(const Embedding<d>& embedding,
            const float* features,  // (d, count)
            std::int64_t count,
            LatticeKey* keys,     // (count): of vertex 0 of each simplex
            float* quotients,     // (d, count): scratch
-           std::int32_t* order,  // (count)
+           OrderCode<d>* order,  // (count)
            float* barycentric);  // (d + 1, count): the weight of each vertex
-
-inline int coordinate_of_rank(std::int32_t order, int rank) { return order >> (3 * rank) & 7; }
 
 }  // namespace cuekit::cpu

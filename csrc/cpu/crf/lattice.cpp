@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <utility>
 
 #include "chains.h"
@@ -28,19 +29,19 @@ struct BandVertices {
 // own numbers of the vertices. fill(strip, features, padded) writes the features of a strip's
 // pixels in their order, (d, padded).
 template <int d, class Fill>
-void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& fill,
-                Lattice& lattice, const Band& band, BandVertices& found) {
+void embed_band(const Embedding<d>& embedding, std::int64_t width, std::int64_t rows_of_strip,
+                const Fill& fill, Lattice& lattice, const Band& band, BandVertices& found) {
   constexpr int corners = d + 1;
   constexpr std::int64_t ahead = 8;  // pixels whose slots in the hash table are prefetched
-  const std::vector<Strip> strips = strips_of(band, width);
+  const std::vector<Strip> strips = strips_of(band, width, rows_of_strip);
   const std::int64_t largest = strips[0].rows * width;
   const std::int64_t padded = (largest + widest_vector - 1) / widest_vector * widest_vector;
   const Workspace<float> features(d * padded), quotients(d * padded);
   std::fill_n(features.get(), d * padded, 0.0f);
   const Workspace<float> barycentric(corners * padded);
   const Workspace<LatticeKey> keys(padded);
-  const Workspace<std::int32_t> orders(padded);
-  LatticeKey unit[8] = {};
+  const Workspace<OrderCode<d>> orders(padded);
+  LatticeKey unit[1 << Order<d>::bits] = {};
   for (int i = 0; i < d; ++i) unit[i] = embedding.unit(i);
 
   Node* nodes = lattice.nodes.get() + band.first_pixel * corners;
@@ -53,8 +54,8 @@ void embed_band(const Embedding<d>& embedding, std::int64_t width, const Fill& f
     embed(embedding, features.get(), padded, keys.get(), quotients.get(), orders.get(),
           barycentric.get());
     const auto find_keys = [&](std::int64_t i, LatticeKey(&result)[corners]) {
-      const std::int32_t order = orders.get()[i];
-      const auto unit_of_rank = [&](int rank) { return unit[coordinate_of_rank(order, rank)]; };
+      const OrderCode<d> order = orders.get()[i];
+      const auto unit_of_rank = [&](int rank) { return unit[Order<d>::coordinate(order, rank)]; };
       simplex_keys<d>(keys.get()[i], unit_of_rank, result);
       for (const LatticeKey key : result) found.table.prefetch_slot(key);
     };
@@ -153,20 +154,23 @@ void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
   });
 }
 
+// Bands and strips divide the pixels as bands.h says.
 template <int d, class Fill>
-Lattice build(const Embedding<d>& embedding, std::int64_t height, std::int64_t width, float weight,
-              Normalisation normalisation, const Fill& fill, int threads) {
+Lattice build(const Embedding<d>& embedding, std::int64_t width, std::vector<Band> bands_of_pixels,
+              std::int64_t rows_of_strip, float weight, Normalisation normalisation,
+              const Fill& fill, int threads) {
   Lattice lattice;
   lattice.corners = d + 1;
-  lattice.pixels = height * width;
+  lattice.pixels = bands_of_pixels.back().last_pixel;
   lattice.nodes = Workspace<Node>(lattice.pixels * lattice.corners);
   lattice.weights = Workspace<float>(lattice.pixels * lattice.corners);
-  lattice.bands = divide_into_bands(height, width);
+  lattice.bands = std::move(bands_of_pixels);
   lattice.weight = weight;
   const auto bands = static_cast<std::int64_t>(lattice.bands.size());
   std::vector<BandVertices> found(bands);
   parallel_for(bands, threads, [&](std::int64_t b) {
-    embed_band(embedding, width, fill, lattice, lattice.bands.data()[b], found.data()[b]);
+    embed_band(embedding, width, rows_of_strip, fill, lattice, lattice.bands.data()[b],
+               found.data()[b]);
   });
   WorkspaceVector<float> ones;
   const VertexTable table = join_bands(lattice, found, ones);
@@ -188,6 +192,37 @@ WorkspaceVector<float> scaled(std::int64_t count, float width) {
   return result;
 }
 
+// The embedding of points with any features, by the ranges of their coordinates. The ranges have 0
+// in them, so that large coordinates are refused wherever they lie.
+template <int d>
+Embedding<d> embedding_of(const float* features, std::int64_t points) {
+  float low[d] = {}, high[d] = {};
+  const Embedding<d> scales(low, high);
+  polling_loop(0, points, [&](std::int64_t i) {
+    float sum = 0;
+    for (int j = d; j >= 0; --j) {  // as in simplex_of()
+      const float scaled = j > 0 ? features[(j - 1) * points + i] * scales.scale[j - 1] : 0.0f;
+      const float coordinate = sum - scaled * static_cast<float>(j);
+      sum += scaled;
+      if (j == d) continue;
+      low[j] = std::min(low[j], coordinate);
+      high[j] = std::max(high[j], coordinate);
+    }
+  });
+  return Embedding<d>(low, high);
+}
+
+template <int d>
+Lattice build_of_points(const float* features, std::int64_t points, Normalisation normalisation,
+                        int threads) {
+  const auto fill = [&](const Strip& strip, float* target, std::int64_t padded) {
+    for (int j = 0; j < d; ++j)
+      std::copy_n(features + j * points + strip.first_row, strip.rows, target + j * padded);
+  };
+  return build(embedding_of<d>(features, points), 1, divide_points(points), strip_of_points, 1.0f,
+               normalisation, fill, threads);
+}
+
 // Writes the features (x, y) of a strip's pixels, (2, padded).
 void fill_positions(const Strip& strip, const WorkspaceVector<float>& xs,
                     const WorkspaceVector<float>& ys, float* features, std::int64_t padded) {
@@ -207,7 +242,8 @@ Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, floa
   const auto fill = [&](const Strip& strip, float* features, std::int64_t padded) {
     fill_positions(strip, xs, ys, features, padded);
   };
-  return build(embedding, height, width, weight, Normalisation::symmetric, fill, threads);
+  return build(embedding, width, divide_into_bands(height, width), strip_height, weight,
+               Normalisation::symmetric, fill, threads);
 }
 
 Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
@@ -229,7 +265,21 @@ Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::i
       }
     }
   };
-  return build(embedding, height, width, weight, normalisation, fill, threads);
+  return build(embedding, width, divide_into_bands(height, width), strip_height, weight,
+               normalisation, fill, threads);
+}
+
+Lattice lattice_of_points(const float* features, int d, std::int64_t points,
+                          Normalisation normalisation, int threads) {
+  switch (d) {
+#define CUEKIT_CASE(d) \
+  case d:              \
+    return build_of_points<d>(features, points, normalisation, threads);
+    CUEKIT_FOR_ALL_FEATURE_COUNTS(CUEKIT_CASE)
+#undef CUEKIT_CASE
+    default:
+      throw std::invalid_argument("no lattice for this number of features");
+  }
 }
 
 }  // namespace cuekit::cpu

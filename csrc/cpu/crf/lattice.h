@@ -64,5 +64,9 @@ Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, floa
 Lattice bilateral_lattice(const std::uint8_t* photo,  // (H, W, 3)
                           std::int64_t height, std::int64_t width, float sxy, float srgb,
                           float weight, Normalisation normalisation, int threads);
+// Any d features, 1 to 10, of points that are no image (bands.h). They must be finite. Throws
+// std::invalid_argument where they span so many standard deviations that keys have no room for it.
+Lattice lattice_of_points(const float* features,  // (d, points)
+                          int d, std::int64_t points, Normalisation normalisation, int threads);
 
 }  // namespace cuekit::cpu

@@ -136,7 +136,7 @@ struct UniteMutual {
       cost = down_right ? costs[Direction::down_right * pixels + x] : cost;
       cost = up_right ? costs[Direction::up_right * pixels + x] : cost;
       const auto pair_threshold = static_cast<float>(cost + half_scale);
-      thresholds[x] = right | down | down_right | up_right ? pair_threshold : -1;
+      thresholds[x] = (right | down | down_right | up_right) ? pair_threshold : -1;
     }
     for (std::int32_t x = 0; x < width; ++x) {
       const bool root = parents[x] == first_pixel + x, paired = thresholds[x] >= 0;

@@ -9,8 +9,8 @@
 // (V = cpu::Lanes<float, n>) on the CPU, with the same bits. Its arithmetic and the order of it are
 // those of pydensecrf, so that points fall into the same simplices.
 //
-// The key of a vertex is one 64-bit number: the common remainder and d quotients, each in as many
-// bits as the features' ranges need. No key is 0. Neighbouring vertices, and the vertices of a
+// The key of a vertex is one 64-bit number: the common remainder and d quotients, each in as much
+// room as the features' ranges need. No key is 0. Neighbouring vertices, and the vertices of a
 // simplex, differ by a constant.
 #pragma once
 
@@ -70,45 +70,50 @@ CUEKIT_HD_INLINE T if_equal(float a, float b, T yes, T no) {
 // key.
 template <int d>
 struct Embedding {
-  static constexpr int remainder_bits = 3;
+  static constexpr int remainder_bits = d < 8 ? 3 : 4;
   static_assert(d < 1 << remainder_bits, "the remainder is at most d");
   static constexpr LatticeKey remainder_mask = (LatticeKey{1} << remainder_bits) - 1;
 
   float scale[d];
   std::int64_t lowest[d];  // the quotient that is stored as 0
-  int shift[d];            // where a quotient begins in a key
+  LatticeKey multiple[d];  // what a quotient is multiplied by in a key
 
   // Feature i is in [0, highest[i]].
   explicit Embedding(const double (&highest)[d]) {
-    const auto deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
-    for (int i = 0; i < d; ++i)
-      scale[i] = static_cast<float>(1.0 / std::sqrt(static_cast<double>((i + 2) * (i + 1))) *
-                                    static_cast<double>(deviation));
+    set_scale();
     int bits = remainder_bits;
     for (int i = 0; i < d; ++i) {
       // Coordinate i: the sum of the scaled features from i on, minus i times feature i - 1.
       double low = 0, high = 0;
       for (int j = i; j < d; ++j) high += highest[j] * static_cast<double>(scale[j]);
       if (i > 0) low = -i * highest[i - 1] * static_cast<double>(scale[i - 1]);
-      // The vertices of a simplex and their neighbours are one further out; two are spare.
-      const double first = std::floor(low / (d + 1)) - 3, last = std::ceil(high / (d + 1)) + 3;
-      if (last - first > limit) throw too_fine();
-      lowest[i] = static_cast<std::int64_t>(first);
-      shift[i] = bits;
-      const auto count = static_cast<std::int64_t>(last - first) + 1;
-      while (count >> (bits - shift[i]) > 0) ++bits;
+      const std::int64_t count = set_range(i, low, high);
+      const int first = bits;
+      while (count >> (bits - first) > 0) ++bits;
       if (bits > 64) throw too_fine();
+      multiple[i] = LatticeKey{1} << first;
+    }
+  }
+
+  // For any features, given the ranges of all coordinates but the last. Keys have no unused bits.
+  Embedding(const float (&low)[d], const float (&high)[d]) {
+    set_scale();
+    LatticeKey next = LatticeKey{1} << remainder_bits;
+    for (int i = 0; i < d; ++i) {
+      const auto count = static_cast<LatticeKey>(
+          set_range(i, static_cast<double>(low[i]), static_cast<double>(high[i])));
+      if (next > ~LatticeKey{0} / count) throw too_fine();
+      multiple[i] = next;
+      next *= count;
     }
   }
 
   // What quotient i adds to a key.
   CUEKIT_HD LatticeKey part(int i, int quotient) const {
-    return static_cast<LatticeKey>(quotient - lowest[i]) << shift[i];
+    return static_cast<LatticeKey>(quotient - lowest[i]) * multiple[i];
   }
   // What quotient i adds to a key when it grows by 1. Coordinate d is not stored.
-  CUEKIT_HD LatticeKey unit(int i) const {
-    return i < d ? LatticeKey{1} << shift[i] : LatticeKey{0};
-  }
+  CUEKIT_HD LatticeKey unit(int i) const { return i < d ? multiple[i] : LatticeKey{0}; }
 
   // What must be added to a vertex's key for its neighbour along an axis. Along axis j, coordinate
   // j grows by d and the others shrink by 1; a common remainder of 0 becomes d.
@@ -128,6 +133,22 @@ struct Embedding {
  private:
   // Larger float32 coordinates would be off by more than an eighth of a lattice step.
   static constexpr double limit = 1 << 18;
+
+  void set_scale() {
+    const auto deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
+    for (int i = 0; i < d; ++i)
+      scale[i] = static_cast<float>(1.0 / std::sqrt(static_cast<double>((i + 2) * (i + 1))) *
+                                    static_cast<double>(deviation));
+  }
+
+  // For coordinate i in [low, high]. Returns the number of its quotients.
+  std::int64_t set_range(int i, double low, double high) {
+    // The vertices of a simplex and their neighbours are one further out; two are spare.
+    const double first = std::floor(low / (d + 1)) - 3, last = std::ceil(high / (d + 1)) + 3;
+    if (last - first > limit) throw too_fine();
+    lowest[i] = static_cast<std::int64_t>(first);
+    return static_cast<std::int64_t>(last - first) + 1;
+  }
 
   static std::invalid_argument too_fine() {
     return std::invalid_argument("image is too large for widths (sxy, srgb) as small as these");

@@ -1,0 +1,1 @@
+"""Modules that can be imported in place of other packages."""

@@ -124,7 +124,8 @@ def plain_evidence(photo, sets, weights="position"):
     terms, soft, graph = plain_terms(photo, sets)
     fields = dataclasses.asdict(EVIDENCE_WEIGHTS[weights])
     scores = sum(fields[name] * term for name, term in terms.items() if name in fields)
-    scores += (plain_network(weights, terms, soft, graph) - scores).clip(-1, 1)
+    if weights != "tags-only":
+        scores += (plain_network(weights, terms, soft, graph) - scores).clip(-1, 1)
     odds = np.exp(np.insert(scores, 0, 0, axis=0))
     soft = (odds / odds.sum(0))[:, graph.superpixels].astype(np.float32)
     refined = cuekit.dense_crf(soft, photo, EVIDENCE_CRF, iterations=5)

@@ -1,8 +1,9 @@
 """The small networks that correct the scores of `evidence`.
 
 A network has one hidden layer. It knows the terms of a class in a superpixel, and how they compare
-with the rest of the photo; it does not know which class it is. ``evidence.npz`` has the weights:
-they were fitted to masks, as those of `EVIDENCE_WEIGHTS`, on the same photos.
+with the rest of the photo; it does not know which class it is. ``evidence.npz`` has the weights.
+Each network is the mean of three with 32 hidden units, fitted to the superpixels of 910 photos with
+masks by cross-entropy with 30 % of dropout; one superpixel in ten was without features.
 """
 
 from __future__ import annotations

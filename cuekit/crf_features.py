@@ -60,8 +60,8 @@ class CRFKernel(NamedTuple):
         other l. The weight w is the matrix that is w off the diagonal and 0 on it, or -w on it and
         0 elsewhere: the result is the same.
     normalization : {"symmetric", "before", "after", "none"}, optional
-        The kernel e(i, j) = exp(-|f_i - f_j|^2 / 2), with n_i the sum of e(i, j) over j, is divided
-        by sqrt(n_i n_j); by n_j, "before" the filter; by n_i, "after" it; or by nothing.
+        The kernel ``e(i, j) = exp(-|f_i - f_j|^2 / 2)``, with n_i the sum of e(i, j) over j, is
+        divided by sqrt(n_i n_j); by n_j, "before" the filter; by n_i, "after" it; or by nothing.
 
     Examples
     --------

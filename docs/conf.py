@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import sphinx_gallery.gen_gallery
-import tomllib
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -18,7 +18,7 @@ import cuekit
 from cuekit.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
-URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 project = "cuekit"
 author = "The cuekit developers"
@@ -77,10 +77,10 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["cuekit.css"]
 # Pages without others below them.
-_SINGLE = ("index", "coming_from", "benchmarks", "reproducibility", "contributing", "changelog")
+_SINGLE = ("index", "benchmarks", "reproducibility", "contributing", "changelog")
 html_sidebars = {page: [] for page in _SINGLE}
 html_theme_options = {
-    "github_url": URLS["Source"],
+    "github_url": re.findall(r'^Source = "(.+)"$', PYPROJECT, re.MULTILINE)[0],
     "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -797,8 +797,8 @@ def superpixel_graph_numpy(labels: Array, photo: Array) -> Array:
 
 def colour_evidence_numpy(soft: Array, photo: Array) -> Array:
     """Count scikit-image's colours by bincount, smooth the histograms with scipy, and look up."""
-    steps = color.rgb2lab(photo).astype(np.float32) * np.float32([0.16, 0.125, 0.125])
-    steps += np.float32([0, 8.5, 8.5])
+    steps = color.rgb2lab(photo).astype(np.float32) * np.array([0.16, 0.125, 0.125], np.float32)
+    steps += np.array([0, 8.5, 8.5], np.float32)
     bins = np.ravel_multi_index(
         tuple(np.moveaxis(steps.clip(0, 15).astype(np.intp), -1, 0)), (16, 16, 16)
     )

@@ -280,7 +280,7 @@ def evidence_terms(
     The terms, (C, S) or what becomes it, have the names of their weights; the soft labels, with the
     background first, are (C + 1, H, W).
     """
-    merged = np.sum([_relative_means(each.maps, photo, graph) for each in sets], axis=0)
+    merged: Array = np.sum([_relative_means(each.maps, photo, graph) for each in sets], axis=0)
     own = normalized(merged[..., None])  # (C, S, 1): functions for maps take it, too
     walked = normalized(superpixel_walk(own[..., 0], graph)[..., None])[..., 0]
     connectivity, contrast = boundary_connectivity(graph)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -249,7 +249,7 @@ def evidence_terms(
     The terms, (C, S) or what becomes it, have the names of their weights; the soft labels, with the
     background first, are (C + 1, H, W).
     """
-    merged: Array = sum(_relative_means(each.maps, photo, graph) for each in sets)
+    merged = cast("Array", sum(_relative_means(each.maps, photo, graph) for each in sets))
     own = normalized(merged[..., None])  # (C, S, 1): functions for maps take it, too
     walked = normalized(superpixel_walk(own[..., 0], graph)[..., None])[..., 0]
     connectivity, contrast = boundary_connectivity(graph)

@@ -1,11 +1,10 @@
-"""boundary_connectivity of a photo of 375×500, and the superpixel graph that it is computed on."""
+"""boundary_connectivity of a photo of 375×500."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import numpy as np
-from skimage import color
 
 import cuekit
 from benchmarks import inputs, peers
@@ -36,32 +35,6 @@ def connectivity() -> Case:
     )
 
 
-def colours() -> Case:
-    """Compare the colours alone with scikit-image's."""
-    photo = inputs.photo("chelsea")
-    expected = color.rgb2lab(photo)
-    return Case(
-        "rgb_to_lab of 375×500",
-        # Half a step of float32, of values up to 128.
-        Contender("cuekit", lambda: cuekit.rgb_to_lab(photo), expected, 4e-6),
-        [Contender("scikit-image", lambda: color.rgb2lab(photo), expected)],
-        [Claim("rgb_to_lab against scikit-image", ("scikit-image",), at_least=10)],
-    )
-
-
-def graph() -> Case:
-    """Time the whole graph, colours included, for reference only."""
-    photo = inputs.photo("chelsea")
-    labels = np.array(inputs.superpixel_graph().superpixels)
-    expected = cuekit.superpixel_graph(labels, photo).colours
-    lab = color.rgb2lab(photo)
-    return Case(
-        "superpixel_graph of 375×500",
-        Contender("cuekit", lambda: cuekit.superpixel_graph(labels, photo).colours, expected),
-        [Contender("scikit-image, colours of pixels", lambda: color.rgb2lab(photo), lab)],
-    )
-
-
 def run(*, quick: bool = False) -> list[Result]:
     """Run the benchmark."""
-    return [measure(each, quick=quick) for each in (connectivity(), colours(), graph())]
+    return [measure(connectivity(), quick=quick)]

@@ -19,7 +19,7 @@ from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 from scipy.spatial import distance
-from skimage import segmentation
+from skimage import color, segmentation
 
 from benchmarks.peers_torch import REFINE as REFINE
 
@@ -772,6 +772,42 @@ def dcsm_torch_broadcast(maps: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
     scale = _quotient(buffer.amax(2, keepdim=True))
     torch.sum(buffer.clamp_(min=0).mul_(scale).tanh_(), 1, out=out)
     return out.mul_(_quotient(out.amax(1, keepdim=True))).tanh_()
+
+
+# --- superpixel_graph: labels (H, W), photo (H, W, 3) uint8 -> edges, lengths, colours, flat ------
+
+
+def superpixel_graph_numpy(labels: Array, photo: Array) -> Array:
+    """Sort the pairs of neighbours as one number each, and average scikit-image's colours."""
+    count = labels.max() + 1
+    right, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
+    first = np.concatenate([labels[:, :-1][right], labels[:-1][down]]).astype(np.int64)
+    second = np.concatenate([labels[:, 1:][right], labels[1:][down]])
+    pairs = np.minimum(first, second) * count + np.maximum(first, second)
+    edges, lengths = np.unique(pairs, return_counts=True)
+    flat, lab = labels.ravel(), color.rgb2lab(photo).reshape(-1, 3)
+    sums = np.stack([np.bincount(flat, lab[:, j], count) for j in range(3)], axis=-1)
+    colours = sums / np.bincount(flat)[:, None]
+    parts = [np.stack(np.divmod(edges, count), axis=-1).ravel(), lengths, colours.ravel()]
+    return np.concatenate(parts)
+
+
+# --- colour_evidence: soft labels (K, H, W) float32, photo (H, W, 3) uint8 -> (K - 1, H, W) -------
+
+
+def colour_evidence_numpy(soft: Array, photo: Array) -> Array:
+    """Count scikit-image's colours by bincount, smooth the histograms with scipy, and look up."""
+    steps = color.rgb2lab(photo).astype(np.float32) * np.float32([0.16, 0.125, 0.125])
+    steps += np.float32([0, 8.5, 8.5])
+    bins = np.ravel_multi_index(
+        tuple(np.moveaxis(steps.clip(0, 15).astype(np.intp), -1, 0)), (16, 16, 16)
+    )
+    counts = [np.bincount(bins.ravel(), channel.ravel(), 4096) for channel in soft]
+    shares = np.stack(counts).reshape(-1, 16, 16, 16) / bins.size
+    smoothed = ndimage.gaussian_filter(shares, (0, 1, 1, 1), mode="constant")
+    logs = np.log(smoothed.reshape(len(soft), -1) + 5e-5)
+    evidence = (logs[1:] - logs[0]).clip(-8, 8).astype(soft.dtype)
+    return np.take(evidence, bins, axis=1)
 
 
 # --- superpixel_walk: values (C, S), a graph of superpixels -> (C, S) -----------------------------

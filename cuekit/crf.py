@@ -396,7 +396,9 @@ def dense_crf(
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     shape = (math.prod(batch), channels, height, width)
     if not _is_plain(photos, params):
-        _refine_any_photo(scores, photos, params, tags, out, energies, iterations, epsilon, threads)
+        _refine_any_photo(
+            scores, photos, params, tags, out, energies, iterations, epsilon, storage, threads
+        )
     elif out.size:
         kernels, context = backend(scores, threads)
         valid = kernels.crf(
@@ -461,6 +463,7 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
     )
     size = (*batch, height, width)
     if photos.shape == size:
+        _refuse_device(photos, f"shape {photos.shape}")
         return photos[..., None]
     if photos.shape[:-1] != size:
         refuse_other_orders(photos, scores, "probabilities", layout)
@@ -475,6 +478,14 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
             f"{photos.shape}"
         )
     return photos
+
+
+def _refuse_device(photos: AnyArray, got: str) -> None:
+    if not is_on_cpu(photos):
+        raise ValueError(
+            "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "
+            f"device, got {got}: there is no CUDA kernel for others; copy to the CPU first"
+        )
 
 
 def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
@@ -494,17 +505,15 @@ def _refine_any_photo(
     energies: bool,
     iterations: int,
     epsilon: float,
+    storage: str,
     threads: int,
 ) -> None:
     """Write to `out` what the CRF of the photos' features gives."""
     from cuekit.crf_features import Checked, photo_kernels
 
-    if not is_on_cpu(scores):
-        raise ValueError(
-            "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "
-            f"device, got {photos.shape[-1]} channels of {photos.dtype} and {params}: there is no "
-            "CUDA kernel for others; copy to the CPU first"
-        )
+    _refuse_device(photos, f"{photos.shape[-1]} channels of {photos.dtype} and {params}")
+    if storage != "float32":
+        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
     channels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]
     for index in np.ndindex(*scores.shape[:-3]) if out.size else ():
         kernels = photo_kernels(photos[index], params, channel_axis=-1)

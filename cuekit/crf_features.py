@@ -60,8 +60,8 @@ class CRFKernel(NamedTuple):
         other l. The weight w is the matrix that is w off the diagonal and 0 on it, or -w on it and
         0 elsewhere: the result is the same.
     normalization : {"symmetric", "before", "after", "none"}, optional
-        The kernel e(i, j) = exp(-|f_i - f_j|^2 / 2), with n_i the sum of e(i, j) over j, is divided
-        by sqrt(n_i n_j); by n_j, "before" the filter; by n_i, "after" it; or by nothing.
+        The kernel ``e(i, j) = exp(-|f_i - f_j|^2 / 2)``, with n_i the sum of e(i, j) over j, is
+        divided by sqrt(n_i n_j); by n_j, "before" the filter; by n_i, "after" it; or by nothing.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def dense_crf_features(
     which approximates the filters, in float32. The result is that of pydensecrf's `DenseCRF` with
     the same features, up to rounding; the order of the features matters for the approximation.
 
-    Features further than some 2**17 standard deviations from 0 are refused, because float32 would
+    Features further than some 200 000 standard deviations from 0 are refused, because float32 would
     round them: subtract their means. With many features of a wide range the lattice cannot be
     addressed: features from 0 to 200 000, 30 000, 3900, 900, 320, 130 and 40 standard deviations
     are always possible with D = 3, 4, 5, 6, 7, 8 and 10, and much wider ones where features depend
@@ -183,7 +183,7 @@ def dense_crf_features(
 class MeanField:
     """The mean field of `dense_crf_features`, one iteration at a time.
 
-    Iteration gives Q and its KL divergence, first of the start, then of each step, without end:
+    Iteration gives Q and its KL divergence, first of the start, then of each step, without end::
 
         for q, kl in MeanField(probabilities, kernels): ...
 
@@ -435,7 +435,7 @@ def _check_kernels(kernels: Any, shape: tuple[int, ...]) -> list[CRFKernel]:
         result.append(
             CRFKernel(
                 _check_features(features, f"{name}.features", tuple(batch), points),
-                _gains(compatibility, f"{name}.compatibility", channels),
+                _gains(compatibility, f"{name}.compatibility", channels, normalization),
                 normalization,
             )
         )
@@ -463,8 +463,10 @@ def _check_features(value: Any, name: str, batch: tuple[int, ...], points: int) 
     return result
 
 
-def _gains(value: Any, name: str, channels: int) -> Array:
+def _gains(value: Any, name: str, channels: int, normalization: str) -> Array:
     """Return what a class adds to the logit of a class: (K, K), or its diagonal (K)."""
+    # Without a factor after the filter, sums grow with the number of points.
+    largest = LARGEST if normalization in ("symmetric", "after") else LARGEST / 1e10
     if np.ndim(value) == 0:
         table = np.full(channels, check_number(value, name))
     else:
@@ -475,9 +477,9 @@ def _gains(value: Any, name: str, channels: int) -> Array:
                 f"to match probabilities, got {table.shape}"
             )
         table = table.astype(np.float64)
-    index = first_true(~(np.abs(table) <= LARGEST))
+    index = first_true(~(np.abs(table) <= largest))
     if index is not None:
-        raise ValueError(f"{name} must be at most {LARGEST:g} in magnitude, got {table[index]}")
+        raise ValueError(f"{name} must be at most {largest:g} in magnitude, got {table[index]}")
     if table.ndim == 2:
         # Up to rounding.
         index = first_true(np.abs(table - table.T) > 1e-6 * np.abs(table).max())
@@ -676,7 +678,7 @@ def _check_levels(photo: Array, srgb: Sequence[float]) -> None:
             f"bilateral_srgb should be less than the range of image, which is {spans.max():g}, got "
             f"{min(srgb):g}: colours hardly matter; its unit is that of image, and presets are for "
             "levels from 0 to 255",
-            stacklevel=4,
+            stacklevel=5,  # of dense_crf
         )
 
 

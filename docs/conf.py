@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import tomllib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import cuekit
 from cuekit.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
-URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 project = "cuekit"
 author = "The cuekit developers"
@@ -54,7 +54,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 # Of the scripts in examples. The others are what these share, and what needs torch.
-GALLERY = ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py"]
+GALLERY = ["quickstart.py", "dense_crf.py", "crf_settings.py", "refiners.py", "evidence.py"]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
@@ -77,10 +77,10 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["cuekit.css"]
 # Pages without others below them.
-_SINGLE = ("index", "coming_from", "benchmarks", "reproducibility", "contributing", "changelog")
+_SINGLE = ("index", "benchmarks", "reproducibility", "contributing", "changelog")
 html_sidebars = {page: [] for page in _SINGLE}
 html_theme_options = {
-    "github_url": URLS["Source"],
+    "github_url": re.findall(r'^Source = "(.+)"$', PYPROJECT, re.MULTILINE)[0],
     "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
     "footer_end": [],

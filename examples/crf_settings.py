@@ -48,9 +48,9 @@ def refined(params: cuekit.CRFParams, confidence: float = 0.7, iterations: int =
 
 
 def draw(name: str, values: Sequence[float], results: Sequence[np.ndarray]) -> None:
-    """Write a picture with the labels of each value."""
-    figure, axes = plt.subplots(1, len(values), figsize=(12, 2.5), layout="constrained")
-    for ax, value, result in zip(axes, values, results, strict=True):
+    """Write a picture with the labels of four values."""
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), layout="constrained")
+    for ax, value, result in zip(axes.flat, values, results, strict=True):
         ax.imshow(overlay(photo, result))
         ax.set_title(f"{name} = {value:g}", fontsize=11)
         ax.set_axis_off()

@@ -35,6 +35,7 @@ COLUMNS = (
     ("raw cues", "same network, gray photo"),
     ("snapped", "same network, gray photo"),
     ("fused", "color or gray"),
+    ("evidence", "recipe on both"),
 )
 DPI, PANEL, GAP, MARGIN, HEADER, FOOTER = 100, 2.3, 0.07, 0.1, 0.6, 0.46  # inches, except DPI
 
@@ -52,6 +53,8 @@ class Row(NamedTuple):
         The cues of "color" and "gray"; channel 0 is the background.
     snapped : dict of str to (C + 1, H, W) array of bool
     fused : (C + 1, H, W) array of bool
+    evidence : (C + 1, H, W) array of bool
+        The labels of the recipe, one mask per class.
     """
 
     photo: np.ndarray
@@ -60,6 +63,7 @@ class Row(NamedTuple):
     raw: dict[str, np.ndarray]
     snapped: dict[str, np.ndarray]
     fused: np.ndarray
+    evidence: np.ndarray
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -99,6 +103,7 @@ def draw(rows: list[Row], path: Path) -> None:
         _show_cues(line[4], gray, row.raw["gray"], tints)
         _show_cues(line[5], gray, row.snapped["gray"], tints)
         _show_cues(line[6], row.photo, row.fused, tints)
+        _show_cues(line[7], row.photo, row.evidence, tints)
         for axis in line:
             axis.axis("off")
 

@@ -39,7 +39,7 @@ LONGEST = 640  # pixels; the superpixels' default scale suits photos of about th
 
 
 def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndarray, Any]]) -> Row:
-    """Compute every step of the paper, from activation maps to fused cues.
+    """Compute every step of the paper, from activation maps to fused cues, and our own recipe.
 
     Parameters
     ----------
@@ -60,7 +60,14 @@ def cues_of(photo: np.ndarray, classes: list[str], maps: dict[str, tuple[np.ndar
         raw[kind] = cuekit.raw_cues(own, background)
         snapped[kind] = cuekit.snap_cues(raw[kind], superpixels)
     fused = cuekit.fuse_cues(*snapped.values())
-    return Row(photo, classes, superpixels, raw, snapped, fused)
+    ids = np.arange(1, len(classes) + 1)
+    sets = [
+        cuekit.io.Maps(cams, ids, None, "cuekit", features=features)
+        for cams, features in maps.values()
+    ]
+    labels = cuekit.recipes.evidence(photo, sets)
+    evidence = labels == np.arange(len(classes) + 1)[:, None, None]
+    return Row(photo, classes, superpixels, raw, snapped, fused, evidence)
 
 
 # %%
@@ -152,8 +159,9 @@ def main() -> None:
         cuekit.io.write_labels(path, cuekit.cues_to_labels(row.fused))
         sys.stdout.write(f"{path}\n")
         for channel, class_name in enumerate(["background", *row.classes]):
-            raw, fused = row.raw["color"][channel].mean(), row.fused[channel].mean()
-            sys.stdout.write(f"  {channel} {class_name}: raw {raw:.1%}, fused {fused:.1%}\n")
+            kinds = {"raw": row.raw["color"], "fused": row.fused, "evidence": row.evidence}
+            shares = ", ".join(f"{kind} {cues[channel].mean():.1%}" for kind, cues in kinds.items())
+            sys.stdout.write(f"  {channel} {class_name}: {shares}\n")
     draw(list(rows.values()), args.out / "quickstart.png")
     sys.stdout.write(f"{args.out / 'quickstart.png'}\n")
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs the tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+# Runs the tests on a build with sanitizers: AddressSanitizer and UndefinedBehaviorSanitizer, or, to
+# find data races, ThreadSanitizer.
 #
 #     tests/sanitize.sh [arguments for pytest]
+#     tests/sanitize.sh thread [arguments for pytest]
 #
 # Builds in a copy of the tree, so that the working tree keeps its own compiled modules. Needs gcc, and
 # setuptools and the packages of `pip install 'cuekit[test]'` in the active environment.
@@ -15,19 +17,41 @@ tar -C "$root" --exclude=.git --exclude='.venv*' --exclude=build --exclude='*.so
   tar -C "$copy/tree" -xf -
 cd "$copy/tree"
 
-sanitize=-fsanitize=address,undefined
+if [[ ${1-} == thread ]]; then
+  shift
+  sanitize=-fsanitize=thread
+  flags="-O1 -g $sanitize"
+  runtime=libtsan.so
+  # The tests of threads, forks and signals. A forked child has started its own threads.
+  tests=(tests/test_parallel.py tests/test_interrupt.py)
+  # No limit on the address space: the sanitizer reserves terabytes of it.
+  tests+=(--deselect tests/test_parallel.py::test_a_large_label_takes_no_memory)
+  export TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 second_deadlock_stack=1"
+else
+  sanitize=-fsanitize=address,undefined
+  # -fno-wrapv: Python's own flags define what a signed overflow gives, and hide it from the sanitizer.
+  flags="-O1 -g -fno-wrapv $sanitize -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+  runtime=libasan.so
+  # Left out:
+  # - test_voc.py: hundreds of photos take too long and reach no code that other tests do not reach.
+  # - the limit on the address space: the sanitizer reserves terabytes of it.
+  # - forking while another thread computes: the child may inherit a lock of the sanitizer's allocator
+  #   that is never released. Forking while no other thread computes is tested.
+  tests=(--ignore tests/test_voc.py)
+  tests+=(--deselect tests/test_parallel.py::test_a_large_label_takes_no_memory)
+  tests+=(--deselect "tests/test_parallel.py::test_forked_child[fork_while_busy]")
+  # The interpreter does not free all its memory when it exits, which would be reported as leaks.
+  export ASAN_OPTIONS=detect_leaks=0
+  export UBSAN_OPTIONS=print_stacktrace=1
+fi
+
 # Exported, because the tests build the emulated CUDA kernels with them.
-export CC=gcc CXX=g++ CUEKIT_CUDA=0
-export CUEKIT_CXXFLAGS="-O1 -g $sanitize -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-export CUEKIT_LDFLAGS="$sanitize"
+export CC=gcc CXX=g++ CUEKIT_CUDA=0 CUEKIT_CXXFLAGS="$flags" CUEKIT_LDFLAGS="$sanitize"
 python setup.py --quiet build_ext --inplace
 
 # The interpreter is not instrumented, so the sanitizer's runtime is loaded before it. libstdc++ is
 # loaded too: without it the runtime finds no __cxa_throw and aborts at the first C++ exception.
-export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
-# The interpreter does not free all its memory when it exits, which would be reported as leaks.
-export ASAN_OPTIONS=detect_leaks=0
-export UBSAN_OPTIONS=print_stacktrace=1
+export LD_PRELOAD="$(gcc -print-file-name=$runtime) $(gcc -print-file-name=libstdc++.so)"
 export PYTHONPATH="$copy/tree"
 export CUEKIT_DATA="${CUEKIT_DATA:-$root/../shared/data}"
 
@@ -40,15 +64,5 @@ case $found in
     ;;
 esac
 
-# Left out:
-# - test_voc.py: hundreds of photos take too long and reach no code that other tests do not reach.
-# - the limit on the address space: the sanitizer reserves terabytes of it.
-# - forking while another thread computes: the child may inherit a lock of the sanitizer's allocator
-#   that is never released. Forking while no other thread computes is tested.
-#
 # --capture=sys: otherwise a sanitizer's report is lost when it aborts the process.
-python -m pytest -q --capture=sys \
-  --ignore tests/test_voc.py \
-  --deselect tests/test_parallel.py::test_a_large_label_takes_no_memory \
-  --deselect "tests/test_parallel.py::test_forked_child[fork_while_busy]" \
-  "$@"
+python -m pytest -q --capture=sys "${tests[@]}" "$@"

@@ -579,8 +579,9 @@ def test_float16_storage_holds_the_largest_sums_on_a_device(device):
 
 def test_float16_storage_is_for_devices():
     maps, photo = np.ones((2, 4, 5), np.float32), np.zeros((4, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"^storage must be 'float32' on the CPU, got 'float16'$"):
-        cuekit.dense_crf(maps, photo, storage="float16")
+    for image in (photo, photo[..., 0]):
+        with refused("storage must be 'float32' on the CPU, got 'float16'"):
+            cuekit.dense_crf(maps, image, storage="float16")
     with pytest.raises(ValueError, match=r"^storage must be .*got 'float64'$"):
         cuekit.dense_crf(maps, photo, storage="float64")
 
@@ -628,6 +629,18 @@ def test_energies_of_any_size_on_a_device(device, size):
     for dtype in ("float32", "float64"):
         photo = patches(9, 10, noise=9)
         assert_equals_the_cpu(device, energies.astype(dtype), photo, "sec", unary="energies")
+
+
+def test_other_photos_have_no_kernel_on_a_device(device):
+    maps, photo = np.ones((2, 4, 5), np.float32), np.zeros((4, 5, 3), np.uint8)
+    wide = CRFParams(3, (1, 2), 10, 80, 13)
+    cases = [(photo[..., 0], "sec"), (photo.astype(np.float32), "sec"), (photo, wide)]
+    with device.active():
+        for image, params in cases:
+            arrays = device.wrap(maps), device.wrap(np.ascontiguousarray(image))
+            message = r"^image must be RGB of uint8, and widths equal .*: there is no CUDA kernel"
+            with pytest.raises(ValueError, match=message):
+                cuekit.dense_crf(*arrays, params)
 
 
 def test_a_lattice_that_cannot_be_addressed_on_a_device(device):

@@ -528,6 +528,17 @@ def test_wrong_kernels(kernel, error, message):
         cuekit.dense_crf_features(np.full((3, 5), 1 / 3), [kernel])
 
 
+def test_the_largest_weights_give_finite_results():
+    features, maps = points_and_maps()
+    for how in NORMALIZATIONS:
+        largest = 1e30 if how in ("symmetric", "after") else 1e20
+        for weight in (largest, -largest, np.full((4, 4), largest)):
+            result = cuekit.dense_crf_features(maps, [(features, weight, how)])
+            np.testing.assert_allclose(result.sum(0), 1, atol=1e-6)
+        with pytest.raises(ValueError, match=r"^kernels\[0\].compatibility must be at most"):
+            cuekit.dense_crf_features(maps, [(features, 2 * largest, how)])
+
+
 def test_wrong_arguments():
     maps, kernels = np.full((3, 5), 1 / 3), [(np.zeros((1, 5)), 1)]
     with refused("kernels must be a list of kernels, got ndarray", TypeError):

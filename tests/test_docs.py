@@ -31,7 +31,7 @@ PAGES = [
 def documented(page):
     """Return the names that a page of the API reference lists."""
     text = (API / f"{page}.rst").read_text(encoding="utf-8")
-    blocks = re.findall(r"autosummary::\n   :toctree: generated\n\n((?:   .+\n)+)", text)
+    blocks = re.findall(r"autosummary::\n(?:   :.+\n)+\n((?:   .+\n)+)", text)
     by_hand = re.findall(r"^\.\. py:data:: (\w+)$", text, re.MULTILINE)
     return [*(name for block in blocks for name in block.split()), *by_hand]
 
@@ -45,8 +45,8 @@ def public_names(module):
 
 def test_every_function_has_a_page():
     modules = {name for name in cuekit.__all__ if inspect.ismodule(getattr(cuekit, name))}
-    names = documented("functions")
-    assert sorted(names) == sorted({*cuekit.__all__, "random_walk.neighbour_offsets"} - modules)
+    names = [name for name in documented("functions") if "." not in name]  # a.b: of a module
+    assert sorted(names) == sorted({*cuekit.__all__} - modules)
     for name in modules:
         assert (API / f"{name}.rst").is_file()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cuekit import recipes, reference
 from cuekit.io import Maps, read_labels, read_photo
 from cuekit.metrics import confusion_matrix, mean_iou
 from cuekit.recipes import EVIDENCE_CRF, EVIDENCE_WEIGHTS, EvidenceWeights, evidence
+from cuekit.recipes.evidence import evidence_graph
 
 CAMS = [DATA / "cams" / f"{name}.npz" for name in ("color", "gray")]
 
@@ -54,8 +56,8 @@ def features_of(sets, size):
     return stretched(sum(reference.resize(stretched(each)[None], size)[0] for each in layers))
 
 
-def plain_scores(photo, sets, terms):
-    """The scores (K, S) of the first round, with the oracles of the ops that the recipe calls."""
+def plain_terms(photo, sets):
+    """The terms (C, S) by name, with the oracles of the ops that the recipe calls, and the rest."""
     size = photo.shape[:2]
     superpixels = cuekit.felzenszwalb(photo, 50)  # has tests of its own, and no fast oracle
 
@@ -73,34 +75,59 @@ def plain_scores(photo, sets, terms):
     )
     graph = cuekit.superpixel_graph(superpixels, photo)
     own = relative(mean(merged))
-    walked = relative(reference.superpixel_walk(own, graph, 0.02, 10.0))
     connectivity, contrast = reference.boundary_connectivity(graph, 7.0, 3.0, 0.4)
     soft = np.concatenate([(1 - own.max(0, keepdims=True)) ** 3.5, own])
-    soft = (soft / soft.sum(0))[:, superpixels]
-    colours = mean(reference.colour_evidence(soft, photo))
+    soft /= soft.sum(0)
+    rows, columns = np.gradient(cuekit.rgb_to_lab(photo)[..., 0].astype(np.float64))
     y, x = graph.centres.T
-    scores = [np.zeros(own.shape[1])]
-    for c in range(len(own)):
-        others = sum((own[k] for k in range(len(own)) if k != c), np.zeros_like(own[c]))
-        scores.append(
-            terms.walk * np.log(walked[c] + 0.03)
-            + terms.rivals * np.log(others + 0.03)
-            + terms.colour * colours[c]
-            + terms.features * mean(features_of(sets, size)[None])[0]
-            + terms.connectivity * np.minimum(connectivity, 8)
-            + terms.contrast * contrast
-            + terms.x * (x - 0.5) ** 2
-            + terms.y * y
-            + terms.constant
+    terms = {
+        "walk": np.log(relative(reference.superpixel_walk(own, graph, 0.02, 10.0)) + 0.03),
+        "rivals": np.log(own.sum(0) - own + 0.03),
+        "colour": mean(reference.colour_evidence(soft[:, superpixels], photo)),
+        "features": mean(features_of(sets, size)[None]),
+        "connectivity": np.minimum(connectivity, 8),
+        "contrast": contrast,
+        "x": (x - 0.5) ** 2,
+        "y": y,
+        "constant": 1.0,
+        "gradient": np.log(mean(np.hypot(rows, columns)[None]) + 0.3),
+        "border": np.minimum(graph.border_pixels / graph.sizes**0.5, 8),
+    }
+    return {k: np.broadcast_to(v, own.shape) for k, v in terms.items()}, soft, graph
+
+
+def plain_network(name, terms, soft, graph):
+    with np.load(Path(recipes.__file__).with_name("evidence.npz")) as archive:
+        names, hidden, output = (
+            archive[f"{name}/{part}"] for part in ("terms", "hidden", "output")
         )
-    return np.stack(scores), superpixels
+    share = graph.sizes / graph.sizes.sum()
+    scores = np.zeros(soft[1:].shape)
+    smooth = {k: reference.superpixel_walk(terms[k], graph, 0.05, 10.0) for k in names}
+    for c, s in np.ndindex(scores.shape):
+        inside = share * soft[c + 1]
+        rows = []
+        for k in names:
+            term = terms[k][c]
+            mean = (term * share).sum()
+            spread = ((term - mean) ** 2 * share).sum() ** 0.5
+            rows.append(
+                [term[s], smooth[k][c, s], mean, (term * inside).sum() / inside.sum(), spread]
+            )
+        inputs = [*np.array(rows).T.ravel(), np.log(len(scores)), 1]
+        scores[c, s] = np.array([*np.tanh(inputs @ hidden), 1]) @ output
+    return scores
 
 
-def plain_evidence(photo, sets):
+def plain_evidence(photo, sets, weights="position"):
     """One round of the recipe."""
-    scores, superpixels = plain_scores(photo, sets, EVIDENCE_WEIGHTS["position"])
-    odds = np.exp(scores - scores.max(0))
-    soft = (odds / odds.sum(0))[:, superpixels].astype(np.float32)
+    terms, soft, graph = plain_terms(photo, sets)
+    fields = dataclasses.asdict(EVIDENCE_WEIGHTS[weights])
+    scores = sum(fields[name] * term for name, term in terms.items() if name in fields)
+    if weights != "tags-only":
+        scores += (plain_network(weights, terms, soft, graph) - scores).clip(-1, 1)
+    odds = np.exp(np.insert(scores, 0, 0, axis=0))
+    soft = (odds / odds.sum(0))[:, graph.superpixels].astype(np.float32)
     refined = cuekit.dense_crf(soft, photo, EVIDENCE_CRF, iterations=5)
     return np.array([0, *sets[0].class_ids])[refined.argmax(0)]
 
@@ -122,12 +149,13 @@ def two_classes(seed=0):
     return photo, sets
 
 
-def test_equals_a_plain_version():
+@pytest.mark.parametrize("weights", ["position", "no-position"])
+def test_equals_a_plain_version(weights):
     """Sums in other orders move a label only where two scores are equal up to rounding."""
     photo, sets = two_classes()
-    result = evidence(photo, sets, rounds=1)
+    result = evidence(photo, sets, weights=weights, rounds=1)
     assert {*np.unique(result)} == {0, 8, 12}
-    assert (result == plain_evidence(photo, sets)).mean() > 0.999
+    assert (result == plain_evidence(photo, sets, weights)).mean() > 0.999
 
 
 @needs_data(VOC, *CAMS)
@@ -136,6 +164,16 @@ def test_equals_a_plain_version_on_photos():
         photo, sets = voc_photo(name)
         photo = photo[:150, :200]  # the oracles are slow
         assert (evidence(photo, sets, rounds=1) == plain_evidence(photo, sets)).mean() > 0.999
+
+
+def test_large_photos_have_no_more_superpixels_than_boundary_connectivity_takes():
+    """Those of noise, of which there are most."""
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, (side, 500, 3), np.uint8) for side in (900, 1300))
+    np.testing.assert_array_equal(evidence_graph(small).superpixels, cuekit.felzenszwalb(small, 50))
+    least = 1300 * 500 // 8192
+    assert least > 60
+    assert evidence_graph(large).sizes.min() >= least
 
 
 def training_photos():
@@ -196,6 +234,16 @@ def test_without_position_a_mirror_image_has_mirrored_labels():
     turned = evidence(photo[::-1, ::-1].copy(), upside_down, weights="no-position")
     assert (labels == turned[::-1, ::-1]).mean() > 0.97
     assert (labels == 3).any()
+
+
+def test_the_correction_is_of_named_weights_and_has_a_limit():
+    """Without it, weights and their name are the same; a wider limit changes more."""
+    photo, sets = two_classes()
+    plain = evidence(photo, sets, correction=0)
+    assert np.array_equal(plain, evidence(photo, sets, weights=EVIDENCE_WEIGHTS["position"]))
+    changed = [(evidence(photo, sets, correction=c) != plain).mean() for c in (1e-9, 1, 9)]
+    assert changed[0] == 0
+    assert changed[0] < changed[1] < changed[2]
 
 
 def test_one_classifier_is_two_equal_ones():
@@ -287,6 +335,41 @@ def test_any_photo_has_labels(size, classes, kind, colours, features, seed):
         assert (labels == 0).all()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 700), (700, 1)])
+def test_a_row_or_a_column_of_pixels(size):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
+    shape = (2, *(1 if side == 1 else 5 for side in size))
+    maps = maps_of(rng.random(shape), ids=(4, 9), features=rng.random(shape))
+    labels = evidence(photo, maps)
+    assert labels.shape == size
+    assert {*np.unique(labels)} <= {0, 4, 9}
+
+
+@pytest.mark.parametrize("weights", EVIDENCE_WEIGHTS)
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_class_whose_map_is_zero_is_nowhere(weights, others):
+    """Whatever the features say."""
+    photo, mask = photo_of_a_disc()
+    features = blob((9, 12), (4, 5), 1.2)[None]
+    maps = np.stack([np.zeros((9, 12)), *[features[0]] * others])
+    labels = evidence(
+        photo, maps_of(maps, ids=(3, 5)[: len(maps)], features=features), weights=weights
+    )
+    assert not (labels == 3).any()
+    assert iou(labels == 5, mask) > 0.9 if others else (labels == 0).all()
+
+
+@pytest.mark.parametrize("colour", [None, 0, 200])
+def test_a_map_that_is_the_same_everywhere_is_everywhere(colour):
+    """It says that the class is in every pixel, and so do the labels."""
+    photo, _ = photo_of_a_disc()
+    photo = photo if colour is None else np.full_like(photo, colour)
+    labels = [evidence(photo, maps_of(np.full((1, 9, 12), value))) for value in (0.2, 7)]
+    assert (labels[0] == 3).all()
+    assert (labels[1] == 3).all()
+
+
 PHOTO, _ = photo_of_a_disc((20, 20), (10, 10), 5)
 MAPS = maps_of(np.ones((1, 4, 4)))
 
@@ -301,6 +384,8 @@ MAPS = maps_of(np.ones((1, 4, 4)))
         ),
         ({"weights": 3}, TypeError, "weights must be EvidenceWeights, a dict or a name, got int"),
         ({"weights": {"walk": 1}}, ValueError, "weights must have one number for each of colour, "),
+        ({"correction": -1}, ValueError, "correction must be at least 0, got -1"),
+        ({"correction": "1"}, TypeError, "correction must be a number"),
         ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
         ({"rounds": 1.5}, TypeError, "rounds must be an integer"),
         ({"params": "none"}, ValueError, "params must be"),

@@ -21,7 +21,7 @@ import pytest
 from common import CUEKIT, children, is_running
 from PIL import Image
 
-from cuekit import io, run
+from cuekit import io, recipes, run
 from cuekit.__main__ import main
 
 RECIPES = '''
@@ -154,6 +154,18 @@ def test_the_command_does_the_same(capsys):
     assert main([*arguments, "--out", "c", "--option", "threshold=0.9", "--quiet"]) == 0
     np.testing.assert_array_equal(io.read_labels("c/a.png"), expected("a", 0.9))
     assert contents("c") != contents("b")
+
+
+def test_the_default_is_evidence_and_says_if_it_saw_masks(capsys):
+    assert main([*COMMAND, "--out", "a", "--limit", "1", "--quiet"]) == 0
+    assert "evidence were fitted to masks" in capsys.readouterr().out
+    plain = ["--option", "weights=tags-only"]
+    assert main([*COMMAND, "--out", "b", "--limit", "1", "--quiet", *plain]) == 0
+    assert "masks" not in capsys.readouterr().out
+    photo, maps = io.read_photo("photos/a.png"), io.read_maps("maps/a.npz")
+    for out, weights in (("a", "position"), ("b", "tags-only")):
+        wanted = recipes.evidence(photo, maps, weights=weights)
+        np.testing.assert_array_equal(io.read_labels(f"{out}/a.png"), wanted)
 
 
 def test_a_whole_process():

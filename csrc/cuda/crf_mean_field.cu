@@ -130,9 +130,9 @@ __device__ void add_logits(const MeanField<V>& m, std::int64_t tile, int i, int 
 // Registers are limited so that a multiprocessor runs this many threads, which hide the latency of
 // the gathers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int resident_threads = 1024;  // the most that Turing has
+[[maybe_unused]] constexpr int resident_threads = 1024;  // the most that Turing has
 #else
-constexpr int resident_threads = 1280;
+[[maybe_unused]] constexpr int resident_threads = 1280;
 #endif
 
 // `many`: there are more classes than the shape has.

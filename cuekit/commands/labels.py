@@ -11,6 +11,7 @@ from typing import Any
 SUMMARY = "Make labels of a folder of photos from their activation maps."
 EXAMPLES = """\
 examples:
+  cuekit labels --photos JPEGImages --maps cams --out labels
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe irn
   cuekit labels --photos JPEGImages --maps cams --out labels --recipe psa --option alpha=8
   cuekit labels --photos JPEGImages --maps cams --out labels --dry-run
@@ -20,8 +21,10 @@ examples:
   cuekit labels --photos s3://bucket/photos --maps 'cams-{00..15}.tar' --out s3://bucket/labels
   cuekit labels ... --part $SLURM_ARRAY_TASK_ID/16
 
-recipes: psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf, threshold,
-evidence. One of your own is a function of a module in the current folder, or in PYTHONPATH.
+recipes: evidence, psa, psa-affinity, irn, clip-es, toco, toco-par, weclip, snap, sepl, crf,
+threshold. One of your own is a function of a module in the current folder, or in PYTHONPATH.
+The default, evidence, has weights that were fitted to masks of other photos; with --option
+weights=tags-only it has none of these.
 tags, as text: a line holds a photo's name and its classes, with white space between them. As .json:
 {"NAME": [class, ...]}. As .npz: ids and labels of 0 and 1. As .npy: {NAME: labels of 0 and 1}.
 
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="folder or URL for the labels, NAME.png")
     add(
         "--recipe",
-        default="psa",
+        default="evidence",
         metavar="NAME",
         help="a recipe of cuekit.recipes, or module:function (default: %(default)s)",
     )
@@ -144,8 +147,19 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         progress=not arguments.quiet,
     )
-    sys.stdout.write(f"{found}\n")
+    sys.stdout.write(f"{found}\n{_note(arguments.recipe, options)}")
     return 1 if (found.failing if isinstance(found, DryRun) else found.failed) else 0
+
+
+def _note(recipe: str, options: dict[str, Any]) -> str:
+    """Say so if labels are not made from tags alone."""
+    weights = options.get("weights", "position")
+    if recipe != "evidence" or weights not in ("position", "no-position"):
+        return ""
+    return (
+        f"the weights {weights} of the recipe evidence were fitted to masks of other photos, those "
+        "of --option weights=tags-only were not\n"
+    )
 
 
 def _option(text: str) -> tuple[str, Any]:

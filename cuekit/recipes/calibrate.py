@@ -13,7 +13,6 @@ import numpy as np
 
 from cuekit._checks import INTEGERS, check_array, check_integer, check_number, check_shape
 from cuekit.colour_evidence import colour_evidence
-from cuekit.felzenszwalb import felzenszwalb
 from cuekit.metrics import IGNORE, Interval, bootstrap, confusion_matrix, mean_iou
 from cuekit.recipes._steps import MapsOfPhoto, Tags, choose_maps, run_crf
 from cuekit.recipes.evidence import (
@@ -23,11 +22,11 @@ from cuekit.recipes.evidence import (
     Weights,
     check_weights,
     evidence,
+    evidence_graph,
     evidence_terms,
     with_zero,
 )
 from cuekit.rgb_to_lab import rgb_to_lab
-from cuekit.superpixel_graph import superpixel_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -259,7 +258,7 @@ def measure(
         )
     if not ids:
         return None
-    graph = superpixel_graph(felzenszwalb(photo, scale=50), photo)
+    graph = evidence_graph(photo)
     terms, soft = evidence_terms(sets, photo, graph)
     labels = np.array([0, *ids])[soft.argmax(axis=0)] if truth is None else truth
     pixels = graph.mean(np.stack([labels == c for c in (0, *ids)])).astype(np.float64) * graph.sizes

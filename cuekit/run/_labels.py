@@ -92,7 +92,7 @@ def labels(
     photos: PathLike,
     maps: PathLike | Sequence[PathLike],
     out: PathLike,
-    recipe: str | Recipe = "psa",
+    recipe: str | Recipe = "evidence",
     *,
     options: Mapping[str, Any] | None = None,
     names: PathLike | Iterable[str] | None = None,
@@ -132,10 +132,11 @@ def labels(
         The folder of the labels. It is made if it is missing. Labels of NAME are ``NAME.png``, with
         the palette of PASCAL VOC; 255 = unknown. It also holds the manifest ``run.json``, the
         journal and ``failures.csv``.
-    recipe : str or callable, default "psa"
+    recipe : str or callable, default "evidence"
         A function of `cuekit.recipes`, by its name; ``"module:function"``, a function of your own,
         found in the current folder, too; or a function: ``(photo, maps, tags) -> labels``, as
-        `cuekit.recipes` describes.
+        `cuekit.recipes` describes. The default has weights that were fitted to masks of other
+        photos; see `cuekit.recipes.evidence`, also for weights that were not.
     options : dict, optional
         Keyword arguments of the recipe: numbers, strings, lists.
     names : str, path-like or iterable of str, optional

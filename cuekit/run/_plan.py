@@ -27,11 +27,11 @@ from cuekit.run._sources import (
 from cuekit.run._storage import (
     Remote,
     archive_of,
+    fetched,
     files_of,
     is_archive,
     is_shard,
     is_url,
-    local_file,
     place,
     stamp_of,
 )
@@ -185,7 +185,7 @@ def tags_of(
             name: tuple(sorted(check_integer(each, "tags", minimum=1) for each in set(ids)))
             for name, ids in tags.items()
         }
-    with local_file(os.fspath(tags)) as path:
+    with fetched(tags) as path:
         return read_tags(path, classes)
 
 
@@ -197,7 +197,7 @@ def wanted_names(names: PathLike | Iterable[str] | None, plan: Plan) -> Strings:
         wanted = with_maps[0] if len(with_maps) == 1 else Strings(merged)
     else:
         if isinstance(names, str | os.PathLike):
-            with local_file(os.fspath(names)) as path:
+            with fetched(names) as path:
                 names = read_list(path)
         wanted = Strings(listed_names(names))
     if not any(name in plan.photos and any(name in each for each in plan.maps) for name in wanted):

@@ -355,6 +355,16 @@ def local_file(location: str) -> Iterator[str]:
             raise ValueError(str(error).replace(copy, readable(location))) from None
 
 
+@contextlib.contextmanager
+def fetched(path: PathLike) -> Iterator[PathLike]:
+    """Have a path for an argument that is a path or a URL."""
+    if is_url(path):
+        with local_file(os.fspath(path)) as copy:
+            yield copy
+    else:
+        yield path
+
+
 def _store(url: str) -> Any:
     """Return fsspec's file system of a URL."""
     return _made_store(url.partition("://")[0])

@@ -201,10 +201,10 @@ def labels_of_recipes(
         cuekit.io.Maps(each.cams[present], tags, None, "voc", features=each.features)
         for each in maps.values()
     ]
-    # PSA's recipe takes maps in [0, 1].
+    # PSA's recipe takes maps in [0, 1]. Weights that were fitted to masks would not be fair here.
     return {
         "psa": cuekit.recipes.psa(photo, of_tags, normalize=True),
-        "evidence": cuekit.recipes.evidence(photo, of_tags),
+        "evidence": cuekit.recipes.evidence(photo, of_tags, weights="tags-only"),
     }
 
 

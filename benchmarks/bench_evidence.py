@@ -1,0 +1,66 @@
+"""The recipe evidence: three classes on photos, beside the CRFs that it calls, and beside psa."""
+
+from __future__ import annotations
+
+import sys
+from unittest import mock
+
+import numpy as np
+
+import cuekit
+from benchmarks import inputs
+from benchmarks.harness import Case, Claim, Contender, Result, measure
+from cuekit import recipes
+from cuekit.io import Maps
+
+PHOTOS = 20
+GRID = (24, 32)
+
+
+def maps_of_two(seed: int) -> list[Maps]:
+    """Return maps and features as two classifiers give them: smooth, and mostly low."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(2):
+        coarse = cuekit.resize_maps(rng.random((5, 5, 7), np.float32) ** 2, GRID)
+        ids = np.array([8, 12, 15])
+        found.append(Maps(coarse[:3], ids, None, "cuekit", features=coarse[3:]))
+    return found
+
+
+def case() -> Case:
+    """Compare with the recipe's own CRFs, of the inputs that it makes, and with psa."""
+    natural = [each for each in inputs.natural_photos(2 * PHOTOS) if each.shape[:2] == inputs.SIZE]
+    photos = natural[:PHOTOS] or [inputs.photo(name) for name in ("chelsea", "coffee", "rocket")]
+    sets = [maps_of_two(seed) for seed in range(len(photos))]
+    module = sys.modules["cuekit.recipes.evidence"]
+    with mock.patch.object(module, "run_crf", wraps=module.run_crf) as run_crf:
+        expected = [recipes.evidence(*each) for each in zip(photos, sets, strict=True)]
+    calls = [call.args for call in run_crf.call_args_list]
+
+    def crfs() -> list[np.ndarray]:
+        return [
+            cuekit.dense_crf(soft, photo, params, iterations=iterations)
+            for soft, photo, params, iterations in calls
+        ]
+
+    def labels(recipe: str) -> list[np.ndarray]:
+        options = {"normalize": True} if recipe == "psa" else {}
+        function = recipes.RECIPES[recipe]
+        return [function(*each, **options) for each in zip(photos, sets, strict=True)]
+
+    title = f"recipe evidence, 3 classes, {len(photos)} photos of 375×500"
+    return Case(
+        title,
+        Contender("cuekit", lambda: labels("evidence"), expected),
+        [
+            Contender("its CRFs alone", crfs, crfs()),
+            Contender("recipe psa", lambda: labels("psa"), labels("psa")),
+        ],
+        [Claim(f"{title}, to its CRFs", ("its CRFs alone",), at_most=1.35)],
+    )
+
+
+def run(*, quick: bool = False) -> list[Result]:
+    """Run the benchmark."""
+    return [measure(case(), quick=quick)]

@@ -497,7 +497,7 @@ def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
 
 
 def _refine_any_photo(
-    scores: AnyArray,  # (..., K, H, W)
+    scores: Any,  # (..., K, H, W)
     photos: Any,  # (..., H, W, C)
     params: CRFParams,
     tags: Any,

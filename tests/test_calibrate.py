@@ -217,6 +217,7 @@ def test_it_mends_weights_that_miss_objects():
     assert found.difference.low > 0
     assert found.fitted.value > 0.95 > 0.9 > found.before.value
     assert found.notes == ()
+    assert found.weights == found.fitted_weights
 
 
 @FEW
@@ -244,6 +245,7 @@ def test_what_speaks_against_the_weights():
             found = calibrate(*samples(5), ridge=300.0)
     assert len(found.notes) == 2
     assert str(found).count("NOTE: ") == 2
+    assert found.weights == found.start != found.fitted_weights
 
 
 @FEW

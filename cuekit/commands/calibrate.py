@@ -15,8 +15,9 @@ examples:
 
 It is for photos, classes or classifiers of another kind than those that the weights of cuekit are
 from. With masks, the report says by cross-validation how good labels are before and after, in
-percent; and whether the fitted weights are better at all. Have at least 20 photos with masks; 50 to
-100 are better. Photos of one scene should be side by side in the list.
+percent. Fitted weights that are not better beyond chance are not used: weights fitted to 20 photos
+are mostly worse, have 100 or more with masks. Photos of one scene should be side by side in the
+list.
 
 Without --truth, weights come from photos and maps alone, and nothing says how good they are."""
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "further classifier",
     )
     add("--truth", metavar="DIR", help="folder of true label images, NAME.png")
-    add("--out", required=True, metavar="FILE", help="write the fitted weights, a .json")
+    add("--out", required=True, metavar="FILE", help="write the weights to use, a .json")
     add("--list", metavar="FILE", help="text file with a name in each line (default: all)")
     add("--tags", metavar="FILE", help="the photos' classes: use no other maps")
     add("--classes", default="voc", metavar="voc|coco|FILE", help="the classes (default: voc)")

@@ -65,11 +65,13 @@ class Calibration:
     Attributes
     ----------
     weights : EvidenceWeights
+        Those to use: the fitted ones if they are better beyond chance, or else those of `start`.
+    fitted_weights : EvidenceWeights
         Fitted to all photos.
     start : EvidenceWeights
         The weights that the fit started from and is drawn to.
     ridge : float
-        How strongly; infinity if `weights` are those of `start`. NaN without masks.
+        How strongly; infinity leaves them as they are. NaN without masks.
     photos, folds : int
         The number of photos, and of parts that they were divided into; 0 parts without masks.
     before, fitted, difference : Interval, or None without masks
@@ -83,6 +85,7 @@ class Calibration:
     """
 
     weights: EvidenceWeights
+    fitted_weights: EvidenceWeights
     start: EvidenceWeights
     ridge: float
     photos: int
@@ -96,7 +99,7 @@ class Calibration:
     def __str__(self) -> str:
         lines = [f"{'weight':14}{'before':>9}{'fitted':>9}"]
         for name in NAMES:
-            before, fitted = getattr(self.start, name), getattr(self.weights, name)
+            before, fitted = getattr(self.start, name), getattr(self.fitted_weights, name)
             lines.append(f"{name:14}{before:9.3f}{fitted:9.3f}")
         if self.folds:
             parts = f"cross-validated in {self.folds} parts"
@@ -179,7 +182,8 @@ def calibrate(
     Returns
     -------
     Calibration
-        Its `notes` say what speaks against the fitted weights.
+        Its `weights` are the fitted ones only if they are better in the cross-validation, beyond
+        chance; its `notes` say what speaks against the fitted ones.
 
     Raises
     ------
@@ -191,7 +195,8 @@ def calibrate(
     -----
     UserWarning
         For each of the notes: fewer than 20 photos say little; and fitted weights whose mean IoU
-        is not above that of `weights` beyond chance are better left alone.
+        is not above that of `weights` beyond chance are not used. Weights fitted to 20 photos can
+        be worse by 10 points and more.
 
     Notes
     -----
@@ -328,7 +333,7 @@ def weigh(measured: Sequence[PhotoTerms | None], start: EvidenceWeights) -> Cali
     weights["constant"] = -float(scores[order[highest]])
     note = "no masks were given: nothing says how good these weights are"
     found = EvidenceWeights(**weights)
-    return Calibration(found, start, math.nan, len(measured), 0, None, None, None, (note,))
+    return Calibration(found, found, start, math.nan, len(measured), 0, None, None, None, (note,))
 
 
 # ---------------------------------------------------------------------------------- the fit
@@ -364,11 +369,11 @@ class Fits:
         notes = []
         if self.photos < FEW_PHOTOS:
             notes.append(f"{self.photos} photos say little: have at least {FEW_PHOTOS} with masks")
-        if not difference.low > 0:
-            notes.append(
-                "the fitted weights are not better beyond chance: keep those that you have"
-            )
+        better = difference.low > 0
+        if not better:
+            notes.append("the fitted weights are not better beyond chance: those before are kept")
         return Calibration(
+            self.weights if better else self.start,
             self.weights,
             self.start,
             self.ridge,

@@ -464,7 +464,8 @@ def test_memory_of_a_large_file(path):
     io.read_coco(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3.5 * size  # json.load alone takes more than 6 times
+    # 3.8 times in Python 3.10; json.load alone takes more than 6 times.
+    assert peak < 4 * size
 
 
 @at_most(200)

@@ -207,7 +207,9 @@ def test_hostile_files_fail_alone(five):
     """A bomb, a file that is no PNG, a folder, a link to itself."""
     truth, labels = five
     header = (truth / "p0.png").read_bytes()[:16]
-    (labels / "p1.png").write_bytes(header + (2**31 - 1).to_bytes(4) * 2 + b"\x08\x03\0\0\0" * 9)
+    (labels / "p1.png").write_bytes(
+        header + (2**31 - 1).to_bytes(4, "big") * 2 + b"\x08\x03\0\0\0" * 9
+    )
     (labels / "p2.png").write_bytes(b"GIF89a")
     (labels / "p3.png").unlink()
     (labels / "p3.png").symlink_to(labels / "p3.png")

@@ -141,10 +141,11 @@ class _Worker:
         self.is_late = False
         self.since: float | None = None  # when it began with the item; None: it has answered
         # The standard library comes first until `main` sets the path: a file in the current folder
-        # that has the name of one of its modules must not be taken for it.
-        program = f"import sys; sys.path += {path!r}; from cuekit.run._workers import main; main()"
+        # that has the name of one of its modules must not be taken for it. (Python 3.11 has -P.)
+        program = f"import sys; sys.path = [each for each in sys.path if each] + {path!r}; "
+        program += "from cuekit.run._workers import main; main()"
         self.process = subprocess.Popen(  # noqa: S603 - this very Python
-            [sys.executable, "-P", "-c", program],
+            [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=folder,

@@ -68,15 +68,6 @@ MAPS, MASKS, SEC, COCO, ARCHIVE, LABELS, PHOTO, LABELMAP, RLE = range(len(READER
 FORBIDDEN = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "pickle.find_class")
 FORBIDDEN += ("ctypes.dlopen", "os.remove", "os.rename", "socket.connect", "subprocess.Popen")
 caused: list[str] = []
-<<<<<<< HEAD
-=======
-
-
-def note(event, _):
-    """Note that a reader does what it must not."""
-    if event in FORBIDDEN:
-        caused.append(event)
->>>>>>> h-wheels
 
 
 def seeds(folder):

@@ -82,7 +82,7 @@ SIGNATURES = {
     "photo_boundary": "(image, superpixels=None, *, size=None, contrast=0.3, channel_axis=-1, "
     "threads=1)",
     "colour_evidence": "(probabilities, image, superpixels=None, *, bins=16, sigma=1.0, "
-    "floor=5e-05, limit=8.0, threads=1)",
+    "floor=5e-05, limit=8.0, space='rgb', threads=1)",
     "confident_labels": "(high, low, *, classes=None, ignore=255)",
     "merge_scales": "(maps, *, flipped=None, size=None, crop=None, flips='sum', scales='sum', "
     "normalize='max', epsilon=1e-05)",

@@ -231,7 +231,7 @@ def test_figures_are_those_of_labels_by_weights_of_other_photos():
         terms = [measure(photos[i], maps[i], None, truths[i], START) for i in outside]
         fitted = EvidenceWeights(*_fit(terms, np.array(dataclasses.astuple(START)), 1.0))
         for i in inside:
-            for name, weights in (("before", START), ("fitted", fitted)):
+            for name, weights in (("before", "position"), ("fitted", fitted)):
                 labels = evidence(photos[i], maps[i], weights=weights)
                 matrices[name] += confusion_matrix(truths[i], labels, 4)
     assert found.before.value == pytest.approx(float(mean_iou(matrices["before"])))
@@ -242,24 +242,25 @@ def test_figures_are_those_of_labels_by_weights_of_other_photos():
 def test_what_speaks_against_the_weights():
     with pytest.warns(UserWarning, match="5 photos say little: have at least 20"):  # noqa: SIM117
         with pytest.warns(UserWarning, match="the fitted weights are not better beyond chance"):
-            found = calibrate(*samples(5), ridge=300.0)
+            found = calibrate(*samples(5), weights=START, ridge=300.0)
     assert len(found.notes) == 2
     assert str(found).count("NOTE: ") == 2
-    assert found.weights == found.start != found.fitted_weights
+    assert found.weights == START
+    assert found.fitted_weights != found.start
 
 
 @FEW
 def test_result_as_text_and_as_json():
     found = calibrate(*samples(5), ridge=300.0, mean_over=[0, 3])
     values = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert values["weights"] == dataclasses.asdict(found.weights)
+    assert values["fitted_weights"] == dataclasses.asdict(found.fitted_weights)
     assert values["fitted"]["value"] == found.fitted.value
     again = dataclasses.replace(found, ridge=math.inf).as_dict()
     assert again["ridge"] is None
     assert f"fitted        {100 * found.fitted.value:9.2f}" in str(found)
     photos, maps, _, _ = samples(1)
-    by_json = evidence(photos[0], maps[0], weights=values["weights"])
-    assert np.array_equal(by_json, evidence(photos[0], maps[0], weights=found.weights))
+    by_json = evidence(photos[0], maps[0], weights=values["fitted_weights"])
+    assert np.array_equal(by_json, evidence(photos[0], maps[0], weights=found.fitted_weights))
 
 
 @FEW

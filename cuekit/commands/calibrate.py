@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         jobs=arguments.jobs,
         progress=not arguments.quiet,
     )
-    write_json(arguments.out, dataclasses.asdict(found.weights))
+    weights = found.weights
+    write_json(arguments.out, weights if isinstance(weights, str) else dataclasses.asdict(weights))
     if arguments.json:
         write_json(arguments.json, found.as_dict())
     sys.stdout.write(f"{found}\n")

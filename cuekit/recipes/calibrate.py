@@ -64,8 +64,9 @@ class Calibration:
 
     Attributes
     ----------
-    weights : EvidenceWeights
-        Those to use: the fitted ones if they are better beyond chance, or else those of `start`.
+    weights : EvidenceWeights or str
+        Those to use: the fitted ones if they are better beyond chance, or else those given, a name
+        where it was a name.
     fitted_weights : EvidenceWeights
         Fitted to all photos.
     start : EvidenceWeights
@@ -75,16 +76,16 @@ class Calibration:
     photos, folds : int
         The number of photos, and of parts that they were divided into; 0 parts without masks.
     before, fitted, difference : Interval, or None without masks
-        Mean IoU of the recipe with the weights of `start`; with weights that are fitted to the
-        other parts than the photo's; and the second minus the first: the value, and the 95 %
-        bootstrap interval over photos.
+        Mean IoU of the recipe with the weights given, and with their correction if they are given
+        by name; with weights that are fitted to the other parts than the photo's; and the second
+        minus the first: the value, and the 95 % bootstrap interval over photos.
     notes : tuple of str
         What speaks against the fitted weights.
     failures : dict of str to str
         Photos of a folder that could not be used, and why.
     """
 
-    weights: EvidenceWeights
+    weights: EvidenceWeights | str
     fitted_weights: EvidenceWeights
     start: EvidenceWeights
     ridge: float
@@ -234,9 +235,10 @@ def calibrate(
         warnings.warn(found.notes[0], UserWarning, stacklevel=2)
         return found
     measured = [measure(*of_photo(i), start) for i in range(count)]
+    given = weights if isinstance(weights, str) else start
     fits = fit_parts(measured, start, folds, ridge)
-    pairs = [compare(*of_photo(i), fits.of_photo(i), start) for i in range(count)]
-    found = fits.calibration(pairs, averaged)
+    pairs = [compare(*of_photo(i), fits.of_photo(i), given) for i in range(count)]
+    found = fits.calibration(pairs, averaged, given)
     for note in found.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return found
@@ -289,10 +291,10 @@ def compare(
     tags: Tags,
     truth: NDArray[Any],
     fitted: EvidenceWeights,
-    start: EvidenceWeights,
+    given: EvidenceWeights | str,
 ) -> list[NDArray[np.int64]]:
-    """Return the confusion matrices of labels by the weights to start from, and by fitted ones."""
-    found = [evidence(photo, maps, tags, weights=weights) for weights in (start, fitted)]
+    """Return the confusion matrices of labels by the weights given, and by fitted ones."""
+    found = [evidence(photo, maps, tags, weights=weights) for weights in (given, fitted)]
     known = truth[truth != IGNORE]
     classes = 1 + max(int(each.max(initial=0)) for each in (known, *found))
     return [confusion_matrix(truth, each, classes) for each in found]
@@ -354,7 +356,10 @@ class Fits:
         return self.parts[i * len(self.parts) // self.photos]
 
     def calibration(
-        self, pairs: Sequence[Sequence[NDArray[np.int64]]], averaged: Sequence[int] | None
+        self,
+        pairs: Sequence[Sequence[NDArray[np.int64]]],
+        averaged: Sequence[int] | None,
+        given: EvidenceWeights | str,
     ) -> Calibration:
         """Return the result, of the two confusion matrices of each photo."""
         largest = max([1, *(len(pair[0]) for pair in pairs), *(1 + c for c in averaged or ())])
@@ -373,7 +378,7 @@ class Fits:
         if not better:
             notes.append("the fitted weights are not better beyond chance: those before are kept")
         return Calibration(
-            self.weights if better else self.start,
+            self.weights if better else given,
             self.weights,
             self.start,
             self.ridge,

@@ -130,6 +130,7 @@ def calibrate(
         ],
         "reading": {"format": maps_format, "maps_key": maps_key, "ids_key": ids_key},
         "start": dataclasses.asdict(start),
+        "given": weights if isinstance(weights, str) else dataclasses.asdict(start),
     }
     terms: dict[str, PhotoTerms | None] = {}
     task = "cuekit.run._calibrate:MeasureTerms"
@@ -155,7 +156,9 @@ def calibrate(
             pairs[name] = [np.array(each) for each in result["matrices"]]
     refuse_nothing(len(pairs), failures)
     calibration = fits.calibration(
-        [pairs[item["name"]] for item in items if item["name"] in pairs], averaged
+        [pairs[item["name"]] for item in items if item["name"] in pairs],
+        averaged,
+        weights if isinstance(weights, str) else start,
     )
     return dataclasses.replace(calibration, failures=failures)
 
@@ -169,6 +172,7 @@ class _Task:
             None if path is None else MapArchive(path) for path in settings["archives"]
         ]
         self._start = EvidenceWeights(**settings["start"])
+        self._given = settings["given"]
 
     def close(self) -> None:
         """Close the archives."""
@@ -208,5 +212,5 @@ class CompareLabels(_Task):
     def __call__(self, item: Item) -> Result:
         """Return the two confusion matrices."""
         fitted = EvidenceWeights(**item["fitted"])
-        matrices = compare(*self._read(item), fitted, self._start)
+        matrices = compare(*self._read(item), fitted, self._given)
         return {"matrices": [each.tolist() for each in matrices]}

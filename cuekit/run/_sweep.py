@@ -130,8 +130,8 @@ def sweep(
     move the threshold of a photo only part of the way that a rule says (Otsu's method, a mixture of
     two normal distributions, cross entropy, mean, a quantile, contrast along borders, this one; the
     part chosen on 113 photos): on 112 others, of what thresholds chosen with truth for each photo
-    gain, 9 to 16 points, rules reached 0 to 6 %, not beyond chance. Other classes and small objects
-    have not been tried.
+    gain, 9 to 16 points, rules reached -8 to 6 %, none for several forms of maps. Other classes and
+    small objects have not been tried.
     """
     from cuekit.classes import class_names
 

@@ -17,6 +17,7 @@ from test_evidence import (
     maps_of,
     photo_of_a_disc,
     training_photos,
+    two_classes,
     voc_photo,
 )
 
@@ -35,6 +36,7 @@ from cuekit.recipes.calibrate import (
     measure,
     weigh,
 )
+from cuekit.run._calibrate import CompareLabels
 
 START = EVIDENCE_WEIGHTS["position"]
 FEW = pytest.mark.filterwarnings("ignore:.*photos say little", "ignore:the fitted weights are not")
@@ -239,6 +241,27 @@ def test_figures_are_those_of_labels_by_weights_of_other_photos():
     assert found.difference.value == pytest.approx(found.fitted.value - found.before.value)
 
 
+@FEW
+@pytest.mark.parametrize("name", ["position", "no-position"])
+def test_a_name_is_compared_with_its_correction(name):
+    """Labels of the default are the truth here: those without the correction are worse."""
+    photo, sets = two_classes()
+    truth = evidence(photo, sets, weights=name)
+    count = 2
+    found = calibrate(
+        [photo] * count,
+        [sets] * count,
+        None,
+        [truth] * count,
+        weights=name,
+        folds=count,
+        ridge=1e9,  # so the fit changes nothing
+    )
+    assert found.weights == name
+    assert found.before.value == 1 > found.fitted.value
+    assert found.difference.high < 0
+
+
 def test_what_speaks_against_the_weights():
     with pytest.warns(UserWarning, match="5 photos say little: have at least 20"):  # noqa: SIM117
         with pytest.warns(UserWarning, match="the fitted weights are not better beyond chance"):
@@ -425,6 +448,23 @@ def test_a_folder_is_the_same(folder, jobs):
     maps = [read_maps(folder / "maps" / f"p{i}.npz") for i in range(5)]  # float16
     expected = calibrate(GOOD[0], maps, None, GOOD[3], mean_over=range(21))
     assert dataclasses.replace(found, failures={}) == expected
+
+
+def test_a_task_compares_with_the_weights_as_they_are_given(tmp_path):
+    photo, sets = two_classes()
+    files = {name: tmp_path / name for name in ("photo.png", "maps.npz", "truth.png")}
+    Image.fromarray(photo).save(files["photo.png"])
+    write_maps(files["maps.npz"], sets[0].maps, sets[0].class_ids)
+    write_labels(files["truth.png"], evidence(photo, read_maps(files["maps.npz"])))
+    numbers = dataclasses.asdict(START)
+    item = dict(zip(("photo", "maps 0", "truth"), files.values(), strict=True))
+    settings = {"archives": [None], "reading": {}, "start": numbers}
+    of_name, of_numbers = (
+        np.array(CompareLabels(settings | {"given": each})(item | {"fitted": numbers})["matrices"])
+        for each in ("position", numbers)
+    )
+    assert np.trace(of_name[0]) == of_name[0].sum() > np.trace(of_name[1])
+    assert np.array_equal(of_numbers[0], of_numbers[1])
 
 
 def test_command(folder, tmp_path, capsys):

@@ -15,9 +15,9 @@ examples:
 
 It is for photos, classes or classifiers of another kind than those that the weights of cuekit are
 from. With masks, the report says by cross-validation how good labels are before and after, in
-percent. Fitted weights that are not better beyond chance are not used: weights fitted to 20 photos
-are mostly worse, have 100 or more with masks. Photos of one scene should be side by side in the
-list.
+percent. Before, labels have the correction that --weights has; fitted weights have none. Those that
+are not better beyond chance are not used: weights fitted to 20 photos are mostly worse, have 100 or
+more with masks. Photos of one scene should be side by side in the list.
 
 Without --truth, weights come from photos and maps alone, and nothing says how good they are."""
 

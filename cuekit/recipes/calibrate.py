@@ -211,8 +211,8 @@ def calibrate(
     count in mean IoU.
 
     On photos of VOC with animals and persons, 50 photos without masks gave, before the CRF, mean
-    IoU 0.585 to 0.590 on 225 others, where "tags-only" has 0.589 and "position" 0.593; for maps
-    without features, 0.564 to 0.568, 0.552 and 0.567.
+    IoU 0.585 to 0.590 on 225 others, where "tags-only" has 0.589 and "position", without the
+    correction, 0.593; for maps without features, 0.564 to 0.568, 0.552 and 0.567.
     """
     start = check_weights(weights)
     count = len(photos)

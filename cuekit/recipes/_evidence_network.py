@@ -1,15 +1,14 @@
 """The small networks that correct the scores of `evidence`.
 
 A network has one hidden layer. It knows the terms of a class in a superpixel, and how they compare
-with the rest of the photo; it does not know which class it is. ``evidence.npz`` has the weights.
-Each network is the mean of three with 32 hidden units, fitted to the superpixels of 910 photos with
-masks by cross-entropy with 30 % of dropout; one superpixel in ten was without features.
+with the rest of the photo; it does not know which class it is. ``evidence.npz`` has the weights,
+which ``benchmarks/evidence_weights.py`` fits to photos with masks.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,28 +37,31 @@ def network_scores(
 ) -> Array:
     """Return the scores (C, S) that a network of one hidden layer gives; soft is (C, S)."""
     names, hidden, output = _read_network(name)
-    table = np.stack([np.broadcast_to(terms[each], soft.shape) for each in names])
+    inputs = network_inputs(names, terms, soft, graph)
     # Not a matrix product, for which NumPy may take all cores.
-    units = np.tanh(np.einsum("in,ics->ncs", hidden, _inputs(table, soft, graph)))
+    units = np.tanh(np.einsum("in,ics->ncs", hidden, inputs))
     scores: Array = np.einsum("n,ncs->cs", output[:-1], units) + output[-1]
     return scores
 
 
-def _inputs(terms: Array, soft: Array, graph: SuperpixelGraph) -> Array:
-    """Return the inputs (5 T + 2, C, S) of a network for the terms (T, C, S).
+def network_inputs(
+    names: Sequence[str], terms: Mapping[str, Array], soft: Array, graph: SuperpixelGraph
+) -> Array:
+    """Return the inputs (5 T + 2, C, S) of a network for the T terms of these names.
 
     These are the terms; their means over similar superpixels, over the photo, and over the class's
     part of it; their standard deviations; the logarithm of the number of classes; and 1.
     """
+    table = np.stack([np.broadcast_to(terms[each], soft.shape) for each in names])
     shares = graph.sizes / graph.sizes.sum()
     within = soft * shares
-    mean = (terms * shares).sum(-1, keepdims=True)
+    mean = (table * shares).sum(-1, keepdims=True)
     parts = [
-        terms,
-        superpixel_walk(terms, graph, restart=0.05),
+        table,
+        superpixel_walk(table, graph, restart=0.05),
         mean,
-        (terms * within).sum(-1, keepdims=True) / (within.sum(-1, keepdims=True) + 1e-12),
-        np.sqrt(((terms - mean) ** 2 * shares).sum(-1, keepdims=True)),
+        (table * within).sum(-1, keepdims=True) / (within.sum(-1, keepdims=True) + 1e-12),
+        np.sqrt(((table - mean) ** 2 * shares).sum(-1, keepdims=True)),
         np.full((1, 1, 1), np.log(len(soft))),
         np.ones((1, 1, 1)),
     ]

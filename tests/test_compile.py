@@ -149,7 +149,7 @@ def test_torch_s_own_checks_of_custom_ops():
             (
                 MAPS.softmax(1),
                 PHOTOS,
-                [3.0, 3.0, 10.0, 50.0, 5.0],
+                [3.0, 3.0, 3.0, 10.0, 50.0, 50.0, 5.0],
                 TAGS,
                 2,
                 1e-5,

@@ -138,7 +138,7 @@ def sample_photos():
 
 def of_preset(photos, name):
     """Each preset has one of the photos in turn: settings matter here, not photos."""
-    return photos[SETTINGS.index(name) % len(photos)]
+    return photos[list(crf.PRESETS).index(name) % len(photos)]
 
 
 def smooth_probabilities(size, channels=21, seed=0):

@@ -1174,7 +1174,9 @@ def test_numpy_alone_reads_it(tmp_path):
     """The lines of the docstring."""
     for maps, encoding in ((MAPS, "uint8"), (MAPS, "float16"), (MAPS > 0.5, "uint8")):
         write_maps(tmp_path / "a.npz", maps, IDS, encoding=encoding)
-        lines = textwrap.dedent(write_maps.__doc__.split("Without cuekit::")[1])
+        lines = textwrap.dedent(
+            write_maps.__doc__.split("Without cuekit::")[1].split("Examples")[0]
+        )
         names = {"np": np, "path": tmp_path / "a.npz"}
         exec(lines, names)  # noqa: S102 - what the docstring says
         expected = read_maps(tmp_path / "a.npz").maps

@@ -102,6 +102,6 @@ def test_the_labels_command_runs_as_it_stands(tmp_path):
 def test_the_other_commands_exist():
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("cuekit ")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for line in commands:
         parser().parse_args(shlex.split(line)[1:])

@@ -131,10 +131,10 @@ def test_results_are_checked_one_by_one():
 def test_a_photo_that_ends_its_process_takes_no_other_with_it():
     write_photo("02", red=254)
     write_photo("10", (9, 6), red=253)
-    found = labels(batch=2, jobs=2, timeout=1)
+    found = labels(batch=2, jobs=2, timeout=2)
     assert found.failed == {
         "02": "the worker process was ended by SIGKILL",
-        "10": "the worker process was ended after 1 s, the time limit",
+        "10": "the worker process was ended after 2 s, the time limit",
     }
     assert found.written == 10
 
@@ -157,7 +157,7 @@ def test_a_dry_run_and_tars():
     assert run.evaluate("out", "single").matrix.trace() == 6 * 9 * 11 + 25
 
 
-@pytest.mark.parametrize("recipe", ["one", "psa"])
+@pytest.mark.parametrize("recipe", ["one", "evidence"])
 def test_recipes_of_one_photo_take_no_batches(recipe):
     with pytest.raises(ValueError, match=rf"batch must be left out .*, such as .*{recipe}"):
         labels(recipe, batch=4) if recipe == "one" else run.labels("photos", "maps", "o", batch=4)

@@ -41,7 +41,9 @@ def test_photos_of_many_channels_and_few_rows_can_be_meant():
 
 
 def test_channel_first_photos_of_the_crf_are_named():
-    with raises(ValueError, "image must have shape (..., H, W, 3), got (3, 12, 14)", "first"):
+    with raises(
+        ValueError, "image must have shape (..., H, W) or (..., H, W, C), got (3, 12, 14)", "first"
+    ):
         cuekit.dense_crf(PROBABILITIES, np.moveaxis(PHOTO, -1, 0))
 
 

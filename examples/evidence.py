@@ -29,8 +29,8 @@ SIDE = 2.1  # of a panel, in inches
 
 # %%
 # The terms of the score are values of superpixels; the score is their sum with the weights of
-# :data:`cuekit.recipes.EVIDENCE_WEIGHTS`. The CRF, and a second round with the colours of what it
-# found, come after it.
+# :data:`cuekit.recipes.EVIDENCE_WEIGHTS`. A small network corrects it; the CRF, and a second round
+# with the colours of what it found, come after it.
 
 
 def steps(photo: np.ndarray, maps: list[io.Maps]) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def steps(photo: np.ndarray, maps: list[io.Maps]) -> dict[str, np.ndarray]:
 
 # %%
 # The picture. Bright means object. Where a photo has several classes, a pixel shows the largest
-# value of them. The space shuttle is lost: it is high up, and the other terms outvote its map.
+# value of them. Most of the space shuttle is lost: it is high up, and the other terms outvote its map.
 
 
 def draw(path: Path) -> None:

@@ -55,7 +55,8 @@ def steps(photo: np.ndarray, maps: list[io.Maps]) -> dict[str, np.ndarray]:
 
 # %%
 # The picture. Bright means object. Where a photo has several classes, a pixel shows the largest
-# value of them. Most of the space shuttle is lost: it is high up, and the other terms outvote its map.
+# value of them. Most of the space shuttle is lost: it is high up, and the other terms outvote its
+# map.
 
 
 def draw(path: Path) -> None:

@@ -187,9 +187,9 @@ def evidence(
     weights : {"position", "no-position", "tags-only"}, EvidenceWeights or dict
         What each piece of evidence weighs; a dict has the numbers of `EvidenceWeights` by name.
         "position" counts on objects that are low and in the middle, as in most photos by people,
-        and is not for photos that are turned or cropped, or of other things; "no-position" does not
-        look at it. "tags-only", with position, has numbers that come from no mask. `calibrate` fits
-        weights to photos of your own with masks.
+        and is not for photos that are upside down, or from above; "no-position" does not look at
+        it. "tags-only", with position, has numbers that come from no mask. `calibrate` fits weights
+        to photos of your own with masks.
     correction : float
         How much a small network may change the sum that is the score of a class, at least 0: 1 is
         much. It is for "position" and "no-position", and has seen the same masks. With other

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from cuekit._arrays import (
     is_on_cpu,
     item,
     like,
+    part,
     zeros,
 )
 from cuekit._backend import backend
@@ -194,6 +195,7 @@ def dense_crf(
     *,
     present: Any = None,
     iterations: int = 10,
+    tolerance: float | None = None,
     epsilon: float = 1e-5,
     unary: Unary = "probabilities",
     storage: Storage = "float32",
@@ -219,7 +221,10 @@ def dense_crf(
         Which foreground classes the image contains. Only the background and these take part, and
         the others are exactly 0. The background has no entry. None means all.
     iterations : int, optional
-        Steps of the mean field; 0 gives the softmax of the unaries.
+        Steps of the mean field, at most; 0 gives the softmax of the unaries.
+    tolerance : float or None, optional
+        Stop after the step in which no probability of the photo changed by more than this. None:
+        never. On a CUDA device it synchronises after every step.
     epsilon : float, optional
         The least probability, from 1e-37 to 1.
     unary : {"probabilities", "energies"}, optional
@@ -228,12 +233,13 @@ def dense_crf(
         apply to them. At every pixel, the background or a present class needs a finite energy.
     storage : {"float32", "float16"}, optional
         On a CUDA device, the dtype in which the lattices' values are stored; sums are always
-        float32. "float16" halves the memory and the memory traffic. The CPU has float32 only.
+        float32. "float16" halves the memory and the memory traffic. It is for RGB photos of uint8
+        with equal widths; the CPU has float32 only.
     validate : bool, optional
-        On a CUDA device, also check the values of `probabilities` and `present`; this synchronises
-        with the device. On the CPU they are always checked. Without the check, values outside
-        [0, 1] are clipped, and a pixel without a finite energy has equal probabilities before the
-        first iteration.
+        On a CUDA device, also check the values of `probabilities`, `present` and floating photos;
+        this synchronises with the device. On the CPU they are always checked. Without the check,
+        values outside [0, 1] are clipped, a pixel without a finite energy has equal probabilities
+        before the first iteration, and what the photo's values that are not finite reach is NaN.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
@@ -275,8 +281,10 @@ def dense_crf(
     functions: Q is often compared with thresholds near 1, where float16 values are 0.0005 apart,
     so a threshold of 0.95 would select other pixels.
 
-    RGB photos of uint8 with equal widths have a kernel of their own, 1.3 to 1.5 times as fast, on
-    the CPU and on CUDA devices. Others are computed as `dense_crf_features` does, on the CPU only.
+    RGB photos of uint8 with equal widths have a kernel of their own, 1.3 to 1.5 times as fast.
+    Others, and all with a `tolerance`, are computed as `dense_crf_features` does, one image at a
+    time. `MeanField.of_photo` gives Q and its KL divergence after each iteration.
+
     The lattice's error depends on the order of features. They are x, y, r, g, b for three channels,
     as in pydensecrf's `addPairwiseBilateral`, and y, x, channels for other photos, as in its
     `create_pairwise_bilateral`; those of the smoothness kernel are x, y.
@@ -358,6 +366,7 @@ def dense_crf(
             params.numbers(),
             present,
             iterations,
+            tolerance,
             epsilon,
             unary,
             storage,
@@ -370,7 +379,7 @@ def dense_crf(
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
     check_classes(scores, -3)
-    photos = _check_photos(image, scores)
+    photos = check_any_photos(image, scores)
     tags = check_present(
         present,
         "present",
@@ -381,6 +390,7 @@ def dense_crf(
         validate=validate,
     )
     iterations = check_iterations(iterations)
+    tolerance = check_tolerance(tolerance)
     epsilon = check_epsilon(epsilon)
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
     check_choice(storage, "storage", get_args(Storage))
@@ -391,14 +401,21 @@ def dense_crf(
         fault = _fault(scores, tags, energies=energies)
         if fault is not None:
             raise ValueError(fault)
+        check_values(validate, ("image", photos))
     # On the CPU the kernel writes the classes that take part; fresh zeros for the others are free.
     blank = zeros if is_on_cpu(scores) and not tags.all() else empty
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     shape = (math.prod(batch), channels, height, width)
-    if not _is_plain(photos, params):
-        _refine_any_photo(
-            scores, photos, params, tags, out, energies, iterations, epsilon, storage, threads
-        )
+    if tolerance is not None or not _is_plain(photos, params):
+        if storage != "float32":
+            if is_on_cpu(scores):
+                raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
+            raise ValueError(
+                "storage must be 'float32' for photos that are not RGB of uint8, unequal widths, "
+                f"and with a tolerance, got {storage!r}"
+            )
+        each = _Inference(energies, iterations, tolerance, epsilon, threads)
+        _refine_any_photo(scores, photos, params, tags, out, each)
     elif out.size:
         kernels, context = backend(scores, threads)
         valid = kernels.crf(
@@ -446,6 +463,11 @@ def check_iterations(value: Any) -> int:
     return min(check_integer(value, "iterations", minimum=0), 2**31 - 1)
 
 
+def check_tolerance(value: Any) -> float | None:
+    """Return the change at which the mean field stops, or None."""
+    return None if value is None else check_number(value, "tolerance", minimum=0)
+
+
 def check_epsilon(value: Any) -> float:
     """Return the least probability."""
     epsilon = check_number(value, "epsilon", minimum=1e-37)
@@ -454,7 +476,7 @@ def check_epsilon(value: Any) -> float:
     return epsilon
 
 
-def _check_photos(image: Any, scores: AnyArray) -> Any:
+def check_any_photos(image: Any, scores: AnyArray) -> Any:
     """Adopt photos beside scores (..., K, H, W), as (..., H, W, C); gray ones get C = 1."""
     *batch, _, height, width = scores.shape
     layout = "(..., H, W) or (..., H, W, C)"
@@ -463,8 +485,7 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
     )
     size = (*batch, height, width)
     if photos.shape == size:
-        _refuse_device(photos, f"shape {photos.shape}")
-        return photos[..., None]
+        return flat(photos, *size, 1)
     if photos.shape[:-1] != size:
         refuse_other_orders(photos, scores, "probabilities", layout)
         names = ", ".join(map(str, size))
@@ -480,14 +501,6 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
     return photos
 
 
-def _refuse_device(photos: AnyArray, got: str) -> None:
-    if not is_on_cpu(photos):
-        raise ValueError(
-            "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "
-            f"device, got {got}: there is no CUDA kernel for others; copy to the CPU first"
-        )
-
-
 def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
     """Tell whether the kernel for RGB photos of uint8 and equal widths can take these."""
     is_rgb = photos.shape[-1] == 3 and photos.dtype == np.uint8
@@ -496,32 +509,39 @@ def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
     return is_rgb and len(set(srgb)) == 1 and not any(isinstance(pair, tuple) for pair in sxy)
 
 
+class _Inference(NamedTuple):
+    energies: bool
+    iterations: int
+    tolerance: float | None
+    epsilon: float
+    threads: int
+
+
 def _refine_any_photo(
     scores: Any,  # (..., K, H, W)
     photos: Any,  # (..., H, W, C)
     params: CRFParams,
     tags: Any,
     out: Any,
-    energies: bool,
-    iterations: int,
-    epsilon: float,
-    storage: str,
-    threads: int,
+    each: _Inference,
 ) -> None:
     """Write to `out` what the CRF of the photos' features gives."""
-    from cuekit.crf_features import Checked, photo_kernels
+    from cuekit.crf_features import Checked, kernels_of_photo
 
-    _refuse_device(photos, f"{photos.shape[-1]} channels of {photos.dtype} and {params}")
-    if storage != "float32":
-        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
     channels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]
+    scores, photos = flat(scores, *scores.shape), flat(photos, *photos.shape)
     for index in np.ndindex(*scores.shape[:-3]) if out.size else ():
-        kernels = photo_kernels(photos[index], params, channel_axis=-1)
         own = Checked.of(
-            flat(scores[index], channels, pixels), tags[index], kernels, energies, epsilon, threads
+            part(scores, index).reshape(channels, pixels),
+            part(tags, index),
+            kernels_of_photo(part(photos, index), params),
+            each.energies,
+            each.epsilon,
+            each.threads,
         )
-        if not own.field(()).run(None, iterations, out[index].reshape(channels, -1)):
-            fault = _fault(scores, tags, energies=energies)
+        target = part(out, index).reshape(channels, pixels)
+        if not own.field(()).run_until(each.iterations, each.tolerance, target):
+            fault = _fault(scores, tags, energies=each.energies)
             raise ValueError(fault or "probabilities must not change while they are read")
 
 

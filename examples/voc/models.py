@@ -200,11 +200,69 @@ class SameConv2d(nn.Conv2d):
             total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
             sides += [total // 2, total - total // 2]
         left, right, top, bottom = sides
+        if x.device.type == "cpu" and self.groups > 1 and self.dilation[0] > 1:
+            convolve: Any = Depthwise.apply  # which has no annotation
+            return cast("torch.Tensor", convolve(x, self.weight, self.bias, self.dilation[0]))
         if (left, top) == (right, bottom):
             return nn.functional.conv2d(
                 x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups
             )
         return super().forward(pad(x, sides))
+
+
+class Depthwise(torch.autograd.Function):
+    """A dilated 3×3 depthwise convolution with a fast gradient on CPUs.
+
+    A convolution with dilation d is d² convolutions without dilation, each on every d-th row and
+    column. oneDNN has a fast gradient for these only: this one is 5 times as fast as its own for
+    960 channels, dilation 4 and 33×33 cells, which is a fifth of a training's time.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int
+    ) -> torch.Tensor:
+        """Convolve (B, C, H, W), padded by the dilation."""
+        context.save_for_backward(x, weight)
+        context.dilation = dilation
+        return nn.functional.conv2d(x, weight, bias, 1, dilation, dilation, len(weight))
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Compute the gradients of x, weight and bias."""
+        x, weight = context.saved_tensors
+        d, channels = context.dilation, len(weight)
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            every(gradient, d),
+            every(x, d),
+            weight,
+            [channels],  # shape of the bias
+            [1, 1],  # stride
+            [1, 1],  # padding
+            [1, 1],  # dilation
+            False,
+            [0, 0],
+            channels,
+            [True, True, True],
+        )
+        parts = of_x.unflatten(0, (d, d, len(x)))
+        result = torch.empty_like(x)
+        for i in range(d):
+            for j in range(d):
+                part = result[:, :, i::d, j::d]
+                part.copy_(parts[i, j, :, :, : part.shape[2], : part.shape[3]])
+        return result, of_weight, of_bias, None
+
+
+def every(x: torch.Tensor, d: int) -> torch.Tensor:
+    """Split x (B, C, H, W) into (d·d·B, C, ⌈H / d⌉, ⌈W / d⌉) of every d-th pixel; 0 where short."""
+    b, c, h, w = x.shape
+    parts = x.new_zeros((d, d, b, -(-h // d), -(-w // d), c))  # channels-last
+    for i in range(d):
+        for j in range(d):
+            part = x[:, :, i::d, j::d].permute(0, 2, 3, 1)
+            parts[i, j, :, : part.shape[1], : part.shape[2]] = part
+    return parts.flatten(0, 2).permute(0, 3, 1, 2)
 
 
 class MobileNetV2(Network):
@@ -242,10 +300,10 @@ class MobileNetV2(Network):
 
     def top_layers(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute both top layers: see `Network.top_layers`."""
-        x = relu6(self.features[0](photos))
+        x = relu6(self.features[0](photos), inplace=True)
         for block in self.features[1:-1]:
             below_top, x = block(x)
-        return below_top, relu6(self.features[-1](x))
+        return below_top, relu6(self.features[-1](x), inplace=True)
 
 
 class InvertedResidual(nn.Module):
@@ -263,7 +321,7 @@ class InvertedResidual(nn.Module):
         """Return the output of the depthwise convolution, and that of the block."""
         y = x
         for layer in self.conv[:-1]:
-            y = relu6(layer(y))
+            y = relu6(layer(y), inplace=True)
         out = self.conv[-1](y)
         return y, x + out if self.residual else out
 

@@ -33,6 +33,8 @@ class Network(nn.Module):
         Pixels per cell of the maps.
     head : nn.Conv2d
         The linear head, 1×1.
+    middle : tuple of str
+        Names of layers between input and top, the first with a stride of 8: see `look_inside`.
     batch_norm_frozen : bool
         Whether `freeze_batch_norm` was called.
     """
@@ -41,6 +43,7 @@ class Network(nn.Module):
     std: tuple[float, ...] = IMAGENET_STD
     stride: int
     head_name: str
+    middle: tuple[str, ...]
     batch_norm_frozen: bool = False
 
     @property
@@ -71,6 +74,40 @@ class Network(nn.Module):
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
         """Compute the maps (B, K, H / stride, W / stride) of photos (B, 3, H, W)."""
         return self.head(self.top_layers(photos)[1])
+
+    def look_inside(self, photos: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Compute maps as `forward` does, and return the outputs of the layers `middle`, too.
+
+        The first of these layers cuts the graph: gradients of the maps with respect to the outputs
+        can be computed, those with respect to the layers below it cannot, which takes less time.
+
+        Parameters
+        ----------
+        photos : tensor, shape (B, 3, H, W)
+            Normalised by `mean` and `std`.
+
+        Returns
+        -------
+        middle : list of tensors, shape (B, D, h, w)
+            D, h and w differ between layers.
+        maps : tensor, shape (B, K, H / stride, W / stride)
+        """
+        middle: list[torch.Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> Any:
+            pair = isinstance(output, tuple)
+            kept = output[-1] if pair else output
+            if not middle:
+                kept = kept.detach().requires_grad_()
+            middle.append(kept)
+            return (*output[:-1], kept) if pair else kept
+
+        hooks = [self.get_submodule(name).register_forward_hook(keep) for name in self.middle]
+        try:
+            return middle, self(photos)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def normalize(self, photos: torch.Tensor) -> torch.Tensor:
         """Return photos (B, H, W, 3) uint8 as (B, 3, H, W) float32, in channels-last layout."""
@@ -273,6 +310,7 @@ class MobileNetV2(Network):
 
     mean, std = (0.5,) * 3, (0.5,) * 3
     head_name = "classifier"
+    middle = ("features.6", "features.10", "features.13", "features.16")
     blocks = (  # expansion, channels, repeats, stride
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -356,6 +394,7 @@ class ResNet50(Network):
     layer3: nn.Sequential
     layer4: nn.Sequential
     head_name = "fc"
+    middle = ("layer2", "layer3", "layer4.0")
     stages = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 
     def __init__(self, classes: int, stride: int = 16) -> None:
@@ -417,6 +456,7 @@ class ResNet38(Network):
     """
 
     head_name = "fc8"
+    middle = ("b4_5", "b5_2", "b6")
     stages = (  # channels after each convolution of a block, blocks, stride, dropout
         ((128, 128), 3, 2, 0.0),
         ((256, 256), 3, 2, 0.0),
@@ -512,6 +552,7 @@ class SmallNet(Network):
 
     mean, std = (0.5,) * 3, (0.5,) * 3
     head_name = "classifier"
+    middle = ("features.3", "features.4")
     layers = ((16, 2), (32, 2), (64, 1), (64, 2), (64, 1), (96, 1))  # channels, stride
 
     def __init__(self, classes: int, stride: int = 8) -> None:

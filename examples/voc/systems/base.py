@@ -87,17 +87,20 @@ class Work:
 
     def fit(self, name: str, network: Any, photos: Photos, losses: Losses, **settings: Any) -> Any:
         """Train a network, or go on with its training; return it for evaluation."""
+        schedule = dataclasses.asdict(self.schedule)
+        del schedule["workers"]
+        of_run = {
+            "network": self.network,
+            "weights": self.weights and self.weights.name,
+            "train": list(self.train),
+            "classes": list(self.folder.names),
+        }
         fit(
             network,
             photos,
             losses,
             self.out / name,
-            settings={
-                "network": self.network,
-                **settings,
-                "train": list(self.train),
-                "classes": list(self.folder.names),
-            },
+            settings={**of_run, **schedule, **settings},
             schedule=self.schedule,
             device=self.device,
         )

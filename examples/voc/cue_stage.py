@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("color", "gray")
 RECIPES = ("psa", "evidence")
+SETS_OF_BOTH = ("merged", *RECIPES)  # of the colour and the gray classifier
 SETS = ("raw-color", "snapped-color", "raw-gray", "snapped-gray", "merged", *RECIPES, "sec")
 
 

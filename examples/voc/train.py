@@ -290,7 +290,8 @@ class MakeLabels(Training):
     weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
     set: tuple[str, ...] = option(
         (),
-        "settings of the system that differ from its file, such as alpha=8",
+        "settings of the system other than those in its file: alpha=8, or, for this system only, "
+        "affinity.alpha=8",
         metavar="NAME=VALUE",
     )
 
@@ -324,12 +325,19 @@ class MakeLabels(Training):
 
 
 def changed(name: str, changes: Sequence[str]) -> System:
-    """Return a system with changed settings, each NAME=VALUE with a value in JSON."""
+    """Return a system with changed settings, each NAME=VALUE with a value in JSON.
+
+    Those with the name of another system before them, SYSTEM.NAME=VALUE, are left out.
+    """
     system = SYSTEMS[name]
     known = {each.name: getattr(system, each.name) for each in dataclasses.fields(system)}
     values = {}
     for change in changes:
         key, _, text = change.partition("=")
+        owner, dot, own = key.rpartition(".")
+        if dot and owner in SYSTEMS and owner != name:
+            continue
+        key = own if owner == name else key
         if key not in known:
             raise ValueError(f"--set of {name} must be of {list(known)}, got {change!r}")
         try:
@@ -376,7 +384,7 @@ class Segmenter(Training):
         """Train the segmentation network."""
         folder = self.data()
         names, _ = folder.training_ids(self.train)
-        cues = self.out / "cues" / ("sec" if self.recipe == "sec" else CUES[self.cues])
+        cues = self.out / "cues" / cue_set(vars(self))
         if lacking := [name for name in names if not (cues / f"{name}.png").exists()]:
             stage = "system" if self.cues in SYSTEMS else "cues"
             raise FileNotFoundError(
@@ -424,9 +432,20 @@ class Segmenter(Training):
             )
 
 
+def refuse_unknown_segmenters(names: Sequence[str]) -> None:
+    """Raise a ValueError if there is a name that `SEGMENTERS` has not."""
+    if unknown := set(names) - set(SEGMENTERS):
+        raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
+
+
 def segmenter_name(name: str, seed: int) -> str:
     """Return the folder name of one of `SEGMENTERS`; seeds other than 0 are part of it."""
     return f"segmenter-{name}" + (f"-seed{seed}" if seed else "")
+
+
+def cue_set(options: dict[str, Any]) -> str:
+    """Return the set of cues that a segmentation network with these options learns from."""
+    return "sec" if options.get("recipe") == "sec" else CUES[options["cues"]]
 
 
 def start_from(network: Network, classifier: Network) -> None:
@@ -456,6 +475,7 @@ class Evaluate(WithTables):
     def run(self) -> None:
         """Compute the labels that are missing, and write all tables."""
         folder = self.data()
+        refuse_unknown_segmenters(self.segmenters)
         if unknown := set(self.classes) - set(folder.names):
             raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
         training, held_out = folder.training_ids(self.train)
@@ -469,6 +489,7 @@ class Evaluate(WithTables):
             held_out,
             training,
             [0, *(folder.names.index(c) + 1 for c in self.classes or folder.names)],
+            {name: cue_set(SEGMENTERS[name]) for name in self.segmenters},
             self.recall,
         )
         segmenters = {name: self._trained(folder, name) for name in self.segmenters}
@@ -517,8 +538,7 @@ class All(WithTables, WithNetwork):
 
     def stages(self) -> list[Stage]:
         """Return the stages in order."""
-        if unknown := set(self.segmenters) - set(SEGMENTERS):
-            raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
+        refuse_unknown_segmenters(self.segmenters)
         changes = {} if self.settings_file is None else read_json(self.settings_file)
         known = ("classifier", "cues", "system", "segmenter", "evaluate")
         if unknown := set(changes) - set(known):

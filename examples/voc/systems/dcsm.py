@@ -46,7 +46,7 @@ class Dcsm(System):
     longer_sides: tuple[int, ...] = (320, 512)
     stride: int = 16
     candidates: int = 3
-    alpha: float = 4.0
+    alpha: float = 1.0
 
     def train(self, work: Work) -> Network:
         """Return the classifier: nothing else is trained."""

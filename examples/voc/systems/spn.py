@@ -55,8 +55,8 @@ class Spn(System):
     size: int = 352
     stride: int = 16
     longer_side: int = 416
-    foreground_threshold: float = 0.5
-    background_threshold: float = 0.3
+    foreground_threshold: float = 0.3
+    background_threshold: float = 0.2
     scale: float = 200.0
     min_size: int = 60
 

@@ -53,7 +53,7 @@ class TwoPhase(System):
     suppressed: float = 0.6
     longer_side: int = 416
     map_stride: int = 16
-    foreground_threshold: float = 0.3
+    foreground_threshold: float = 0.5
     background_threshold: float = 0.2
 
     def train(self, work: Work) -> Second:

@@ -565,7 +565,10 @@ def write_tables(
 
 
 def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int) -> None:
-    """Draw photos at equal steps through the split, with every stage of the first seed."""
+    """Draw photos at equal steps through the split, with every stage of the first seed.
+
+    `network` is the column of the networks whose labels with tags are drawn, too.
+    """
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
     cues = plan.out / "cues"
     columns = {}
@@ -580,6 +583,8 @@ def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int
     if network in labels:
         first = next(iter(labels[network]))
         columns |= {"network": labels[network][first], PREDICTION: labels[PREDICTION][first]}
+        others = [name for name in labels if name not in (CAM, PREDICTION, LABELS, network)]
+        columns |= {name.removesuffix(" cue"): labels[name][first] for name in others}
     draw(
         [plan.folder.photo(name) for name in chosen],
         {title: [path / f"{name}.png" for name in chosen] for title, path in columns.items()},

@@ -5,6 +5,7 @@ segmentation network that learns from the labels.
 """
 
 from systems.affinity import Affinity
+from systems.attention_crf import AttentionCRF
 from systems.base import System, Work
 from systems.dcsm import Dcsm
 from systems.sec import Sec
@@ -17,6 +18,7 @@ SYSTEMS: dict[str, System] = {
     "dcsm": Dcsm(),
     "spn": Spn(),
     "two-phase": TwoPhase(),
+    "attention-crf": AttentionCRF(),
 }
 
 __all__ = ["SYSTEMS", "System", "Work"]

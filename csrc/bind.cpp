@@ -51,6 +51,7 @@
 #include "cpu/simd.h"
 #include "cuekit/boundary_connectivity.h"
 #include "cuekit/colour_evidence.h"
+#include "cuekit/crf_gradient.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/resize_maps.h"
 #include "cuekit/rgb_to_lab.h"
@@ -703,6 +704,14 @@ cpu::CrfFilter crf_filter(const View& features, const std::string& normalization
                          features.shape[1], crf_normalisation(normalization), context);
 }
 
+std::vector<cpu::CrfTerm> crf_terms(const std::vector<const cpu::CrfFilter*>& filters,
+                                    const std::vector<View>& gains) {
+  std::vector<cpu::CrfTerm> terms;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  return terms;
+}
+
 bool crf_features(const View& scores, const View& present, const std::optional<View>& start,
                   const View& out, const std::optional<View>& energy,
                   const std::vector<const cpu::CrfFilter*>& filters, const std::vector<View>& gains,
@@ -710,15 +719,64 @@ bool crf_features(const View& scores, const View& present, const std::optional<V
   const CrfFeaturesParams p{scores.shape[0], scores.shape[1],
                             energies,        iterations,
                             epsilon,         energy && energy->shape[0] > iterations};
-  std::vector<cpu::CrfTerm> terms;
-  for (std::size_t f = 0; f < filters.size(); ++f)
-    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
   return visit_floating(scores, [&](auto type) {
     using T = decltype(type);
     using Q = marginal_type<T>;
     return cpu::crf_features(scores.as<T>(), present.as_flags(), start ? start->as<Q>() : nullptr,
-                             out.as<Q>(), energy ? energy->as<double>() : nullptr, terms, p,
-                             context);
+                             out.as<Q>(), energy ? energy->as<double>() : nullptr,
+                             crf_terms(filters, gains), p, context);
+  });
+}
+
+std::vector<cpu::CrfRecord> crf_recorded(const View& scores, const View& photos,
+                                         const View& present, const View& out,
+                                         float gaussian_weight, float gaussian_sxy,
+                                         float bilateral_weight, float bilateral_sxy,
+                                         float bilateral_srgb, bool energies,
+                                         std::int64_t iterations, float epsilon, Call& context) {
+  const CrfParams p{scores.shape[0],
+                    scores.shape[1],
+                    scores.shape[2],
+                    scores.shape[3],
+                    gaussian_weight,
+                    gaussian_sxy,
+                    bilateral_weight,
+                    bilateral_sxy,
+                    bilateral_srgb,
+                    energies,
+                    iterations,
+                    epsilon,
+                    false};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return cpu::crf_recorded(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(),
+                             out.as<marginal_type<T>>(), p, context);
+  });
+}
+
+std::vector<cpu::CrfRecord> crf_features_recorded(const View& scores, const View& present,
+                                                  const View& out,
+                                                  const std::vector<const cpu::CrfFilter*>& filters,
+                                                  const std::vector<View>& gains, bool energies,
+                                                  std::int64_t iterations, float epsilon,
+                                                  Call& context) {
+  const CrfFeaturesParams p{scores.shape[0], scores.shape[1], energies, iterations, epsilon, false};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return cpu::crf_features_recorded(scores.as<T>(), present.as_flags(),
+                                      out.as<marginal_type<T>>(), crf_terms(filters, gains), p,
+                                      context);
+  });
+}
+
+void crf_gradient(const std::vector<cpu::CrfRecord>& records, const View& of_out,
+                  const View& of_logits, const std::vector<std::optional<View>>& of_gains,
+                  Call& context) {
+  std::vector<double*> gains;
+  for (const auto& each : of_gains) gains.push_back(each ? each->as<double>() : nullptr);
+  visit<float, double>(of_out, [&](auto type) {
+    using Q = decltype(type);
+    cpu::crf_gradient(records, of_out.as<Q>(), of_logits.as<Q>(), gains, of_out.shape[1], context);
   });
 }
 
@@ -830,6 +888,15 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
          arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
          arg("epsilon"), arg("context"));
+  py::class_<cpu::CrfRecord>(py::handle(), "CrfRecord", py::module_local());  // not a public name
+  kernel("crf_recorded", crf_recorded, arg("scores"), arg("photos"), arg("present"), arg("out"),
+         arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
+         arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("context"));
+  kernel("crf_features_recorded", crf_features_recorded, arg("scores"), arg("present"), arg("out"),
+         arg("filters"), arg("gains"), arg("energies"), arg("iterations"), arg("epsilon"),
+         arg("context"));
+  kernel("crf_gradient", crf_gradient, arg("records"), arg("of_out"), arg("of_logits"),
+         arg("of_gains"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

@@ -132,6 +132,9 @@ class Kernels(Protocol):
 class CrfFilter:
     """One kernel's filter of a CRF, without public members."""
 
+class CrfRecord:
+    """What the gradient of a CRF needs of the forward pass, without public members."""
+
 class CpuKernels(Kernels, Protocol):
     """What the CPU has: also the kernels that CUDA lacks."""
 
@@ -227,6 +230,42 @@ class CpuKernels(Kernels, Protocol):
         epsilon: float,
         context: int,
     ) -> bool: ...
+    def crf_recorded(
+        self,
+        scores: Array,
+        photos: Array,
+        present: Array,
+        out: Array,
+        gaussian_weight: float,
+        gaussian_sxy: float,
+        bilateral_weight: float,
+        bilateral_sxy: float,
+        bilateral_srgb: float,
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> list[CrfRecord]: ...  # empty for what `crf` returns False for
+    def crf_features_recorded(
+        self,
+        scores: Array,
+        present: Array,
+        out: Array,
+        filters: Sequence[CrfFilter],
+        gains: Sequence[Array],
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> list[CrfRecord]: ...
+    def crf_gradient(
+        self,
+        records: Sequence[CrfRecord],
+        of_out: Array,
+        of_logits: Array,
+        of_gains: Sequence[Array | None],
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 

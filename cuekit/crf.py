@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit import _compile
+from cuekit import _compile, _torch
 from cuekit._arrays import (
     empty,
     find_all_infinite,
@@ -25,7 +25,7 @@ from cuekit._arrays import (
     part,
     zeros,
 )
-from cuekit._backend import backend
+from cuekit._backend import backend, cpu_kernels
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
@@ -37,12 +37,17 @@ from cuekit._checks import (
     check_integer,
     check_number,
     check_present,
+    check_switch,
     check_threads,
     check_values,
     lattice_width,
     refuse_other_orders,
 )
 from cuekit._device import AnyArray, AnyFramework, Array
+from cuekit.crf_gradient import check_tensor, refuse_gradient, unrolled
+
+if TYPE_CHECKING:
+    from cuekit._kernels import CrfRecord
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -201,6 +206,7 @@ def dense_crf(
     epsilon: float = 1e-5,
     unary: Unary = "probabilities",
     storage: Storage = "float32",
+    differentiable: bool = False,
     validate: bool = False,
     threads: int | None = 1,
 ) -> AnyFramework:
@@ -237,6 +243,10 @@ def dense_crf(
         On a CUDA device, the dtype in which the lattices' values are stored; sums are always
         float32. "float16" halves the memory and the memory traffic. It is for RGB photos of uint8
         with equal widths; the CPU has float32 only.
+    differentiable : bool, optional
+        Whether autograd knows the gradient with respect to `probabilities`, which are then torch
+        tensors on the CPU; see Notes. Without it, a tensor that requires grad is refused. A
+        `tolerance` is refused.
     validate : bool, optional
         On a CUDA device, also check the values of `probabilities`, `present` and floating photos;
         this synchronises with the device. On the CPU they are always checked. Without the check,
@@ -332,6 +342,16 @@ def dense_crf(
     take 1.2 to 1.5 times as long in one call as one. And a call in the main thread runs signal
     handlers while it computes, so Ctrl-C ends it.
 
+    With ``differentiable=True``, the gradient is that of the mean field unrolled, as in CRF-as-RNN
+    [4]_: through all iterations, their softmax, the filters, and the logarithm of probabilities.
+    Those that are clipped get 0, and nothing flows to the photo. The result has the same bits. The
+    lattices, and Q after each iteration, are kept for as long as autograd keeps the graph: 4 bytes
+    per iteration, class and pixel, the number of classes rounded up to 4, 8, 16, 24, 32 or a
+    multiple of 16. The gradient takes about as long as the result. Like the result it is computed
+    in float32; it is the exact one of what is computed, not of the filters that the lattice
+    approximates. There is no second derivative. The function that calls it cannot be traced by
+    torch.compile. `cuekit.losses` does without: there, nothing flows through the CRF.
+
     On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
     of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to
     a multiple of 4, and some 860 per pixel; with float16 storage 40 and 860. As many photos of a
@@ -345,6 +365,8 @@ def dense_crf(
        edge potentials", NIPS 2011, arXiv:1210.5644.
     .. [3] A. Adams, J. Baek, A. Davis, "Fast high-dimensional filtering using the permutohedral
        lattice", Eurographics 2010, :doi:`10.1111/j.1467-8659.2009.01645.x`.
+    .. [4] S. Zheng et al., "Conditional random fields as recurrent neural networks", ICCV 2015,
+       arXiv:1502.03240.
 
     Examples
     --------
@@ -362,7 +384,13 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
     params = params_of(params)
+    check_switch(differentiable, "differentiable")
     if _compile.takes(probabilities):
+        if differentiable:
+            raise ValueError(
+                "differentiable must be False within torch.compile, got True: mark the function "
+                "that calls dense_crf with torch.compiler.disable"
+            )
         traced: AnyFramework = _compile.dense_crf(
             probabilities,
             image,
@@ -378,6 +406,59 @@ def dense_crf(
         )
         return traced
     threads = check_threads(threads)
+
+    def refined(records: list[CrfRecord] | None) -> AnyFramework:
+        return _refined(
+            probabilities,
+            image,
+            params,
+            present,
+            iterations,
+            tolerance,
+            epsilon,
+            unary,
+            storage,
+            records,
+            validate=validate,
+            threads=threads,
+        )
+
+    if differentiable:
+        check_tensor(probabilities)
+        if tolerance is not None:
+            raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+        if _torch.needs_gradient(probabilities):
+            result: AnyFramework = unrolled(
+                probabilities,
+                [],
+                refined,
+                2,
+                energies=unary == "energies",
+                epsilon=epsilon,
+                threads=threads,
+                name="dense_crf",
+            )
+            return result
+    refuse_gradient(probabilities, "probabilities")
+    return refined(None)
+
+
+def _refined(
+    probabilities: AnyFramework,
+    image: Any,
+    params: CRFParams,
+    present: Any,
+    iterations: int,
+    tolerance: float | None,
+    epsilon: float,
+    unary: Unary,
+    storage: Storage,
+    records: list[CrfRecord] | None,
+    *,
+    validate: bool,
+    threads: int,
+) -> AnyFramework:
+    """Check the arguments of `dense_crf` and return its result; append records for a gradient."""
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
@@ -410,18 +491,18 @@ def dense_crf(
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     shape = (math.prod(batch), channels, height, width)
     if tolerance is not None or not _is_plain(photos, params):
-        if storage != "float32":
-            if is_on_cpu(scores):
-                raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
+        if storage != "float32" and not is_on_cpu(scores):
             raise ValueError(
                 "storage must be 'float32' for photos that are not RGB of uint8, unequal widths, "
                 f"and with a tolerance, got {storage!r}"
             )
-        each = _Inference(energies, iterations, tolerance, epsilon, threads)
+        if is_on_cpu(scores):
+            _check_float32(storage)
+        each = _Inference(energies, iterations, tolerance, epsilon, records, threads)
         _refine_any_photo(scores, photos, params, tags, out, each)
     elif out.size:
         kernels, context = backend(scores, threads)
-        valid = kernels.crf(
+        arguments = (
             flat(scores, *shape),
             flat(photos, shape[0], height, width, 3),
             flat(tags, shape[0], channels - 1),
@@ -434,9 +515,13 @@ def dense_crf(
             energies,
             iterations,
             epsilon,
-            storage,
-            context,
         )
+        if records is None:
+            valid = kernels.crf(*arguments, storage, context)
+        else:
+            _check_float32(storage)
+            records += cpu_kernels.crf_recorded(*arguments, threads)
+            valid = len(records) > 0
         if not valid:
             fault = _fault(scores, tags, energies=energies)
             raise ValueError(fault or "probabilities must not change while they are read")
@@ -517,6 +602,7 @@ class _Inference(NamedTuple):
     iterations: int
     tolerance: float | None
     epsilon: float
+    records: list[CrfRecord] | None
     threads: int
 
 
@@ -543,9 +629,14 @@ def _refine_any_photo(
             each.threads,
         )
         target = part(out, index).reshape(channels, pixels)
-        if not own.field(()).run_until(each.iterations, each.tolerance, target):
+        if not own.field(()).run_until(each.iterations, each.tolerance, target, each.records):
             fault = _fault(scores, tags, energies=each.energies)
             raise ValueError(fault or "probabilities must not change while they are read")
+
+
+def _check_float32(storage: str) -> None:
+    if storage != "float32":
+        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
 
 
 def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:

@@ -31,12 +31,14 @@ from cuekit._checks import (
     check_integer,
     check_number,
     check_present,
+    check_switch,
     check_threads,
     check_values,
     integers_of,
     lattice_width,
 )
 from cuekit._device import AnyArray, AnyFramework, Array, DeviceArray
+from cuekit._torch import is_tensor, needs_gradient
 from cuekit.crf import (
     MOST_CHANNELS,
     PHOTO_DTYPES,
@@ -50,9 +52,10 @@ from cuekit.crf import (
     fault_of_values,
     params_of,
 )
+from cuekit.crf_gradient import check_tensor, refuse_gradient, unrolled
 
 if TYPE_CHECKING:
-    from cuekit._kernels import CrfFilter
+    from cuekit._kernels import CrfFilter, CrfRecord
 
 Normalization: TypeAlias = Literal["symmetric", "before", "after", "none"]
 
@@ -68,7 +71,7 @@ class CRFKernel(NamedTuple):
     ----------
     features : (..., D, N) array or tensor
         D features of each point, 1 to 10, each divided by its standard deviation.
-    compatibility : float, (K,) or (K, K) array or tensor, optional
+    compatibility : float, or (), (K,) or (K, K) array or tensor, optional
         A weight w, Potts: points that are alike get the same class. A weight for each class. Or a
         symmetric matrix of penalties: [k, l] is what a pair costs of which one has class k and the
         other l. The weight w is the matrix that is w off the diagonal and 0 on it, or -w on it and
@@ -100,6 +103,7 @@ def dense_crf_features(
     tolerance: float | None = None,
     epsilon: float = 1e-5,
     unary: Unary = "probabilities",
+    differentiable: bool = False,
     validate: bool = False,
     threads: int | None = 1,
 ) -> AnyFramework:
@@ -127,6 +131,9 @@ def dense_crf_features(
         As for `dense_crf`.
     unary : {"probabilities", "energies"}, optional
         As for `dense_crf`.
+    differentiable : bool, optional
+        As for `dense_crf`. Compatibilities that are tensors may then require grad, too, of any
+        shape: a weight, (K,) or (K, K). A `tolerance` is refused.
     validate : bool, optional
         On a CUDA device, also check the values of `probabilities`, `present` and features; this
         synchronises with the device. On the CPU they are always checked. Without the check,
@@ -191,13 +198,70 @@ def dense_crf_features(
            [0, 0, 0, 1, 1, 1]])
     """
     threads = check_threads(threads)
+
+    def refined(records: list[CrfRecord] | None) -> AnyFramework:
+        return _refined(
+            probabilities,
+            kernels,
+            present,
+            iterations,
+            tolerance,
+            epsilon,
+            unary,
+            records,
+            validate=validate,
+            threads=threads,
+        )
+
+    if check_switch(differentiable, "differentiable"):
+        check_tensor(probabilities)
+        if tolerance is not None:
+            raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+        listed = kernels if isinstance(kernels, list | tuple) else []
+        compatibilities = [_compatibility(kernel) for kernel in listed]
+        if any(map(needs_gradient, (probabilities, *compatibilities))):
+            result: AnyFramework = unrolled(
+                probabilities,
+                compatibilities,
+                refined,
+                1,
+                energies=unary == "energies",
+                epsilon=epsilon,
+                threads=threads,
+                name="dense_crf_features",
+            )
+            return result
+    refuse_gradient(probabilities, "probabilities")
+    return refined(None)
+
+
+def _compatibility(kernel: Any) -> Any:
+    """Return the second item of a kernel that may be anything."""
+    return kernel[1] if isinstance(kernel, tuple) and len(kernel) > 1 else None
+
+
+def _refined(
+    probabilities: AnyFramework,
+    kernels: Any,
+    present: Any,
+    iterations: int,
+    tolerance: float | None,
+    epsilon: float,
+    unary: Unary,
+    records: list[CrfRecord] | None,
+    *,
+    validate: bool,
+    threads: int,
+) -> AnyFramework:
+    """Check the arguments and return the result; append records for a gradient."""
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
     checked = _checked(scores, kernels, present, epsilon, unary, threads, validate=validate)
     iterations, tolerance = check_iterations(iterations), check_tolerance(tolerance)
     out = zeros(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     if out.size:
         for index in np.ndindex(*scores.shape[:-2]):
-            if not checked.field(index).run_until(iterations, tolerance, part(out, index)):
+            field = checked.field(index)
+            if not field.run_until(iterations, tolerance, part(out, index), records):
                 raise ValueError(checked.fault())
     return like(out, probabilities)
 
@@ -396,10 +460,31 @@ class Field(NamedTuple):
     epsilon: float
     threads: int
 
-    def run(self, start: Any, iterations: int, out: Any, energy: Any = None) -> bool:
+    def run(
+        self,
+        start: Any,
+        iterations: int,
+        out: Any,
+        energy: Any = None,
+        records: list[CrfRecord] | None = None,
+    ) -> bool:
         """Write Q to `out`. False for scores that are not valid."""
         if not is_on_cpu(self.scores):
             return self._run_on_device(start, iterations, out, energy, None)
+        if records is not None:  # without `start` and `energy`
+            found = cpu_kernels.crf_features_recorded(
+                self.scores,
+                self.tags,
+                out,
+                self.filters,
+                self.gains,
+                self.energies,
+                iterations,
+                self.epsilon,
+                self.threads,
+            )
+            records += found
+            return len(found) > 0
         return cpu_kernels.crf_features(
             self.scores,
             self.tags,
@@ -414,10 +499,16 @@ class Field(NamedTuple):
             self.threads,
         )
 
-    def run_until(self, iterations: int, tolerance: float | None, out: Any) -> bool:
+    def run_until(
+        self,
+        iterations: int,
+        tolerance: float | None,
+        out: Any,
+        records: list[CrfRecord] | None = None,
+    ) -> bool:
         """Write Q to `out`, of at most so many iterations. False for scores that are not valid."""
         if tolerance is None:
-            return self.run(None, iterations, out)
+            return self.run(None, iterations, out, records=records)
         if not self.run(None, 0, out):
             return False
         for _ in range(iterations):
@@ -640,6 +731,8 @@ def _gains(value: Any, name: str, channels: int, normalization: str) -> Array:
     """Return what a class adds to the logit of a class: (K, K), or its diagonal (K)."""
     # Without a factor after the filter, sums grow with the number of points.
     largest = LARGEST if normalization in ("symmetric", "after") else LARGEST / 1e10
+    if is_tensor(value) and value.ndim == 0:
+        value = check_array(value, name, (*FLOATS, *INTEGERS), ndim=0, layout="()").item()
     if np.ndim(value) == 0:
         table = np.full(channels, check_number(value, name))
     else:

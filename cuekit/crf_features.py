@@ -38,7 +38,7 @@ from cuekit.crf import (
     fault_of_values,
     params_of,
 )
-from cuekit.crf_gradient import check_tensor, refuse_gradient, unrolled
+from cuekit.crf_gradient import check_record, check_tensor, refuse_gradient, unrolled
 
 if TYPE_CHECKING:
     from cuekit._kernels import CrfFilter, CrfRecord
@@ -230,6 +230,8 @@ def _refined(
     scores = check_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
     checked = _checked(scores, kernels, present, epsilon, unary, threads)
     iterations = check_iterations(iterations)
+    if records is not None:
+        check_record(iterations, scores.size)
     if tolerance is not None:
         tolerance = check_number(tolerance, "tolerance", minimum=0)
     out = np.zeros(scores.shape, np.promote_types(scores.dtype, np.float32))

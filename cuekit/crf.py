@@ -373,13 +373,9 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
     params = params_of(params)
-    check_switch(differentiable, "differentiable")
+    if check_switch(differentiable, "differentiable"):
+        check_tensor(probabilities)
     if _compile.takes(probabilities):
-        if differentiable:
-            raise ValueError(
-                "differentiable must be False within torch.compile, got True: mark the function "
-                "that calls dense_crf with torch.compiler.disable"
-            )
         traced: AnyFramework = _compile.dense_crf(
             probabilities,
             image,
@@ -410,20 +406,18 @@ def dense_crf(
             threads=threads,
         )
 
-    if differentiable:
-        check_tensor(probabilities)
-        if _torch.needs_gradient(probabilities):
-            result: AnyFramework = unrolled(
-                probabilities,
-                [],
-                refined,
-                2,
-                energies=unary == "energies",
-                epsilon=epsilon,
-                threads=threads,
-                name="dense_crf",
-            )
-            return result
+    if differentiable and _torch.needs_gradient(probabilities):
+        result: AnyFramework = unrolled(
+            probabilities,
+            [],
+            refined,
+            2,
+            energies=unary == "energies",
+            epsilon=epsilon,
+            threads=threads,
+            name="dense_crf",
+        )
+        return result
     refuse_gradient(probabilities, "probabilities")
     return refined(None)
 

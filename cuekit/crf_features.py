@@ -192,7 +192,7 @@ def dense_crf_features(
         if tolerance is not None:
             raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
         listed = kernels if isinstance(kernels, list | tuple) else []
-        compatibilities = [_compatibility(kernel) for kernel in listed]
+        compatibilities: list[Any] = [_compatibility(kernel) for kernel in listed]
         if any(map(needs_gradient, (probabilities, *compatibilities))):
             result: AnyFramework = unrolled(
                 probabilities,

@@ -31,6 +31,12 @@ def check_tensor(probabilities: Any) -> None:
         )
 
 
+def refuse_tolerance(tolerance: Any) -> None:
+    """Refuse to stop early: how many steps there are would depend on the values."""
+    if tolerance is not None:
+        raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+
+
 def refuse_gradient(value: Any, name: str) -> None:
     """Say what the choices are where autograd would record a call without a gradient."""
     if _torch.needs_gradient(value):

@@ -169,25 +169,27 @@ _TOCO_SEG = CRFParams(1, 1, 4, 121, 5)
 _WECLIP = CRFParams(3, 3, 4, 64, 5)
 PRESETS: Mapping[str, CRFParams] = MappingProxyType(
     {
+        # kolesman/SEC, as halbielee/SEC_pytorch:CRF/krahenbuhl2013/CRF.py has it.
         "sec": _SEC,
         "sec-train": _SEC.scaled(1 / 12),
-        "psa": _SEC,
-        "irn": CRFParams(3, 3, 10, 50, 5),
+        "psa": _SEC,  # jiwoon-ahn/psa:tool/imutils.py
+        "irn": CRFParams(3, 3, 10, 50, 5),  # jiwoon-ahn/irn:misc/imutils.py
         "deeplab": _DEEPLAB,  # kazuto1011/deeplab-pytorch:configs/voc12.yaml
-        "clip-es": _DEEPLAB,
+        "clip-es": _DEEPLAB,  # linyq2117/CLIP-ES:eval_cam_with_crf.py
         "beco": _DEEPLAB,  # ShenghaiRong/BECO:utils/crf.py
         "excel": _DEEPLAB,  # zwyang6/ExCEL:tools/infer_lam.py
         "more": _DEEPLAB,  # zwyang6/MoRe:tools/infer_lam.py
-        "toco-cam": CRFParams(3, 3, 4, 36, 3),
-        "toco-seg": _TOCO_SEG,
+        "toco-cam": CRFParams(3, 3, 4, 36, 3),  # rulixiang/ToCo:tools/infer_cam_crf_label.py
+        "toco-seg": _TOCO_SEG,  # rulixiang/ToCo:tools/infer_seg_voc.py
         "cosa": _TOCO_SEG,  # youshyee/CoSA:utils/seg_helper.py
         "dupl": _TOCO_SEG,  # Wu0409/DuPL:tools/eval_seg_voc.py
         "seco": _TOCO_SEG,  # zwyang6/SeCo:tools/infer_seg_voc.py
-        "weclip": _WECLIP,
+        "weclip": _WECLIP,  # zbf1991/WeCLIP:test_msc_flip_voc.py
         "afa": _WECLIP,  # rulixiang/afa:scripts/test_msc_flip.py
-        "mctformer": CRFParams(3, 4, 3, 83, 5),
+        "mctformer": CRFParams(3, 4, 3, 83, 5),  # xulianuwa/MCTformer:seg/tool/imutils.py
         "weaktr": CRFParams(3, 3, 3, 83, 5),  # hustvl/WeakTr:OnlineRetraining/segm/eval/densecrf.py
         "cutler": CRFParams(7, 3, 10, 50, 5),  # facebookresearch/CutLER:maskcut/crf.py
+        "fma": CRFParams(2, 2, 4, 65, 3),  # HAL-42/FMA-WSSS:configs/patterns/crf/deeplab_crf.py
     }
 )
 """Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
@@ -328,6 +330,7 @@ def dense_crf(
     - ``"mctformer"``: 3, 83, 5; 3, 4. Softmax; of the final segmentation only.
     - ``"weaktr"``: 3, 83, 5; 3, 3. Softmax, on VOC; on COCO WeakTr has those of "deeplab".
     - ``"cutler"``: 10, 50, 5; 7, 3. Softmax of a mask and 1 - the mask.
+    - ``"fma"``: 4, 65, 3; 2, 2. FMA-WSSS; its file of settings does not name the unary.
 
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
     lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up

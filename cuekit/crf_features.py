@@ -912,7 +912,7 @@ def photo_kernels(
             f"image must have shape (H, W) or (H, W, C) with 1 to {MOST_CHANNELS} channels, got "
             f"{np.shape(image)}"
         )
-    return kernels_of_photo(flat(photo, *photo.shape), params)
+    return kernels_of_photo(photo if is_on_cpu(photo) else flat(photo, *photo.shape), params)
 
 
 def kernels_of_photo(photo: Any, params: CRFParams) -> list[CRFKernel]:

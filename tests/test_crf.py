@@ -1019,6 +1019,7 @@ def test_presets():
         "mctformer": (3, 83, 5, 3, 4),
         "weaktr": (3, 83, 5, 3, 3),
         "cutler": (10, 50, 5, 7, 3),
+        "fma": (4, 65, 3, 2, 2),
     }
     for name, (bilateral, wide, srgb, gaussian, near) in published.items():
         assert crf.PRESETS[name] == CRFParams(gaussian, near, bilateral, wide, srgb)

@@ -777,6 +777,39 @@ def test_the_largest_weights_give_finite_results():
             cuekit.dense_crf_features(maps, [(features, 2 * largest, how)])
 
 
+@pytest.mark.parametrize("how", NORMALIZATIONS)
+def test_one_point(how):
+    """It is alike to itself only: a matrix of 1 off the diagonal favours the class that is more."""
+    maps = np.array([[0.25], [0.75]])
+    features = np.full((3, 1), 7.0)
+    result = cuekit.dense_crf_features(maps, [(features, 1 - np.eye(2), how)], iterations=1)
+    share = 1.0
+    if how == "none":  # the lattice's kernel of a point with itself is not quite 1
+        share = reference.lattice_filter(features.T.astype(np.float32))(np.ones((1, 1)))[0, 0]
+    expected = reference.softmax(np.log(maps) - share * maps[::-1])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_addressed():
+    """Features of a wide range, where there are many; and more points than can be numbered."""
+    rng = np.random.default_rng(0)
+    for count, span in ((3, 400_000), (5, 50_000), (10, 1000)):
+        features = rng.random((count, 40)) * span
+        maps = np.full((2, 40), 0.5)
+        with pytest.raises(
+            ValueError, match=r"^kernels\[1\].features must span fewer standard dev"
+        ):
+            cuekit.dense_crf_features(maps, [(features[:1] / span, 1), (features, 1)])
+        cuekit.dense_crf_features(maps, [(features / 40, 1)], iterations=1)
+    many = np.broadcast_to(np.float32(0.5), (2, 2**27))
+    message = "probabilities must have fewer than 134217728 points, got 134217728"
+    with refused(message):
+        cuekit.dense_crf_features(many, [(many, 1)])
+    gray = np.broadcast_to(np.uint8(0), (2**14, 2**13))
+    with refused("image must have fewer than 134217728 pixels, got 134217728"):
+        photo_kernels(gray)
+
+
 def test_wrong_arguments():
     maps, kernels = np.full((3, 5), 1 / 3), [(np.zeros((1, 5)), 1)]
     with refused("kernels must be a list of kernels, got ndarray", TypeError):

@@ -42,7 +42,8 @@ def refuse_gradient(value: Any, name: str) -> None:
     if _torch.needs_gradient(value):
         raise ValueError(
             f"{name} requires grad, and this function has no gradient unless differentiable=True: "
-            "detach first, call it under torch.no_grad(), or pass differentiable=True"
+            "detach first, call it under torch.no_grad(), or, on the CPU, pass "
+            "differentiable=True"
         )
 
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SEC_PIXELS = 321  # side of the photos in SEC, which the widths of its CRF are for
+OF_SEC = ("sec-saliency",)  # cues that a network learns from with all three losses of SEC
 HELD_OUT = "held-out"  # in place of a split: the held-out photos, to choose settings on
 CUES = {
     "raw": "raw-color",
@@ -70,7 +71,6 @@ CUES = {
 }
 SEGMENTERS: dict[str, dict[str, Any]] = {
     **{name: {"cues": name} for name in CUES if name != "sec"},
-    "sec-saliency": {"cues": "sec-saliency", "expansion": True},
     "merged-expansion": {"cues": "merged", "expansion": True},
     "sec": {"recipe": "sec"},
 }
@@ -364,7 +364,9 @@ class Segmenter(Training):
         "SEC's threshold instead of --cues",
         choices=("paper", "sec"),
     )
-    expansion: bool = option(False, "add SEC's expansion loss (an ablation of the paper)")
+    expansion: bool = option(
+        False, "add SEC's expansion loss (an ablation of the paper); cues of SEC always have it"
+    )
     size: int = option(264, "side of the square that photos are resized to")
     stride: int = option(8, "pixels per cell", choices=(8, 16, 32))
 
@@ -377,7 +379,7 @@ class Segmenter(Training):
     @property
     def name(self) -> str:
         """Name of its folder."""
-        cues = self.cues + ("-expansion" if self.expansion else "")
+        cues = self.cues + ("-expansion" if self.expansion and self.cues not in OF_SEC else "")
         return segmenter_name("sec" if self.recipe == "sec" else cues, self.seed)
 
     def run(self) -> None:
@@ -409,7 +411,7 @@ class Segmenter(Training):
                     probabilities.to(crf), batch["photos"].to(crf), params, threads=threads()
                 ).to(maps.device),
             }
-            if self.expansion or self.recipe == "sec":
+            if self.expansion or self.recipe == "sec" or self.cues in OF_SEC:
                 terms["expansion"] = losses.expansion_loss(probabilities, batch["tags"])
             return terms
 

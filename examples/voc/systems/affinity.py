@@ -48,8 +48,9 @@ class Affinity(System):
         Exponent of the background that walks.
     beta : float
         Exponent of the affinities.
-    size : int
-        Side of the square that photos are resized to in training.
+    epochs, size : float, int
+        Passes over the photos in training, less than for whole networks, and the side of the
+        square that they are resized to.
     longer_side, stride : int
         Longer side of the photo at the input for the walk, and pixels per cell.
     """
@@ -58,6 +59,7 @@ class Affinity(System):
     high_alpha: float = 32.0
     alpha: float = 16.0
     beta: float = 8.0
+    epochs: float = 2.0
     size: int = 264
     longer_side: int = 416
     stride: int = 8
@@ -79,7 +81,9 @@ class Affinity(System):
         settings = self.only("low_alpha", "high_alpha", "size", "stride")
         photos = Photos(work.folder, work.names, self.size, cues=sure, grid=grid)
         network = AffinityNet(work.classifier(self.stride))
-        return work.fit("affinity", network, photos, affinity_losses, **settings)
+        return work.lasting(self.epochs).fit(
+            "affinity", network, photos, affinity_losses, **settings
+        )
 
     def labels(self, work: Work, trained: AffinityNet, name: str) -> np.ndarray:
         """Return the labels of the maps and the background after the walk."""

@@ -85,6 +85,13 @@ class Work:
         resized = image.resize((width * stride, height * stride), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized))[None].to(self.device)
 
+    def lasting(self, epochs: float) -> Work:
+        """Return this with another length of trainings, in passes over the photos."""
+        iterations = max(round(epochs * len(self.names) / self.schedule.batch), 1)
+        return dataclasses.replace(
+            self, schedule=dataclasses.replace(self.schedule, iterations=iterations)
+        )
+
     def fit(self, name: str, network: Any, photos: Photos, losses: Losses, **settings: Any) -> Any:
         """Train a network, or go on with its training; return it for evaluation."""
         schedule = dataclasses.asdict(self.schedule)

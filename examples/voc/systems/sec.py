@@ -2,7 +2,7 @@
 
 A. Kolesnikov, C. Lampert, "Seed, expand and constrain: three principles for weakly-supervised image
 segmentation", ECCV 2016, arXiv:1603.06098. The segmentation network learns from the cues with all
-three of its losses: `train.py segmenter --cues sec-saliency --expansion`.
+three of its losses: `train.py segmenter --cues sec-saliency`.
 
 The classifier is the one of this example, not the authors' two (VGG-16). "sec" in `cue_stage.py`
 are the same cues with the paper's background map in place of saliency.

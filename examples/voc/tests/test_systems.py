@@ -170,9 +170,13 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     shapes.generate(root, train=60, val=12)
     out = tmp_path_factory.mktemp("run")
+    settings = json.loads((EXAMPLE / "shapes.json").read_text(encoding="utf-8"))
+    settings["segmenter"]["epochs"] = 1  # that it runs is enough
+    short = tmp_path_factory.mktemp("settings") / "short.json"
+    short.write_text(json.dumps(settings), encoding="utf-8")
 
     def stages(*options):
-        settings = ("--settings-file", EXAMPLE / "shapes.json", "--classes", *shapes.NAMES)
+        settings = ("--settings-file", short, "--classes", *shapes.NAMES)
         fixed = ["--root", root, "--out", out, "--workers", 0, "--train", "train", *settings]
         train.parse([str(x) for x in ("all", *fixed, "--segmenters", *options)]).run()
 

@@ -9,7 +9,7 @@ values return False if they found one that is not finite, `bilateral_filter`, `c
 from collections.abc import Sequence
 from typing import Protocol
 
-from cuekit._device import AnyArray, Array, Context
+from cuekit._device import AnyArray, Array, Context, Device, DeviceArray
 from cuekit.crf import Storage
 from cuekit.crf_features import Normalization
 from cuekit.labels import BackgroundOverlap, Overlap
@@ -274,3 +274,38 @@ class CudaKernels(Kernels, Protocol):
 
     version: str  # of nvcc
     architectures: str
+
+    def crf_filter_bytes(self, features: int, points: int, normalization: Normalization) -> int: ...
+    def crf_filter(
+        self,
+        features: DeviceArray,
+        normalization: Normalization,
+        memory: DeviceArray,
+        context: Device,
+    ) -> None: ...
+    def crf_photo_features(
+        self,
+        photo: DeviceArray,
+        features: DeviceArray,
+        sx: float,
+        sy: float,
+        channel_widths: Sequence[float],
+        context: Device,
+    ) -> None: ...
+    def crf_features(
+        self,
+        scores: DeviceArray,
+        present: DeviceArray,
+        start: DeviceArray | None,
+        out: DeviceArray,
+        energy: DeviceArray | None,
+        change: DeviceArray | None,
+        filters: Sequence[DeviceArray],
+        counts: Sequence[int],
+        normalizations: Sequence[Normalization],
+        gains: Sequence[DeviceArray],
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: Device,
+    ) -> bool: ...

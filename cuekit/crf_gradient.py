@@ -36,12 +36,19 @@ def check_tensor(probabilities: Any) -> None:
         )
 
 
+def refuse_tolerance(tolerance: Any) -> None:
+    """Refuse to stop early: how many steps there are would depend on the values."""
+    if tolerance is not None:
+        raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+
+
 def refuse_gradient(value: Any, name: str) -> None:
     """Say what the choices are where autograd would record a call without a gradient."""
     if _torch.needs_gradient(value):
         raise ValueError(
             f"{name} requires grad, and this function has no gradient unless differentiable=True: "
-            "detach first, call it under torch.no_grad(), or pass differentiable=True"
+            "detach first, call it under torch.no_grad(), or, on the CPU, pass "
+            "differentiable=True"
         )
 
 

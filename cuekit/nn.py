@@ -292,6 +292,12 @@ class DenseCRF(torch.nn.Module):
                 f"images must have shape (B, C, {logits.shape[2]}, {logits.shape[3]}) to match "
                 f"logits, got {tuple(images.shape)}"
             )
+        for name, tensor in (("logits", logits), ("images", images)):
+            if tensor.device.type != "cpu":
+                raise ValueError(
+                    f"{name} must be on the CPU, got a tensor on {tensor.device}: the CRF's "
+                    "gradient has no kernel for other devices"
+                )
         energies = -(logits.float() if logits.dtype == torch.bfloat16 else logits)
         photos = images.detach().movedim(1, -1)
         options: dict[str, Any] = {

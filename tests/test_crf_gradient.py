@@ -470,8 +470,12 @@ def test_errors():
         refined(torch.empty((3, 6, 7), device="meta", requires_grad=True))
     with raises(TypeError, "differentiable must be True or False, got 1"):
         refined(leaf, differentiable=1)
-    with raises(ValueError, "tolerance must be None with differentiable=True, got 0.1"):
-        features_of(flat, kernels, differentiable=True, tolerance=0.1)
+    for call in (
+        lambda: refined(leaf, tolerance=0.1),
+        lambda: features_of(flat, kernels, differentiable=True, tolerance=0.1),
+    ):
+        with raises(ValueError, "tolerance must be None with differentiable=True, got 0.1"):
+            call()
     with raises(ValueError, "storage must be 'float32' on the CPU, got 'float16'"):
         refined(leaf, storage="float16")
     with raises(ValueError, "probabilities must lie in [0, 1], got 2"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import needs
+from common import ROOT, needs
 
 import cuekit
 
@@ -70,11 +70,12 @@ SIGNATURES = {
     "channel_axis=-1, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
-    "epsilon=1e-05, unary='probabilities', storage='float32', differentiable=False, "
-    "validate=False, threads=1)",
+    "tolerance=None, epsilon=1e-05, unary='probabilities', storage='float32', "
+    "differentiable=False, validate=False, threads=1)",
     "CRFKernel": "(features, compatibility=1.0, normalization='symmetric')",
     "dense_crf_features": "(probabilities, kernels, *, present=None, iterations=10, "
-    "tolerance=None, epsilon=1e-05, unary='probabilities', differentiable=False, threads=1)",
+    "tolerance=None, epsilon=1e-05, unary='probabilities', differentiable=False, validate=False, "
+    "threads=1)",
     "MeanField": "(probabilities, kernels, *, present=None, epsilon=1e-05, unary='probabilities', "
     "threads=1)",
     "labels_to_probabilities": "(labels, num_classes, *, gt_prob=0.7, ignore=255)",
@@ -251,6 +252,15 @@ def test_there_are_doctests():
     kernels = [name for name in SIGNATURES if name not in ("build_config", "slic")]
     for name in kernels:
         assert any(test.examples for test in finder.find(getattr(cuekit, name), name)), name
+
+
+def test_files_that_are_compiled_for_size_exist():
+    listed = re.search(r"^COMPACT = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S | re.M).group(
+        1
+    )
+    names = re.findall(r'"(\w+)"', listed)
+    assert names
+    assert {*names} <= {path.stem for path in (ROOT / "csrc" / "cpu").rglob("*.cpp")}
 
 
 def test_types_are_shipped():

@@ -103,9 +103,8 @@ def _function_once() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
-            of_inputs = Gradient.apply(
-                gradients[0], ctx.backward_of_op, ctx.name, *ctx.saved_tensors
-            )
+            apply: Any = Gradient.apply
+            of_inputs = apply(gradients[0], ctx.backward_of_op, ctx.name, *ctx.saved_tensors)
             return None, None, None, *of_inputs
 
     return DifferentiableOnce

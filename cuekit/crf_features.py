@@ -53,7 +53,13 @@ from cuekit.crf import (
     fault_of_values,
     params_of,
 )
-from cuekit.crf_gradient import check_tensor, refuse_gradient, unrolled
+from cuekit.crf_gradient import (
+    check_record,
+    check_tensor,
+    refuse_gradient,
+    refuse_tolerance,
+    unrolled,
+)
 
 if TYPE_CHECKING:
     from cuekit._kernels import CrfFilter, CrfRecord
@@ -216,8 +222,7 @@ def dense_crf_features(
 
     if check_switch(differentiable, "differentiable"):
         check_tensor(probabilities)
-        if tolerance is not None:
-            raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+        refuse_tolerance(tolerance)
         listed = kernels if isinstance(kernels, list | tuple) else []
         compatibilities: list[Any] = [_compatibility(kernel) for kernel in listed]
         if any(map(needs_gradient, (probabilities, *compatibilities))):
@@ -258,6 +263,8 @@ def _refined(
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
     checked = _checked(scores, kernels, present, epsilon, unary, threads, validate=validate)
     iterations, tolerance = check_iterations(iterations), check_tolerance(tolerance)
+    if records is not None:
+        check_record(iterations, scores.size)
     out = zeros(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     if out.size:
         for index in np.ndindex(*scores.shape[:-2]):
@@ -461,31 +468,24 @@ class Field(NamedTuple):
     epsilon: float
     threads: int
 
-    def run(
-        self,
-        start: Any,
-        iterations: int,
-        out: Any,
-        energy: Any = None,
-        records: list[CrfRecord] | None = None,
-    ) -> bool:
+    def record(self, iterations: int, out: Array) -> list[CrfRecord]:
+        """Write Q to `out` and return what its gradient needs; nothing for bad scores. CPU only."""
+        return cpu_kernels.crf_features_recorded(
+            self.scores,
+            self.tags,
+            out,
+            self.filters,
+            self.gains,
+            self.energies,
+            iterations,
+            self.epsilon,
+            self.threads,
+        )
+
+    def run(self, start: Any, iterations: int, out: Any, energy: Any = None) -> bool:
         """Write Q to `out`. False for scores that are not valid."""
         if not is_on_cpu(self.scores):
             return self._run_on_device(start, iterations, out, energy, None)
-        if records is not None:  # without `start` and `energy`
-            found = cpu_kernels.crf_features_recorded(
-                self.scores,
-                self.tags,
-                out,
-                self.filters,
-                self.gains,
-                self.energies,
-                iterations,
-                self.epsilon,
-                self.threads,
-            )
-            records += found
-            return len(found) > 0
         return cpu_kernels.crf_features(
             self.scores,
             self.tags,
@@ -505,11 +505,18 @@ class Field(NamedTuple):
         iterations: int,
         tolerance: float | None,
         out: Any,
-        records: list[CrfRecord] | None = None,
+        records: list[CrfRecord] | None,
     ) -> bool:
-        """Write Q to `out`, of at most so many iterations. False for scores that are not valid."""
+        """Write Q to `out`, of at most so many iterations. False for scores that are not valid.
+
+        `records`, unless None, gets what the gradient needs; this is for the CPU and no tolerance.
+        """
+        if records is not None:
+            found = self.record(iterations, out)
+            records += found
+            return len(found) > 0
         if tolerance is None:
-            return self.run(None, iterations, out, records=records)
+            return self.run(None, iterations, out)
         if not self.run(None, 0, out):
             return False
         for _ in range(iterations):
@@ -997,7 +1004,7 @@ def _check_levels(photo: Array, srgb: Sequence[float]) -> None:
             f"bilateral_srgb should be less than the range of image, which is {spans.max():g}, got "
             f"{min(srgb):g}: colours hardly matter; its unit is that of image, and presets are for "
             "levels from 0 to 255",
-            stacklevel=5,  # of dense_crf
+            stacklevel=7,  # of dense_crf
         )
 
 

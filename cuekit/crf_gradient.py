@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cuekit import _torch
+from cuekit import _compile, _torch
 from cuekit._arrays import adopt, flat
 from cuekit._autograd import differentiable_once
 from cuekit._backend import cpu_kernels
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 def check_tensor(probabilities: Any) -> None:
     """Refuse what autograd, or the gradient's kernel, does not know."""
+    if _compile.compiling():
+        raise ValueError(
+            "differentiable must be False within torch.compile, got True: mark the function that "
+            "calls this one with torch.compiler.disable"
+        )
     if not _torch.is_tensor(probabilities):
         raise TypeError(
             "differentiable=True needs torch tensors, got probabilities of type "
@@ -31,12 +36,28 @@ def check_tensor(probabilities: Any) -> None:
         )
 
 
+def refuse_tolerance(tolerance: Any) -> None:
+    """Refuse to stop early: how many steps there are would depend on the values."""
+    if tolerance is not None:
+        raise ValueError(f"tolerance must be None with differentiable=True, got {tolerance!r}")
+
+
 def refuse_gradient(value: Any, name: str) -> None:
     """Say what the choices are where autograd would record a call without a gradient."""
     if _torch.needs_gradient(value):
         raise ValueError(
             f"{name} requires grad, and this function has no gradient unless differentiable=True: "
-            "detach first, call it under torch.no_grad(), or pass differentiable=True"
+            "detach first, call it under torch.no_grad(), or, on the CPU, pass "
+            "differentiable=True"
+        )
+
+
+def check_record(iterations: int, size: int) -> None:
+    """Refuse more values than any memory has, whose number the kernels would not count."""
+    if iterations * size >= 2**50:
+        raise ValueError(
+            "iterations must be fewer with differentiable=True, which keeps the result of each, "
+            f"got {iterations} of {size} values"
         )
 
 

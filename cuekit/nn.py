@@ -232,7 +232,8 @@ class DenseCRF(torch.nn.Module):
     the CPU, and returns probabilities Q (B, K, H, W). It is `cuekit.dense_crf` with
     ``differentiable=True``, or with parameters `cuekit.dense_crf_features` of the photos' features,
     which takes 1.3 to 1.5 times as long; the fastest photos are RGB of uint8. It uses as many
-    threads as torch does. Unlike the layer of [1]_, matrices are symmetric, and kernels are
+    threads as torch does. Wrap it in ``torch.compiler.disable`` where torch.compile traces the
+    network. Unlike the layer of [1]_, matrices are symmetric, and kernels are
     normalised symmetrically.
 
     References
@@ -291,6 +292,12 @@ class DenseCRF(torch.nn.Module):
                 f"images must have shape (B, C, {logits.shape[2]}, {logits.shape[3]}) to match "
                 f"logits, got {tuple(images.shape)}"
             )
+        for name, tensor in (("logits", logits), ("images", images)):
+            if tensor.device.type != "cpu":
+                raise ValueError(
+                    f"{name} must be on the CPU, got a tensor on {tensor.device}: the CRF's "
+                    "gradient has no kernel for other devices"
+                )
         energies = -(logits.float() if logits.dtype == torch.bfloat16 else logits)
         photos = images.detach().movedim(1, -1)
         options: dict[str, Any] = {

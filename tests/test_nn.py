@@ -201,6 +201,10 @@ def test_dense_crf_names_what_is_wrong():
         layer(logits[:, :4], photos)
     with pytest.raises(ValueError, match=r"^images must have shape \(B, C, 12, 15\) to match log"):
         layer(logits, photos.movedim(1, -1))
+    with pytest.raises(ValueError, match=r"^logits must be on the CPU, got a tensor on meta: "):
+        layer(logits.to("meta"), photos.to("meta"))
+    with pytest.raises(ValueError, match=r"^images must be on the CPU, got a tensor on meta: "):
+        layer(logits, photos.to("meta"))
     with pytest.raises(ValueError, match=r"^learned must be one of 'nothing', 'weights', "):
         nn.DenseCRF(5, learned="all")
     with pytest.raises(ValueError, match=r"^num_classes must be at least 2, got 1"):

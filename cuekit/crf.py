@@ -44,7 +44,13 @@ from cuekit._checks import (
     refuse_other_orders,
 )
 from cuekit._device import AnyArray, AnyFramework, Array
-from cuekit.crf_gradient import check_tensor, refuse_gradient, refuse_tolerance, unrolled
+from cuekit.crf_gradient import (
+    check_record,
+    check_tensor,
+    refuse_gradient,
+    refuse_tolerance,
+    unrolled,
+)
 
 if TYPE_CHECKING:
     from cuekit._kernels import CrfRecord
@@ -347,10 +353,11 @@ def dense_crf(
     Those that are clipped get 0, and nothing flows to the photo. The result has the same bits. The
     lattices, and Q after each iteration, are kept for as long as autograd keeps the graph: 4 bytes
     per iteration, class and pixel, the number of classes rounded up to 4, 8, 16, 24, 32 or a
-    multiple of 16. The gradient takes about as long as the result. Like the result it is computed
-    in float32; it is the exact one of what is computed, not of the filters that the lattice
-    approximates. There is no second derivative. The function that calls it cannot be traced by
-    torch.compile. `cuekit.losses` does without: there, nothing flows through the CRF.
+    multiple of 16. Result and gradient together take 2.1 to 2.5 times as long as the result alone,
+    and for 21 classes and ten iterations 1.8 kB per pixel instead of 0.4. Like the result it is
+    computed in float32; it is the exact one of what is computed, not of the filters that the
+    lattice approximates. There is no second derivative. The function that calls it cannot be traced
+    by torch.compile. `cuekit.losses` does without: there, nothing flows through the CRF.
 
     On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
     of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to
@@ -474,6 +481,8 @@ def _refined(
     )
     iterations = check_iterations(iterations)
     tolerance = check_tolerance(tolerance)
+    if records is not None:
+        check_record(iterations, scores.size)
     epsilon = check_epsilon(epsilon)
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
     check_choice(storage, "storage", get_args(Storage))

@@ -52,7 +52,13 @@ from cuekit.crf import (
     fault_of_values,
     params_of,
 )
-from cuekit.crf_gradient import check_tensor, refuse_gradient, refuse_tolerance, unrolled
+from cuekit.crf_gradient import (
+    check_record,
+    check_tensor,
+    refuse_gradient,
+    refuse_tolerance,
+    unrolled,
+)
 
 if TYPE_CHECKING:
     from cuekit._kernels import CrfFilter, CrfRecord
@@ -256,6 +262,8 @@ def _refined(
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
     checked = _checked(scores, kernels, present, epsilon, unary, threads, validate=validate)
     iterations, tolerance = check_iterations(iterations), check_tolerance(tolerance)
+    if records is not None:
+        check_record(iterations, scores.size)
     out = zeros(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     if out.size:
         for index in np.ndindex(*scores.shape[:-2]):

@@ -47,6 +47,15 @@ def refuse_gradient(value: Any, name: str) -> None:
         )
 
 
+def check_record(iterations: int, size: int) -> None:
+    """Refuse more values than any memory has, whose number the kernels would not count."""
+    if iterations * size >= 2**50:
+        raise ValueError(
+            "iterations must be fewer with differentiable=True, which keeps the result of each, "
+            f"got {iterations} of {size} values"
+        )
+
+
 def unrolled(
     probabilities: Any,  # (..., K, H, W) or (..., K, N)
     compatibilities: Sequence[Any],

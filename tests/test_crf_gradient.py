@@ -121,7 +121,7 @@ def leaf_of(array):
     return torch.from_numpy(array).requires_grad_()
 
 
-@at_most(100)
+@at_most(300)
 @given(
     st.data(),
     batches,
@@ -194,7 +194,7 @@ def compatibilities(draw, channels):
     return matrix + matrix.T
 
 
-@at_most(100)
+@at_most(300)
 @given(
     st.data(),
     batches,
@@ -486,5 +486,10 @@ def test_errors():
         refined(leaf, unary="x")
     with raises(TypeError, "probabilities must have a dtype that NumPy knows, got bfloat16"):
         refined(leaf.bfloat16())
+    large = torch.zeros((2, 4096, 4096)).requires_grad_()
+    with raises(ValueError, "iterations must be fewer with differentiable=True, which keeps"):
+        refined(large, np.zeros((4096, 4096, 3), np.uint8), iterations=2**31 - 1)
+    with raises(ValueError, "iterations must be fewer with differentiable=True, which keeps"):
+        features_of(large.flatten(1), [], iterations=2**31 - 1, differentiable=True)
     with raises(TypeError, "kernels must be a list of kernels, got int"):
         features_of(flat, 3, differentiable=True)

@@ -65,6 +65,23 @@ struct BackThroughSoftmax {
   }
 };
 
+// sums(l, k) is the sum of a(i, k) b(i, l).
+template <class X, bool many>
+struct SumProducts {
+  static CUEKIT_INLINE void run(const float* a, const float* b,  // (count, stride)
+                                std::int64_t count, std::int64_t row, std::int64_t rows,
+                                float* sums) {  // (rows, stride)
+    const std::int64_t stride = many ? row : X::size;
+    for (std::int64_t l = 0; l < rows; ++l)
+      for (std::int64_t k = 0; k < stride; k += X::size) {
+        X sum = X::zero();
+        for (std::int64_t i = 0; i < count; ++i)
+          sum.add(X::load(a + i * stride + k), b[i * stride + l]);
+        sum.store(sums + l * stride + k);
+      }
+  }
+};
+
 // One kernel of the CRF on its way back.
 struct Term {
   const RecordedTerm& forward;
@@ -196,12 +213,17 @@ class Gradient {
   void add_of_gains(const Term& term, std::int64_t b, std::int64_t count, const float* q,
                     const float* filtered) const {
     const std::int64_t rows = term.forward.rows;
-    double* const sums = term.sums.get() + b * rows * stride_;
-    for (std::int64_t i = 0; i < count; ++i)
-      for (std::int64_t l = 0; l < rows; ++l)
+    const Workspace<float> part(rows * stride_);  // of these pixels; all of them in double
+    if (rows == 1) {
+      std::fill_n(part.get(), stride_, 0.0f);
+      for (std::int64_t i = 0; i < count; ++i)
         for (std::int64_t k = 0; k < stride_; ++k)
-          sums[l * stride_ + k] += static_cast<double>(filtered[i * stride_ + k]) *
-                                   static_cast<double>(q[i * stride_ + (rows == 1 ? k : l)]);
+          part.get()[k] += filtered[i * stride_ + k] * q[i * stride_ + k];
+    } else {
+      run_for_group<SumProducts>(classes_, filtered, q, count, stride_, rows, part.get());
+    }
+    double* const sums = term.sums.get() + b * rows * stride_;
+    for (std::int64_t j = 0; j < rows * stride_; ++j) sums[j] += static_cast<double>(part.get()[j]);
   }
 
   void write_of_gains(const Term& term) const {

@@ -101,10 +101,15 @@ VOC = DATA / "voc-animals"
 INSTALL = {
     "matplotlib": "'cuekit[plot]'",
     "pydensecrf": "pydensecrf2",
+    "pytorch_grad_cam": "'cuekit[test-networks]'",
     "scipy": "scipy",
+    "segment_anything": "'cuekit[test-networks]'",
     "setuptools": "setuptools",
     "skimage": "'cuekit[superpixels]'",
+    "timm": "'cuekit[test-networks]'",
     "torch": "'cuekit[torch]'",
+    "torchcam": "'cuekit[test-networks]'",
+    "torchvision": "'cuekit[test-networks]'",
     "tqdm": "'cuekit[voc]'",
 }
 

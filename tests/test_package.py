@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import needs
+from common import ROOT, needs
 
 import cuekit
 
@@ -252,6 +252,15 @@ def test_there_are_doctests():
     kernels = [name for name in SIGNATURES if name not in ("build_config", "slic")]
     for name in kernels:
         assert any(test.examples for test in finder.find(getattr(cuekit, name), name)), name
+
+
+def test_files_that_are_compiled_for_size_exist():
+    listed = re.search(r"^COMPACT = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S | re.M).group(
+        1
+    )
+    names = re.findall(r'"(\w+)"', listed)
+    assert names
+    assert {*names} <= {path.stem for path in (ROOT / "csrc" / "cpu").rglob("*.cpp")}
 
 
 def test_types_are_shipped():

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,16 @@ def test_many_python_threads_at_once(serial):
         for results in pool.map(work, range(8)):
             for each in results:
                 assert_same(each, serial)
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded Python"
+)
+def test_importing_it_switches_no_gil_on():
+    code = "import sys, warnings; warnings.simplefilter('error'); import cuekit._cpu"
+    code += "; sys.exit(sys._is_gil_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)  # noqa: S603
 
 
 def test_an_error_in_a_worker_reaches_the_caller_and_the_pool_lives_on(serial):

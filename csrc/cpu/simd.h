@@ -84,6 +84,16 @@ void dispatch_width(Args... args) {
   Baseline::run(args...);
 }
 
+// The same for kernels of vectors of 32 bytes: AVX-512 has nothing for them that AVX2 has not.
+template <class Baseline, class Avx2, class... Args>
+void dispatch_up_to_avx2(Args... args) {
+#if CUEKIT_MULTIVERSION
+  if (instruction_set.load(std::memory_order_relaxed) != InstructionSet::baseline)
+    return run_avx2<Avx2, Args...>(args...);
+#endif
+  Baseline::run(args...);
+}
+
 // Runs the kernel as it was compiled for the current instruction set.
 template <class Kernel, class... Args>
 void dispatch(Args... args) {

@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cuekit/half.h"
@@ -183,8 +184,8 @@ class ChannelBlock {
     }
     std::vector<double> means(sums_.size());
     bool finite = true;
-    dispatch<Decide>(sums_.data(), superpixels_.sizes.data(), superpixels_.count, p_.threshold,
-                     means.data(), on, &finite);
+    dispatch<Decide>(std::as_const(sums_).data(), superpixels_.sizes.data(), superpixels_.count,
+                     p_.threshold, means.data(), on, &finite);
     return finite;
   }
 

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cuekit/half.h"
@@ -201,7 +202,8 @@ class ChannelBlock {
       } else {
         const T* rows[channels_per_block];
         point_to_row(source, rows);
-        dispatch<NearestRow>(&rows[0], p_.in_width, columns.data(), p_.width, cells.data(), bits);
+        dispatch<NearestRow>(&rows[0], p_.in_width, std::as_const(columns).data(), p_.width,
+                             cells.data(), bits);
         dispatch<PrefixSums>(bits, p_.width, before.data());
         current = source;
       }
@@ -226,8 +228,9 @@ class ChannelBlock {
       const T *above[channels_per_block], *below[channels_per_block];
       point_to_row(row.low, above);
       point_to_row(row.high, below);
-      dispatch<BilinearRow>(&above[0], &below[0], row.weight, p_.in_width, taps.data(), p_.width,
-                            &level[0], pixels.data(), columns.data(), values.data(), bits);
+      dispatch<BilinearRow>(&above[0], &below[0], row.weight, p_.in_width,
+                            std::as_const(taps).data(), p_.width, &level[0], pixels.data(),
+                            columns.data(), values.data(), bits);
       if (counts()) {
         dispatch<PrefixSums>(bits, p_.width, before.data());
         dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),

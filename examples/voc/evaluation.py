@@ -18,7 +18,7 @@ import torch
 from cue_stage import KINDS, SETS, SETS_OF_BOTH, missing, raw_cues_of, read_maps, write_label_map
 from data import square
 from loop import keep_settings, rank_and_world, read_settings, threads, wait_for_all
-from panels import draw
+from panels import draw, draw_bars
 from torch.nn.functional import interpolate
 
 import cuekit
@@ -463,7 +463,7 @@ def evaluate(
     panels: int,
     device: torch.device,
 ) -> None:
-    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``.
+    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and pictures.
 
     Photos without masks are segmented and drawn, but are not in the tables.
     """
@@ -549,7 +549,13 @@ def write_tables(
         )
     if plan.cue_sets:
         of_training = next(iter(cues.values())) if plan.with_masks(plan.training) else {}
-        tables.append(comparison_table(plan, of_training, counts, before, seeds))
+        comparison = comparison_table(plan, of_training, counts, before, seeds)
+        tables.append(comparison)
+        draw_bars(
+            ("labels of the training photos", BEFORE, "after the CRF"),
+            {row[0]: [_number(row[k]) for k in (1, 2, 4)] for row in comparison.rows},
+            plan.out / f"systems-{plan.split}.png",
+        )
     tables.append(class_table(counts, ("background", *folder.names), classes))
     tables.append(tag_table(tagging))
     minutes = [[name, f"{value:.1f}"] for name, value in training_minutes(plan.out).items()]
@@ -562,6 +568,11 @@ def write_tables(
         encoding="utf-8",
     )
     sys.stdout.write(text)
+
+
+def _number(cell: str) -> float:
+    """Read a cell of a table; a dash is NaN."""
+    return np.nan if cell == "–" else float(cell)
 
 
 def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int) -> None:

@@ -92,27 +92,35 @@ struct AddProducts {
   }
 };
 
-// run_for_group() for a kernel of simplices, for 2 to 6 features with a known number of corners.
-template <template <class, bool, int> class Kernel, int corners>
-struct WithCorners {
-  template <class X, bool many>
-  using Of = Kernel<X, many, corners>;
-};
+// run_for_group() for a kernel of simplices that have `corners` corners.
+template <template <class, bool, int> class Kernel, int corners, class... Args>
+void run_for_corners(std::int64_t classes, const Block* block, Args... args) {
+  with_class_group(classes, [=](auto group) {
+    using Group = decltype(group);
+    // With many classes the loop over corners is not the inner one.
+    constexpr int known = Group::many ? 0 : corners;
+    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, known>;
+    using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many, known>;
+    dispatch_up_to_avx2<Fours, Wides>(block, args...);
+  });
+}
+
+// The number of corners is known for 2 to 6 features.
 template <template <class, bool, int> class Kernel, class... Args>
 void run_for_simplices(std::int64_t classes, const Block* block, Args... args) {
   switch (block->corners) {
     case 3:
-      return run_for_group<WithCorners<Kernel, 3>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 3>(classes, block, args...);
     case 4:
-      return run_for_group<WithCorners<Kernel, 4>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 4>(classes, block, args...);
     case 5:
-      return run_for_group<WithCorners<Kernel, 5>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 5>(classes, block, args...);
     case 6:
-      return run_for_group<WithCorners<Kernel, 6>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 6>(classes, block, args...);
     case 7:
-      return run_for_group<WithCorners<Kernel, 7>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 7>(classes, block, args...);
     default:
-      return run_for_group<WithCorners<Kernel, 0>::template Of>(classes, block, args...);
+      return run_for_corners<Kernel, 0>(classes, block, args...);
   }
 }
 

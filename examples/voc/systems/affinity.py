@@ -57,7 +57,7 @@ class Affinity(System):
 
     low_alpha: float = 4.0
     high_alpha: float = 32.0
-    alpha: float = 16.0
+    alpha: float = 8.0
     beta: float = 8.0
     epochs: float = 2.0
     size: int = 264

@@ -62,7 +62,7 @@ class AttentionCRF(System):
     stride: int = 8
     iterations: int = 5
     longer_side: int = 416
-    background: float = 0.0
+    background: float = -3.0
 
     def train(self, work: Work) -> Fusion:
         """Train classifier, fusion and CRF on the tags."""

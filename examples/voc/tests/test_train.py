@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import needs
-from PIL import Image
+from PIL import Image, ImageColor
 
 torch = needs("torch")
 needs("tqdm")
@@ -246,6 +246,21 @@ def test_cue_table_counts_what_is_unknown_apart():
         f"{100 * 16 / 22:.1f}",
     ]
     assert evaluation.unknown_as_background(counts)[0].tolist() == [[9, 1, 0], [2, 6, 0], [1, 1, 2]]
+
+
+def test_bars_are_as_long_as_their_values(tmp_path):
+    path = tmp_path / "bars.png"
+    panels.draw_bars(("x", "y"), {"a": (10.0, 20.0), "b": (float("nan"), 5.0)}, path)
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    high = 2 * panels.BAR + 2 * panels.GAP
+    lengths = []
+    for n, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        y = panels.HEADER + n * high + panels.GAP + k * panels.BAR + 2
+        color = ImageColor.getrgb(panels.BAR_COLORS[k])
+        lengths.append((pixels[y] == color).all(-1).sum() - 1)
+    expected = [10, 20, 0, 5]
+    assert np.maximum(lengths, 0).tolist() == [panels.SCALE * x for x in expected]
 
 
 def test_panels_show_every_column(tmp_path):

@@ -391,13 +391,10 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
     params = params_of(params)
-    check_switch(differentiable, "differentiable")
+    if check_switch(differentiable, "differentiable"):
+        check_tensor(probabilities)
+        refuse_tolerance(tolerance)
     if _compile.takes(probabilities):
-        if differentiable:
-            raise ValueError(
-                "differentiable must be False within torch.compile, got True: mark the function "
-                "that calls dense_crf with torch.compiler.disable"
-            )
         traced: AnyFramework = _compile.dense_crf(
             probabilities,
             image,
@@ -430,21 +427,18 @@ def dense_crf(
             threads=threads,
         )
 
-    if differentiable:
-        check_tensor(probabilities)
-        refuse_tolerance(tolerance)
-        if _torch.needs_gradient(probabilities):
-            result: AnyFramework = unrolled(
-                probabilities,
-                [],
-                refined,
-                2,
-                energies=unary == "energies",
-                epsilon=epsilon,
-                threads=threads,
-                name="dense_crf",
-            )
-            return result
+    if differentiable and _torch.needs_gradient(probabilities):
+        result: AnyFramework = unrolled(
+            probabilities,
+            [],
+            refined,
+            2,
+            energies=unary == "energies",
+            epsilon=epsilon,
+            threads=threads,
+            name="dense_crf",
+        )
+        return result
     refuse_gradient(probabilities, "probabilities")
     return refined(None)
 

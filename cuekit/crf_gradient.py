@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cuekit import _torch
+from cuekit import _compile, _torch
 from cuekit._arrays import adopt, flat
 from cuekit._autograd import differentiable_once
 from cuekit._backend import cpu_kernels
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 def check_tensor(probabilities: Any) -> None:
     """Refuse what autograd, or the gradient's kernel, does not know."""
+    if _compile.compiling():
+        raise ValueError(
+            "differentiable must be False within torch.compile, got True: mark the function that "
+            "calls this one with torch.compiler.disable"
+        )
     if not _torch.is_tensor(probabilities):
         raise TypeError(
             "differentiable=True needs torch tensors, got probabilities of type "

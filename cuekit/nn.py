@@ -232,7 +232,8 @@ class DenseCRF(torch.nn.Module):
     the CPU, and returns probabilities Q (B, K, H, W). It is `cuekit.dense_crf` with
     ``differentiable=True``, or with parameters `cuekit.dense_crf_features` of the photos' features,
     which takes 1.3 to 1.5 times as long; the fastest photos are RGB of uint8. It uses as many
-    threads as torch does. Unlike the layer of [1]_, matrices are symmetric, and kernels are
+    threads as torch does. Wrap it in ``torch.compiler.disable`` where torch.compile traces the
+    network. Unlike the layer of [1]_, matrices are symmetric, and kernels are
     normalised symmetrically.
 
     References

@@ -106,6 +106,20 @@ def test_the_crf_has_no_gradient(call):
         assert torch.equal(compiled(call)(p), call(p))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: cuekit.dense_crf(x, PHOTOS, differentiable=True),
+        lambda x: cuekit.dense_crf_features(x.flatten(2), [], differentiable=True),
+    ],
+)
+def test_the_differentiable_crf_is_not_traced(call):
+    p = MAPS.softmax(1).requires_grad_()
+    with pytest.raises(Exception, match=r"differentiable must be False within torch\.compile"):
+        compiled(call)(p)
+    assert call(p).requires_grad
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know:UserWarning")
 def test_other_functions_still_break_the_graph():
     """They run in Python, as all do without torch.compile."""

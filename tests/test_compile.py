@@ -166,6 +166,7 @@ def test_torch_s_own_checks_of_custom_ops():
                 [3.0, 3.0, 3.0, 10.0, 50.0, 50.0, 5.0],
                 TAGS,
                 2,
+                None,
                 1e-5,
                 "probabilities",
                 "float32",

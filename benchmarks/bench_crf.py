@@ -13,7 +13,7 @@ import cuekit
 from benchmarks import inputs, peers
 from benchmarks.harness import Case, Claim, Contender, Result, bound, measure, peak_bytes
 from cuekit.crf import PRESETS
-from cuekit.crf_features import bilateral_features, gaussian_features
+from cuekit.crf_features import bilateral_features, gaussian_features, photo_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,6 +202,44 @@ def cloud() -> Case:
     return points("200 000 points × 6 features, 13 classes", maps, lambda: [(features, 10.0)])
 
 
+def gradient(title: str, size: tuple[int, int], name: str, *, learned: bool = False) -> Case:
+    """Compare result and gradient with the result alone; there is no peer with the same filters.
+
+    crfseg has no photo in its kernels. Others are no packages.
+    """
+    import torch
+
+    grid = np.array(Image.fromarray(inputs.photo("chelsea")).resize(size[::-1]))
+    maps = inputs.smooth_probabilities(size, cell=4 if size == inputs.GRID else 20)
+    weights = torch.from_numpy(np.random.default_rng(0).random(maps.shape, np.float32))
+    probabilities, photo = torch.from_numpy(maps), torch.from_numpy(grid)
+
+    def result(values: torch.Tensor) -> torch.Tensor:
+        if not learned:
+            return cuekit.dense_crf(values, photo, name, differentiable=True)
+        penalties = -10 * torch.eye(len(maps), requires_grad=values.requires_grad)
+        kernels = [k._replace(compatibility=penalties) for k in photo_kernels(grid, name)]
+        flat = cuekit.dense_crf_features(values.flatten(1), kernels, differentiable=True)
+        return flat.reshape(values.shape)
+
+    def forward() -> np.ndarray:
+        return result(probabilities).numpy()
+
+    def forward_and_backward() -> np.ndarray:
+        leaf = probabilities.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(result(leaf), leaf, weights)
+        return slope.numpy()
+
+    claim = f"dense_crf, gradient, {title}: with the result, against the result alone"
+    return Case(
+        f"dense_crf, gradient, {title}",
+        Contender("cuekit", forward_and_backward, forward_and_backward()),
+        [Contender("result alone", forward, forward())],
+        [Claim(claim, ("result alone",), at_most=3)],
+        settled=True,
+    )
+
+
 def memory() -> Result:
     """Measure the peak memory of a call, including its result."""
     ours, theirs = (
@@ -223,6 +261,9 @@ def run(*, quick: bool = False) -> list[Result]:
         gray(),
         volume(),
         cloud(),
+        gradient("sec, 375×500", (375, 500), "sec"),
+        gradient("sec-train, 41×41", inputs.GRID, "sec-train"),
+        gradient("sec-train, 41×41, two matrices", inputs.GRID, "sec-train", learned=True),
     )
     results = [measure(each, quick=quick) for each in cases]
     if Path("/proc/self/clear_refs").exists():

@@ -30,6 +30,7 @@
 #include "cuekit/bilateral_filter.h"
 #include "cuekit/context.h"
 #include "cuekit/crf.h"
+#include "cuekit/crf_features.h"
 #include "cuekit/fuse.h"
 #include "cuekit/half.h"
 #include "cuekit/labels.h"
@@ -50,7 +51,7 @@
 #include "cpu/simd.h"
 #include "cuekit/boundary_connectivity.h"
 #include "cuekit/colour_evidence.h"
-#include "cuekit/crf_features.h"
+#include "cuekit/crf_gradient.h"
 #include "cuekit/felzenszwalb.h"
 #include "cuekit/resize_maps.h"
 #include "cuekit/rgb_to_lab.h"
@@ -539,7 +540,59 @@ bool random_walk(const View& maps, const std::optional<View>& boundary,
   });
 }
 
-#ifndef CUEKIT_BACKEND_CUDA
+CrfNormalisation crf_normalisation(const std::string& name) {
+  return one_of<CrfNormalisation>(name, std::array{"symmetric", "before", "after", "none"});
+}
+
+#ifdef CUEKIT_BACKEND_CUDA
+
+std::int64_t crf_filter_bytes(int features, std::int64_t points, const std::string& normalization) {
+  return cuda::crf_filter_bytes(features, points, crf_normalisation(normalization));
+}
+
+void crf_filter(const View& features, const std::string& normalization, const View& memory,
+                Call& context) {
+  cuda::crf_filter(features.as<float>(), features.shape[1],
+                   {memory.as<std::uint8_t>(), static_cast<int>(features.shape[0]),
+                    crf_normalisation(normalization)},
+                   context);
+}
+
+void crf_photo_features(const View& photo, const View& features, float sx, float sy,
+                        const std::vector<float>& channel_widths, Call& context) {
+  visit<std::uint8_t, std::uint16_t, half, float, double>(photo, [&](auto type) {
+    using T = decltype(type);
+    cuda::crf_photo_features(photo.as<T>(), features.as<float>(), photo.shape[0], photo.shape[1],
+                             sx, sy, channel_widths, context);
+  });
+}
+
+bool crf_features(const View& scores, const View& present, const std::optional<View>& start,
+                  const View& out, const std::optional<View>& energy,
+                  const std::optional<View>& change, const std::vector<View>& filters,
+                  const std::vector<int>& counts, const std::vector<std::string>& normalizations,
+                  const std::vector<View>& gains, bool energies, std::int64_t iterations,
+                  float epsilon, Call& context) {
+  const CrfFeaturesParams p{scores.shape[0], scores.shape[1],
+                            energies,        iterations,
+                            epsilon,         energy && energy->shape[0] > iterations};
+  std::vector<cuda::CrfFilter> kernels;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    kernels.push_back(
+        {filters[f].as<std::uint8_t>(), counts.at(f), crf_normalisation(normalizations.at(f))});
+  std::vector<cuda::CrfTerm> terms;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    terms.push_back({&kernels[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    using Q = marginal_type<T>;
+    return cuda::crf_features(scores.as<T>(), present.as_flags(), start ? start->as<Q>() : nullptr,
+                              out.as<Q>(), energy ? energy->as<double>() : nullptr,
+                              change ? change->as<float>() : nullptr, terms, p, context);
+  });
+}
+
+#else
 
 bool felzenszwalb(const View& photos, const View& weights, const View& out, double scale,
                   std::int64_t min_size, Call& context) {
@@ -647,10 +700,16 @@ void boundary_connectivity(const View& edges, const View& sizes, const View& bor
 }
 
 cpu::CrfFilter crf_filter(const View& features, const std::string& normalization, Call& context) {
-  const auto normalisation =
-      one_of<CrfNormalisation>(normalization, std::array{"symmetric", "before", "after", "none"});
   return cpu::crf_filter(features.as<float>(), static_cast<int>(features.shape[0]),
-                         features.shape[1], normalisation, context);
+                         features.shape[1], crf_normalisation(normalization), context);
+}
+
+std::vector<cpu::CrfTerm> crf_terms(const std::vector<const cpu::CrfFilter*>& filters,
+                                    const std::vector<View>& gains) {
+  std::vector<cpu::CrfTerm> terms;
+  for (std::size_t f = 0; f < filters.size(); ++f)
+    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  return terms;
 }
 
 bool crf_features(const View& scores, const View& present, const std::optional<View>& start,
@@ -660,15 +719,64 @@ bool crf_features(const View& scores, const View& present, const std::optional<V
   const CrfFeaturesParams p{scores.shape[0], scores.shape[1],
                             energies,        iterations,
                             epsilon,         energy && energy->shape[0] > iterations};
-  std::vector<cpu::CrfTerm> terms;
-  for (std::size_t f = 0; f < filters.size(); ++f)
-    terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
   return visit_floating(scores, [&](auto type) {
     using T = decltype(type);
     using Q = marginal_type<T>;
     return cpu::crf_features(scores.as<T>(), present.as_flags(), start ? start->as<Q>() : nullptr,
-                             out.as<Q>(), energy ? energy->as<double>() : nullptr, terms, p,
-                             context);
+                             out.as<Q>(), energy ? energy->as<double>() : nullptr,
+                             crf_terms(filters, gains), p, context);
+  });
+}
+
+std::vector<cpu::CrfRecord> crf_recorded(const View& scores, const View& photos,
+                                         const View& present, const View& out,
+                                         float gaussian_weight, float gaussian_sxy,
+                                         float bilateral_weight, float bilateral_sxy,
+                                         float bilateral_srgb, bool energies,
+                                         std::int64_t iterations, float epsilon, Call& context) {
+  const CrfParams p{scores.shape[0],
+                    scores.shape[1],
+                    scores.shape[2],
+                    scores.shape[3],
+                    gaussian_weight,
+                    gaussian_sxy,
+                    bilateral_weight,
+                    bilateral_sxy,
+                    bilateral_srgb,
+                    energies,
+                    iterations,
+                    epsilon,
+                    false};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return cpu::crf_recorded(scores.as<T>(), photos.as<std::uint8_t>(), present.as_flags(),
+                             out.as<marginal_type<T>>(), p, context);
+  });
+}
+
+std::vector<cpu::CrfRecord> crf_features_recorded(const View& scores, const View& present,
+                                                  const View& out,
+                                                  const std::vector<const cpu::CrfFilter*>& filters,
+                                                  const std::vector<View>& gains, bool energies,
+                                                  std::int64_t iterations, float epsilon,
+                                                  Call& context) {
+  const CrfFeaturesParams p{scores.shape[0], scores.shape[1], energies, iterations, epsilon, false};
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return cpu::crf_features_recorded(scores.as<T>(), present.as_flags(),
+                                      out.as<marginal_type<T>>(), crf_terms(filters, gains), p,
+                                      context);
+  });
+}
+
+void crf_gradient(const std::vector<cpu::CrfRecord>& records, const View& of_out,
+                  const View& of_logits, const std::vector<std::optional<View>>& of_gains,
+                  Call& context) {
+  std::vector<double*> gains;
+  for (const auto& each : of_gains) gains.push_back(each ? each->as<double>() : nullptr);
+  visit<float, double>(of_out, [&](auto type) {
+    using Q = decltype(type);
+    cpu::crf_gradient(records, of_out.as<Q>(), of_logits.as<Q>(), gains, of_out.shape[1], context);
   });
 }
 
@@ -743,6 +851,15 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("random_walk", random_walk, arg("maps"), arg("boundary"), arg("affinities"), arg("out"),
          arg("radius"), arg("beta"), arg("steps"), arg("context"));
 #ifdef CUEKIT_BACKEND_CUDA
+  m.def("crf_filter_bytes", &crf_filter_bytes, arg("features"), arg("points"),
+        arg("normalization"));
+  kernel("crf_filter", crf_filter, arg("features"), arg("normalization"), arg("memory"),
+         arg("context"));
+  kernel("crf_photo_features", crf_photo_features, arg("photo"), arg("features"), arg("sx"),
+         arg("sy"), arg("channel_widths"), arg("context"));
+  kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
+         arg("energy"), arg("change"), arg("filters"), arg("counts"), arg("normalizations"),
+         arg("gains"), arg("energies"), arg("iterations"), arg("epsilon"), arg("context"));
   m.attr("version") = CUEKIT_CUDA_VERSION;
   m.attr("architectures") = CUEKIT_CUDA_ARCHITECTURES;
 #else
@@ -771,6 +888,15 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
          arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
          arg("epsilon"), arg("context"));
+  py::class_<cpu::CrfRecord>(py::handle(), "CrfRecord", py::module_local());  // not a public name
+  kernel("crf_recorded", crf_recorded, arg("scores"), arg("photos"), arg("present"), arg("out"),
+         arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
+         arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("context"));
+  kernel("crf_features_recorded", crf_features_recorded, arg("scores"), arg("present"), arg("out"),
+         arg("filters"), arg("gains"), arg("energies"), arg("iterations"), arg("epsilon"),
+         arg("context"));
+  kernel("crf_gradient", crf_gradient, arg("records"), arg("of_out"), arg("of_logits"),
+         arg("of_gains"), arg("context"));
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");

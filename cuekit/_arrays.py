@@ -6,6 +6,7 @@ Adopting never copies: the result is a view of the caller's memory, a NumPy arra
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeGuard, cast
 
 import numpy as np
@@ -50,6 +51,16 @@ def flat(array: AnyArray, *shape: int) -> Any:
     if isinstance(array, DeviceArray):
         return array.device.contiguous(array).reshape(shape)
     return np.require(array, requirements=("C", "A")).reshape(shape)
+
+
+def part(array: AnyArray, index: tuple[int, ...]) -> Any:
+    """Return a view of what is at an index of the first axes; C-contiguous on a device."""
+    if isinstance(array, DeviceArray):
+        shape = array.shape[len(index) :]
+        first = int(np.ravel_multi_index(index, array.shape[: len(index)])) if index else 0
+        address = array.address + first * math.prod(shape) * array.dtype.itemsize
+        return DeviceArray(array.owner, array.device, address, shape, array.dtype)
+    return array[index]
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: AnyArray) -> Any:

@@ -43,13 +43,18 @@ def backend(array: AnyArray, threads: int) -> tuple[Kernels, Context]:
     """
     if not isinstance(array, DeviceArray):
         return cpu_kernels, threads
+    return cuda_kernels(), array.device
+
+
+def cuda_kernels() -> CudaKernels:
+    """Return the kernels for CUDA devices; a ValueError if there are none."""
     kernels, reason = _import_cuda()
     if kernels is None:
         raise ValueError(
             f"arrays on a CUDA device need cuekit's CUDA kernels, which are missing ({reason}): "
             "install cuekit from source with nvcc and CUEKIT_CUDA=1, or copy to the CPU first"
         )
-    return kernels, array.device
+    return kernels
 
 
 def build_config() -> dict[str, Any]:

@@ -100,6 +100,7 @@ def dense_crf(
     params: Sequence[float],
     present: Any,
     iterations: int,
+    tolerance: float | None,
     epsilon: float,
     unary: str,
     storage: str,
@@ -121,6 +122,7 @@ def dense_crf(
         list(params),
         _tensor(present, probabilities),
         iterations,
+        tolerance,
         epsilon,
         unary,
         storage,
@@ -265,6 +267,7 @@ def _register_once() -> None:
         params: Any,
         present: Any,
         iterations: Any,
+        tolerance: Any,
         epsilon: Any,
         unary: Any,
         storage: Any,
@@ -277,6 +280,7 @@ def _register_once() -> None:
             CRFParams.from_numbers(params),
             present=present,
             iterations=iterations,
+            tolerance=tolerance,
             epsilon=epsilon,
             unary=unary,
             storage=storage,
@@ -287,7 +291,8 @@ def _register_once() -> None:
     define(
         "dense_crf",
         "(Tensor probabilities, Tensor image, float[] params, Tensor? present, int iterations, "
-        "float epsilon, str unary, str storage, bool validate, int? threads) -> Tensor",
+        "float? tolerance, float epsilon, str unary, str storage, bool validate, int? threads) "
+        "-> Tensor",
         refined,
         at_least_float32,
     )

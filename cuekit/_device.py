@@ -33,6 +33,9 @@ class Device(Protocol):
 
     index: int
 
+    def adopt(self, array: Any) -> DeviceArray:
+        """View an array of the library."""
+
     def stream(self) -> int:
         """Return the handle of the caller's current stream."""
 

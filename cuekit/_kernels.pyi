@@ -9,7 +9,7 @@ values return False if they found one that is not finite, `bilateral_filter`, `c
 from collections.abc import Sequence
 from typing import Protocol
 
-from cuekit._device import AnyArray, Array, Context
+from cuekit._device import AnyArray, Array, Context, Device, DeviceArray
 from cuekit.crf import Storage
 from cuekit.crf_features import Normalization
 from cuekit.labels import BackgroundOverlap, Overlap
@@ -132,6 +132,9 @@ class Kernels(Protocol):
 class CrfFilter:
     """One kernel's filter of a CRF, without public members."""
 
+class CrfRecord:
+    """What the gradient of a CRF needs of the forward pass, without public members."""
+
 class CpuKernels(Kernels, Protocol):
     """What the CPU has: also the kernels that CUDA lacks."""
 
@@ -227,6 +230,42 @@ class CpuKernels(Kernels, Protocol):
         epsilon: float,
         context: int,
     ) -> bool: ...
+    def crf_recorded(
+        self,
+        scores: Array,
+        photos: Array,
+        present: Array,
+        out: Array,
+        gaussian_weight: float,
+        gaussian_sxy: float,
+        bilateral_weight: float,
+        bilateral_sxy: float,
+        bilateral_srgb: float,
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> list[CrfRecord]: ...  # empty for what `crf` returns False for
+    def crf_features_recorded(
+        self,
+        scores: Array,
+        present: Array,
+        out: Array,
+        filters: Sequence[CrfFilter],
+        gains: Sequence[Array],
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> list[CrfRecord]: ...
+    def crf_gradient(
+        self,
+        records: Sequence[CrfRecord],
+        of_out: Array,
+        of_logits: Array,
+        of_gains: Sequence[Array | None],
+        context: int,
+    ) -> None: ...
     def set_instruction_set(self, name: str) -> None: ...
     def instruction_set(self) -> str: ...
 
@@ -235,3 +274,38 @@ class CudaKernels(Kernels, Protocol):
 
     version: str  # of nvcc
     architectures: str
+
+    def crf_filter_bytes(self, features: int, points: int, normalization: Normalization) -> int: ...
+    def crf_filter(
+        self,
+        features: DeviceArray,
+        normalization: Normalization,
+        memory: DeviceArray,
+        context: Device,
+    ) -> None: ...
+    def crf_photo_features(
+        self,
+        photo: DeviceArray,
+        features: DeviceArray,
+        sx: float,
+        sy: float,
+        channel_widths: Sequence[float],
+        context: Device,
+    ) -> None: ...
+    def crf_features(
+        self,
+        scores: DeviceArray,
+        present: DeviceArray,
+        start: DeviceArray | None,
+        out: DeviceArray,
+        energy: DeviceArray | None,
+        change: DeviceArray | None,
+        filters: Sequence[DeviceArray],
+        counts: Sequence[int],
+        normalizations: Sequence[Normalization],
+        gains: Sequence[DeviceArray],
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: Device,
+    ) -> bool: ...

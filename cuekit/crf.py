@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit import _compile
+from cuekit import _compile, _torch
 from cuekit._arrays import (
     empty,
     find_all_infinite,
@@ -22,9 +22,10 @@ from cuekit._arrays import (
     is_on_cpu,
     item,
     like,
+    part,
     zeros,
 )
-from cuekit._backend import backend
+from cuekit._backend import backend, cpu_kernels
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
@@ -36,12 +37,23 @@ from cuekit._checks import (
     check_integer,
     check_number,
     check_present,
+    check_switch,
     check_threads,
     check_values,
     lattice_width,
     refuse_other_orders,
 )
 from cuekit._device import AnyArray, AnyFramework, Array
+from cuekit.crf_gradient import (
+    check_record,
+    check_tensor,
+    refuse_gradient,
+    refuse_tolerance,
+    unrolled,
+)
+
+if TYPE_CHECKING:
+    from cuekit._kernels import CrfRecord
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -163,25 +175,27 @@ _TOCO_SEG = CRFParams(1, 1, 4, 121, 5)
 _WECLIP = CRFParams(3, 3, 4, 64, 5)
 PRESETS: Mapping[str, CRFParams] = MappingProxyType(
     {
+        # kolesman/SEC, as halbielee/SEC_pytorch:CRF/krahenbuhl2013/CRF.py has it.
         "sec": _SEC,
         "sec-train": _SEC.scaled(1 / 12),
-        "psa": _SEC,
-        "irn": CRFParams(3, 3, 10, 50, 5),
+        "psa": _SEC,  # jiwoon-ahn/psa:tool/imutils.py
+        "irn": CRFParams(3, 3, 10, 50, 5),  # jiwoon-ahn/irn:misc/imutils.py
         "deeplab": _DEEPLAB,  # kazuto1011/deeplab-pytorch:configs/voc12.yaml
-        "clip-es": _DEEPLAB,
+        "clip-es": _DEEPLAB,  # linyq2117/CLIP-ES:eval_cam_with_crf.py
         "beco": _DEEPLAB,  # ShenghaiRong/BECO:utils/crf.py
         "excel": _DEEPLAB,  # zwyang6/ExCEL:tools/infer_lam.py
         "more": _DEEPLAB,  # zwyang6/MoRe:tools/infer_lam.py
-        "toco-cam": CRFParams(3, 3, 4, 36, 3),
-        "toco-seg": _TOCO_SEG,
+        "toco-cam": CRFParams(3, 3, 4, 36, 3),  # rulixiang/ToCo:tools/infer_cam_crf_label.py
+        "toco-seg": _TOCO_SEG,  # rulixiang/ToCo:tools/infer_seg_voc.py
         "cosa": _TOCO_SEG,  # youshyee/CoSA:utils/seg_helper.py
         "dupl": _TOCO_SEG,  # Wu0409/DuPL:tools/eval_seg_voc.py
         "seco": _TOCO_SEG,  # zwyang6/SeCo:tools/infer_seg_voc.py
-        "weclip": _WECLIP,
+        "weclip": _WECLIP,  # zbf1991/WeCLIP:test_msc_flip_voc.py
         "afa": _WECLIP,  # rulixiang/afa:scripts/test_msc_flip.py
-        "mctformer": CRFParams(3, 4, 3, 83, 5),
+        "mctformer": CRFParams(3, 4, 3, 83, 5),  # xulianuwa/MCTformer:seg/tool/imutils.py
         "weaktr": CRFParams(3, 3, 3, 83, 5),  # hustvl/WeakTr:OnlineRetraining/segm/eval/densecrf.py
         "cutler": CRFParams(7, 3, 10, 50, 5),  # facebookresearch/CutLER:maskcut/crf.py
+        "fma": CRFParams(2, 2, 4, 65, 3),  # HAL-42/FMA-WSSS:configs/patterns/crf/deeplab_crf.py
     }
 )
 """Settings of published code, by name; `dense_crf` tells which unary each of them goes with."""
@@ -194,9 +208,11 @@ def dense_crf(
     *,
     present: Any = None,
     iterations: int = 10,
+    tolerance: float | None = None,
     epsilon: float = 1e-5,
     unary: Unary = "probabilities",
     storage: Storage = "float32",
+    differentiable: bool = False,
     validate: bool = False,
     threads: int | None = 1,
 ) -> AnyFramework:
@@ -219,7 +235,10 @@ def dense_crf(
         Which foreground classes the image contains. Only the background and these take part, and
         the others are exactly 0. The background has no entry. None means all.
     iterations : int, optional
-        Steps of the mean field; 0 gives the softmax of the unaries.
+        Steps of the mean field, at most; 0 gives the softmax of the unaries.
+    tolerance : float or None, optional
+        Stop after the step in which no probability of the photo changed by more than this. None:
+        never. On a CUDA device it synchronises after every step.
     epsilon : float, optional
         The least probability, from 1e-37 to 1.
     unary : {"probabilities", "energies"}, optional
@@ -228,12 +247,17 @@ def dense_crf(
         apply to them. At every pixel, the background or a present class needs a finite energy.
     storage : {"float32", "float16"}, optional
         On a CUDA device, the dtype in which the lattices' values are stored; sums are always
-        float32. "float16" halves the memory and the memory traffic. The CPU has float32 only.
+        float32. "float16" halves the memory and the memory traffic. It is for RGB photos of uint8
+        with equal widths; the CPU has float32 only.
+    differentiable : bool, optional
+        Whether autograd knows the gradient with respect to `probabilities`, which are then torch
+        tensors on the CPU; see Notes. A `tolerance` is refused. Without it, a tensor that requires
+        grad is refused.
     validate : bool, optional
-        On a CUDA device, also check the values of `probabilities` and `present`; this synchronises
-        with the device. On the CPU they are always checked. Without the check, values outside
-        [0, 1] are clipped, and a pixel without a finite energy has equal probabilities before the
-        first iteration.
+        On a CUDA device, also check the values of `probabilities`, `present` and floating photos;
+        this synchronises with the device. On the CPU they are always checked. Without the check,
+        values outside [0, 1] are clipped, a pixel without a finite energy has equal probabilities
+        before the first iteration, and what the photo's values that are not finite reach is NaN.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
@@ -275,8 +299,10 @@ def dense_crf(
     functions: Q is often compared with thresholds near 1, where float16 values are 0.0005 apart,
     so a threshold of 0.95 would select other pixels.
 
-    RGB photos of uint8 with equal widths have a kernel of their own, 1.3 to 1.5 times as fast, on
-    the CPU and on CUDA devices. Others are computed as `dense_crf_features` does, on the CPU only.
+    RGB photos of uint8 with equal widths have a kernel of their own, 1.3 to 1.5 times as fast.
+    Others, and all with a `tolerance`, are computed as `dense_crf_features` does, one image at a
+    time. `MeanField.of_photo` gives Q and its KL divergence after each iteration.
+
     The lattice's error depends on the order of features. They are x, y, r, g, b for three channels,
     as in pydensecrf's `addPairwiseBilateral`, and y, x, channels for other photos, as in its
     `create_pairwise_bilateral`; those of the smoothness kernel are x, y.
@@ -310,6 +336,7 @@ def dense_crf(
     - ``"mctformer"``: 3, 83, 5; 3, 4. Softmax; of the final segmentation only.
     - ``"weaktr"``: 3, 83, 5; 3, 3. Softmax, on VOC; on COCO WeakTr has those of "deeplab".
     - ``"cutler"``: 10, 50, 5; 7, 3. Softmax of a mask and 1 - the mask.
+    - ``"fma"``: 4, 65, 3; 2, 2. FMA-WSSS; its file of settings does not name the unary.
 
     Workspace is 4 bytes per class and pixel, 72 more per pixel, and for every vertex of the
     lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up
@@ -320,6 +347,17 @@ def dense_crf(
     lattice, and are computed in pairs if they have the same up to 8 classes: two maps of one photo
     take 1.2 to 1.5 times as long in one call as one. And a call in the main thread runs signal
     handlers while it computes, so Ctrl-C ends it.
+
+    With ``differentiable=True``, the gradient is that of the mean field unrolled, as in CRF-as-RNN
+    [4]_: through all iterations, their softmax, the filters, and the logarithm of probabilities.
+    Those that are clipped get 0, and nothing flows to the photo. The result has the same bits. The
+    lattices, and Q after each iteration, are kept for as long as autograd keeps the graph: 4 bytes
+    per iteration, class and pixel, the number of classes rounded up to 4, 8, 16, 24, 32 or a
+    multiple of 16. Result and gradient together take 2.1 to 2.5 times as long as the result alone,
+    and for 21 classes and ten iterations 1.8 kB per pixel instead of 0.4. Like the result it is
+    computed in float32; it is the exact one of what is computed, not of the filters that the
+    lattice approximates. There is no second derivative. The function that calls it cannot be traced
+    by torch.compile. `cuekit.losses` does without: there, nothing flows through the CRF.
 
     On a CUDA device the call does not synchronise, so workspace is allocated for the largest number
     of vertices that is possible: 76 bytes per class and pixel, the number of classes rounded up to
@@ -334,6 +372,8 @@ def dense_crf(
        edge potentials", NIPS 2011, arXiv:1210.5644.
     .. [3] A. Adams, J. Baek, A. Davis, "Fast high-dimensional filtering using the permutohedral
        lattice", Eurographics 2010, :doi:`10.1111/j.1467-8659.2009.01645.x`.
+    .. [4] S. Zheng et al., "Conditional random fields as recurrent neural networks", ICCV 2015,
+       arXiv:1502.03240.
 
     Examples
     --------
@@ -351,13 +391,20 @@ def dense_crf(
            [0, 0, 0, 0, 0, 1, 1, 1]])
     """
     params = params_of(params)
+    check_switch(differentiable, "differentiable")
     if _compile.takes(probabilities):
+        if differentiable:
+            raise ValueError(
+                "differentiable must be False within torch.compile, got True: mark the function "
+                "that calls dense_crf with torch.compiler.disable"
+            )
         traced: AnyFramework = _compile.dense_crf(
             probabilities,
             image,
             params.numbers(),
             present,
             iterations,
+            tolerance,
             epsilon,
             unary,
             storage,
@@ -366,11 +413,63 @@ def dense_crf(
         )
         return traced
     threads = check_threads(threads)
+
+    def refined(records: list[CrfRecord] | None) -> AnyFramework:
+        return _refined(
+            probabilities,
+            image,
+            params,
+            present,
+            iterations,
+            tolerance,
+            epsilon,
+            unary,
+            storage,
+            records,
+            validate=validate,
+            threads=threads,
+        )
+
+    if differentiable:
+        check_tensor(probabilities)
+        refuse_tolerance(tolerance)
+        if _torch.needs_gradient(probabilities):
+            result: AnyFramework = unrolled(
+                probabilities,
+                [],
+                refined,
+                2,
+                energies=unary == "energies",
+                epsilon=epsilon,
+                threads=threads,
+                name="dense_crf",
+            )
+            return result
+    refuse_gradient(probabilities, "probabilities")
+    return refined(None)
+
+
+def _refined(
+    probabilities: AnyFramework,
+    image: Any,
+    params: CRFParams,
+    present: Any,
+    iterations: int,
+    tolerance: float | None,
+    epsilon: float,
+    unary: Unary,
+    storage: Storage,
+    records: list[CrfRecord] | None,
+    *,
+    validate: bool,
+    threads: int,
+) -> AnyFramework:
+    """Check the arguments of `dense_crf` and return its result; append records for a gradient."""
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
     check_classes(scores, -3)
-    photos = _check_photos(image, scores)
+    photos = check_any_photos(image, scores)
     tags = check_present(
         present,
         "present",
@@ -381,6 +480,9 @@ def dense_crf(
         validate=validate,
     )
     iterations = check_iterations(iterations)
+    tolerance = check_tolerance(tolerance)
+    if records is not None:
+        check_record(iterations, scores.size)
     epsilon = check_epsilon(epsilon)
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
     check_choice(storage, "storage", get_args(Storage))
@@ -391,17 +493,18 @@ def dense_crf(
         fault = _fault(scores, tags, energies=energies)
         if fault is not None:
             raise ValueError(fault)
+        check_values(validate, ("image", photos))
     # On the CPU the kernel writes the classes that take part; fresh zeros for the others are free.
     blank = zeros if is_on_cpu(scores) and not tags.all() else empty
     out = blank(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     shape = (math.prod(batch), channels, height, width)
-    if not _is_plain(photos, params):
-        _refine_any_photo(
-            scores, photos, params, tags, out, energies, iterations, epsilon, storage, threads
-        )
+    if tolerance is not None or not _is_plain(photos, params):
+        _check_float32(storage, scores)
+        each = _Inference(energies, iterations, tolerance, epsilon, records, threads)
+        _refine_any_photo(scores, photos, params, tags, out, each)
     elif out.size:
         kernels, context = backend(scores, threads)
-        valid = kernels.crf(
+        arguments = (
             flat(scores, *shape),
             flat(photos, shape[0], height, width, 3),
             flat(tags, shape[0], channels - 1),
@@ -414,9 +517,13 @@ def dense_crf(
             energies,
             iterations,
             epsilon,
-            storage,
-            context,
         )
+        if records is None:
+            valid = kernels.crf(*arguments, storage, context)
+        else:
+            _check_float32(storage, scores)
+            records += cpu_kernels.crf_recorded(*arguments, threads)
+            valid = len(records) > 0
         if not valid:
             fault = _fault(scores, tags, energies=energies)
             raise ValueError(fault or "probabilities must not change while they are read")
@@ -446,6 +553,11 @@ def check_iterations(value: Any) -> int:
     return min(check_integer(value, "iterations", minimum=0), 2**31 - 1)
 
 
+def check_tolerance(value: Any) -> float | None:
+    """Return the change at which the mean field stops, or None."""
+    return None if value is None else check_number(value, "tolerance", minimum=0)
+
+
 def check_epsilon(value: Any) -> float:
     """Return the least probability."""
     epsilon = check_number(value, "epsilon", minimum=1e-37)
@@ -454,7 +566,7 @@ def check_epsilon(value: Any) -> float:
     return epsilon
 
 
-def _check_photos(image: Any, scores: AnyArray) -> Any:
+def check_any_photos(image: Any, scores: AnyArray) -> Any:
     """Adopt photos beside scores (..., K, H, W), as (..., H, W, C); gray ones get C = 1."""
     *batch, _, height, width = scores.shape
     layout = "(..., H, W) or (..., H, W, C)"
@@ -463,8 +575,7 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
     )
     size = (*batch, height, width)
     if photos.shape == size:
-        _refuse_device(photos, f"shape {photos.shape}")
-        return photos[..., None]
+        return flat(photos, *size, 1)
     if photos.shape[:-1] != size:
         refuse_other_orders(photos, scores, "probabilities", layout)
         names = ", ".join(map(str, size))
@@ -480,14 +591,6 @@ def _check_photos(image: Any, scores: AnyArray) -> Any:
     return photos
 
 
-def _refuse_device(photos: AnyArray, got: str) -> None:
-    if not is_on_cpu(photos):
-        raise ValueError(
-            "image must be RGB of uint8, and widths equal for all axes and channels, on a CUDA "
-            f"device, got {got}: there is no CUDA kernel for others; copy to the CPU first"
-        )
-
-
 def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
     """Tell whether the kernel for RGB photos of uint8 and equal widths can take these."""
     is_rgb = photos.shape[-1] == 3 and photos.dtype == np.uint8
@@ -496,33 +599,49 @@ def _is_plain(photos: AnyArray, params: CRFParams) -> bool:
     return is_rgb and len(set(srgb)) == 1 and not any(isinstance(pair, tuple) for pair in sxy)
 
 
+class _Inference(NamedTuple):
+    energies: bool
+    iterations: int
+    tolerance: float | None
+    epsilon: float
+    records: list[CrfRecord] | None  # of each image, for a gradient; None: not wanted
+    threads: int
+
+
 def _refine_any_photo(
     scores: Any,  # (..., K, H, W)
     photos: Any,  # (..., H, W, C)
     params: CRFParams,
     tags: Any,
     out: Any,
-    energies: bool,
-    iterations: int,
-    epsilon: float,
-    storage: str,
-    threads: int,
+    each: _Inference,
 ) -> None:
     """Write to `out` what the CRF of the photos' features gives."""
-    from cuekit.crf_features import Checked, photo_kernels
+    from cuekit.crf_features import Checked, kernels_of_photo
 
-    _refuse_device(photos, f"{photos.shape[-1]} channels of {photos.dtype} and {params}")
-    if storage != "float32":
-        raise ValueError(f"storage must be 'float32' on the CPU, got {storage!r}")
     channels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]
+    scores, photos = flat(scores, *scores.shape), flat(photos, *photos.shape)
     for index in np.ndindex(*scores.shape[:-3]) if out.size else ():
-        kernels = photo_kernels(photos[index], params, channel_axis=-1)
         own = Checked.of(
-            flat(scores[index], channels, pixels), tags[index], kernels, energies, epsilon, threads
+            part(scores, index).reshape(channels, pixels),
+            part(tags, index),
+            kernels_of_photo(part(photos, index), params),
+            each.energies,
+            each.epsilon,
+            each.threads,
         )
-        if not own.field(()).run(None, iterations, out[index].reshape(channels, -1)):
-            fault = _fault(scores, tags, energies=energies)
+        target = part(out, index).reshape(channels, pixels)
+        field = own.field(())
+        if not field.run_until(each.iterations, each.tolerance, target, each.records):
+            fault = _fault(scores, tags, energies=each.energies)
             raise ValueError(fault or "probabilities must not change while they are read")
+
+
+def _check_float32(storage: str, scores: AnyArray) -> None:
+    if storage != "float32":
+        kind = "for photos that are not RGB of uint8, unequal widths, and with a tolerance"
+        where = "on the CPU" if is_on_cpu(scores) else kind
+        raise ValueError(f"storage must be 'float32' {where}, got {storage!r}")
 
 
 def _fault(scores: AnyArray, tags: AnyArray, *, energies: bool) -> str | None:

@@ -9,36 +9,59 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from cuekit._arrays import find_all_infinite, first_true, flat, like
-from cuekit._backend import cpu_kernels
+from cuekit._arrays import (
+    find_all_infinite,
+    find_outside,
+    first_true,
+    flat,
+    is_on_cpu,
+    item,
+    like,
+    part,
+    zeros,
+)
+from cuekit._backend import cpu_kernels, cuda_kernels
 from cuekit._checks import (
     FLOATS,
     INTEGERS,
     LARGEST,
+    check_any_array,
     check_array,
     check_choice,
     check_integer,
     check_number,
     check_present,
+    check_switch,
     check_threads,
+    check_values,
     integers_of,
     lattice_width,
 )
-from cuekit._device import AnyFramework, Array
+from cuekit._device import AnyArray, AnyFramework, Array, DeviceArray
+from cuekit._torch import is_tensor, needs_gradient
 from cuekit.crf import (
     MOST_CHANNELS,
     PHOTO_DTYPES,
     CRFParams,
     Unary,
+    check_any_photos,
     check_classes,
     check_epsilon,
     check_iterations,
+    check_tolerance,
     fault_of_values,
     params_of,
 )
+from cuekit.crf_gradient import (
+    check_record,
+    check_tensor,
+    refuse_gradient,
+    refuse_tolerance,
+    unrolled,
+)
 
 if TYPE_CHECKING:
-    from cuekit._kernels import CrfFilter
+    from cuekit._kernels import CrfFilter, CrfRecord
 
 Normalization: TypeAlias = Literal["symmetric", "before", "after", "none"]
 
@@ -54,7 +77,7 @@ class CRFKernel(NamedTuple):
     ----------
     features : (..., D, N) array or tensor
         D features of each point, 1 to 10, each divided by its standard deviation.
-    compatibility : float, (K,) or (K, K) array or tensor, optional
+    compatibility : float, or (), (K,) or (K, K) array or tensor, optional
         A weight w, Potts: points that are alike get the same class. A weight for each class. Or a
         symmetric matrix of penalties: [k, l] is what a pair costs of which one has class k and the
         other l. The weight w is the matrix that is w off the diagonal and 0 on it, or -w on it and
@@ -86,6 +109,8 @@ def dense_crf_features(
     tolerance: float | None = None,
     epsilon: float = 1e-5,
     unary: Unary = "probabilities",
+    differentiable: bool = False,
+    validate: bool = False,
     threads: int | None = 1,
 ) -> AnyFramework:
     """Refine class probabilities of points: mean field of the CRF with the given kernels.
@@ -106,11 +131,19 @@ def dense_crf_features(
     iterations : int, optional
         Steps of the mean field, at most; 0 gives the softmax of the unaries.
     tolerance : float or None, optional
-        Stop after the step in which no probability changed by more than this. None: never.
+        Stop after the step in which no probability changed by more than this. None: never. On a
+        CUDA device it synchronises after every step.
     epsilon : float, optional
         As for `dense_crf`.
     unary : {"probabilities", "energies"}, optional
         As for `dense_crf`.
+    differentiable : bool, optional
+        As for `dense_crf`. Compatibilities that are tensors may then require grad, too, of any
+        shape: a weight, (K,) or (K, K). A `tolerance` is refused.
+    validate : bool, optional
+        On a CUDA device, also check the values of `probabilities`, `present` and features; this
+        synchronises with the device. On the CPU they are always checked. Without the check,
+        features that are not finite or too large make the Q of what they reach NaN.
     threads : int or None, optional
         Number of threads; None means one per core. The result does not depend on it.
 
@@ -140,7 +173,12 @@ def dense_crf_features(
 
     Workspace for K classes, rounded up to 4, 8, 16 or more: 4 K bytes for each point, and for each
     kernel 8 (D + 1) for each point and 8 K + 100 for each vertex of its lattice. Points that are in
-    order, as those of volumes, are faster. There is no kernel for CUDA devices.
+    order, as those of volumes, are faster.
+
+    On a CUDA device, features must be float32. Workspace is allocated for the largest number of
+    vertices that is possible: for each of the D + 1 corners of a point, some 100 bytes, 8 (D + 1)
+    for each kernel, and 8 K. Results differ from the CPU's by the rounding of float32, and are the
+    same in every call.
 
     Examples
     --------
@@ -166,16 +204,71 @@ def dense_crf_features(
            [0, 0, 0, 1, 1, 1]])
     """
     threads = check_threads(threads)
-    scores = check_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
-    checked = _checked(scores, kernels, present, epsilon, unary, threads)
-    iterations = check_iterations(iterations)
-    if tolerance is not None:
-        tolerance = check_number(tolerance, "tolerance", minimum=0)
-    out = np.zeros(scores.shape, np.promote_types(scores.dtype, np.float32))
+
+    def refined(records: list[CrfRecord] | None) -> AnyFramework:
+        return _refined(
+            probabilities,
+            kernels,
+            present,
+            iterations,
+            tolerance,
+            epsilon,
+            unary,
+            records,
+            validate=validate,
+            threads=threads,
+        )
+
+    if check_switch(differentiable, "differentiable"):
+        check_tensor(probabilities)
+        refuse_tolerance(tolerance)
+        listed = kernels if isinstance(kernels, list | tuple) else []
+        compatibilities: list[Any] = [_compatibility(kernel) for kernel in listed]
+        if any(map(needs_gradient, (probabilities, *compatibilities))):
+            result: AnyFramework = unrolled(
+                probabilities,
+                compatibilities,
+                refined,
+                1,
+                energies=unary == "energies",
+                epsilon=epsilon,
+                threads=threads,
+                name="dense_crf_features",
+            )
+            return result
+    refuse_gradient(probabilities, "probabilities")
+    return refined(None)
+
+
+def _compatibility(kernel: Any) -> Any:
+    """Return the second item of a kernel that may be anything."""
+    return kernel[1] if isinstance(kernel, tuple) and len(kernel) > 1 else None
+
+
+def _refined(
+    probabilities: AnyFramework,
+    kernels: Any,
+    present: Any,
+    iterations: int,
+    tolerance: float | None,
+    epsilon: float,
+    unary: Unary,
+    records: list[CrfRecord] | None,
+    *,
+    validate: bool,
+    threads: int,
+) -> AnyFramework:
+    """Check the arguments and return the result; append records for a gradient."""
+    scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(..., K, N)")
+    checked = _checked(scores, kernels, present, epsilon, unary, threads, validate=validate)
+    iterations, tolerance = check_iterations(iterations), check_tolerance(tolerance)
+    if records is not None:
+        check_record(iterations, scores.size)
+    out = zeros(scores.shape, np.promote_types(scores.dtype, np.float32), scores)
     if out.size:
         for index in np.ndindex(*scores.shape[:-2]):
             field = checked.field(index)
-            if not _run_until(field, iterations, tolerance, out[index]):
+            if not field.run_until(iterations, tolerance, part(out, index), records):
                 raise ValueError(checked.fault())
     return like(out, probabilities)
 
@@ -202,7 +295,8 @@ class MeanField:
     Notes
     -----
     Lattices are built once. A loop that stops after n steps computes what `dense_crf_features` does
-    in n iterations, bit for bit.
+    in n iterations, bit for bit. On a CUDA device values are not checked, and the KL divergence
+    synchronises.
 
     Examples
     --------
@@ -211,8 +305,7 @@ class MeanField:
     >>> photo = np.zeros((4, 6, 3), np.uint8)
     >>> photo[:, 3:] = 90
     >>> probabilities = np.random.default_rng(0).dirichlet((2, 1), (4, 6)).transpose(2, 0, 1)
-    >>> kernels = cuekit.crf_features.photo_kernels(photo, "irn")
-    >>> field = cuekit.MeanField(probabilities.reshape(2, -1), kernels)
+    >>> field = cuekit.MeanField.of_photo(probabilities, photo, "irn")
     >>> for step, (q, kl) in enumerate(field):
     ...     print(step, round(kl, 1))
     ...     if step == 2:
@@ -232,87 +325,166 @@ class MeanField:
         unary: Unary = "probabilities",
         threads: int | None = 1,
     ) -> None:
-        threads = check_threads(threads)
-        scores = check_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(K, N)")
+        scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=2, layout="(K, N)")
         if scores.ndim != 2:
             raise ValueError(f"probabilities must have shape (K, N), got {scores.shape}")
-        self._first = probabilities
-        self._checked = _checked(scores, kernels, present, epsilon, unary, threads)
+        self._begin(probabilities, scores, kernels, present, epsilon, unary, threads)
+        self._dtype = np.promote_types(scores.dtype, np.float32)
+
+    @classmethod
+    def of_photo(
+        cls,
+        probabilities: Any,
+        image: Any,
+        params: str | CRFParams = "sec",
+        *,
+        present: Any = None,
+        epsilon: float = 1e-5,
+        unary: Unary = "probabilities",
+        threads: int | None = 1,
+    ) -> MeanField:
+        """Return the mean field of a photo: `dense_crf`, one iteration at a time.
+
+        All arguments are those of `dense_crf`, for one image: probabilities (K, H, W), image
+        (H, W, C) or (H, W). Every Q has the shape (K, H, W).
+        """
+        layout = "(K, H, W)"
+        scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
+        if scores.ndim != 3:
+            raise ValueError(f"probabilities must have shape {layout}, got {scores.shape}")
+        photo = check_any_photos(image, scores)
+        own = kernels_of_photo(flat(photo, *photo.shape), params_of(params))
+        field = cls.__new__(cls)
+        field._begin(probabilities, scores, own, present, epsilon, unary, threads)
+        return field
+
+    def _begin(
+        self,
+        probabilities: Any,
+        scores: Any,
+        kernels: Any,
+        present: Any,
+        epsilon: Any,
+        unary: Any,
+        threads: Any,
+    ) -> None:
+        self._first, self._shape = probabilities, scores.shape
+        points = flat(scores, len(scores), math.prod(scores.shape[1:]))
+        self._checked = _checked(points, kernels, present, epsilon, unary, check_threads(threads))
         self._field = self._checked.field(())
         self._dtype = np.promote_types(scores.dtype, np.float32)
 
     def start(self) -> Any:
-        """Return the softmax of the unaries, (K, N)."""
+        """Return the softmax of the unaries, of the shape of the probabilities."""
         return self.run(0)
 
     def run(self, iterations: int) -> Any:
-        """Return Q after so many iterations from the start, (K, N)."""
+        """Return Q after so many iterations from the start."""
         return like(self._call(None, check_iterations(iterations)), self._first)
 
     def step(self, q: Any) -> Any:
-        """Return Q after one iteration from any Q, (K, N)."""
+        """Return Q after one iteration from any Q."""
         return like(self._call(self._adopt(q), 1), self._first)
 
     def kl_divergence(self, q: Any) -> float:
-        """Return the KL divergence of Q (K, N) from the CRF's distribution, up to a constant.
+        """Return the KL divergence of Q from the CRF's distribution, up to a constant.
 
         sum_i sum_k Q_k(i) (log Q_k(i) + u_k(i)), plus for each kernel the sum over all pairs i, j,
         both orders and i = j included, of its penalties: what pydensecrf's `klDivergence` returns.
         """
-        energy = np.zeros(1)
+        energy = self._zeros((1,), np.float64)
         self._call(self._adopt(q), 0, energy)
-        return float(energy[0] + self._shift())
+        return self._value(energy)
 
     def __iter__(self) -> Iterator[tuple[Any, float]]:
         """Yield Q and its KL divergence, after 0, 1, 2, ... iterations."""
         q = self._call(None, 0)
         while True:
-            energy = np.zeros(1)
+            energy = self._zeros((1,), np.float64)
             following = self._call(q, 1, energy)
-            yield like(q, self._first), float(energy[0] + self._shift())
+            yield like(q, self._first), self._value(energy)
             q = following
 
-    def _adopt(self, q: Any) -> Array:
-        array = check_array(q, "q", FLOATS, ndim=2, layout="(K, N)")
-        shape = self._checked.scores.shape
-        if array.shape != shape:
-            raise ValueError(f"q must have shape {shape} to match probabilities, got {array.shape}")
+    def _adopt(self, q: Any) -> Any:
+        beside = (self._checked.scores, "probabilities")
+        array = check_any_array(q, "q", FLOATS, ndim=0, layout="", beside=beside)
+        if array.shape != self._shape:
+            raise ValueError(
+                f"q must have shape {self._shape} to match probabilities, got {array.shape}"
+            )
+        if not is_on_cpu(array):
+            if array.dtype != self._dtype:
+                raise TypeError(
+                    f"q must have dtype {self._dtype} on a CUDA device, got {array.dtype}"
+                )
+            return flat(array, *self._shape)
         index = first_true(~np.isfinite(array))
         if index is not None:
             raise ValueError(f"q must be finite, got {array[index]} at index {index}")
-        result: Array = np.ascontiguousarray(array, self._dtype)
-        return result
+        return np.ascontiguousarray(array, self._dtype)
 
-    def _call(self, start: Array | None, iterations: int, energy: Array | None = None) -> Array:
-        out = np.zeros(self._checked.scores.shape, self._dtype)
-        if out.size and not self._field.run(start, iterations, out, energy):
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return zeros(shape, dtype, self._checked.scores)
+
+    def _call(self, start: Any, iterations: int, energy: Any = None) -> Any:
+        out = self._zeros(self._shape, self._dtype)
+        points = self._checked.scores.shape
+        first = None if start is None else start.reshape(points)
+        if out.size and not self._field.run(first, iterations, out.reshape(points), energy):
             raise ValueError(self._checked.fault())
         return out
 
+    def _value(self, energy: Any) -> float:
+        return float(item(energy, (0,))) + self._shift()
+
     def _shift(self) -> float:
-        """Return the sum of the lowest energies, from which the kernel counts those of points."""
+        """Return the sum of the lowest energies, from which the CPU's kernel counts."""
         each = self._checked
+        if not is_on_cpu(each.scores):
+            return 0.0
         taking_part = each.scores[np.concatenate([[True], each.tags])].astype(np.float64)
         if each.energies:
             return float(taking_part.min(0).sum())
         return float(-np.log(np.clip(taking_part.max(0), each.epsilon, 1)).sum())
 
 
+class DeviceFilter(NamedTuple):
+    """The filter of one kernel on a CUDA device."""
+
+    memory: DeviceArray
+    features: int  # how many
+    normalization: Normalization
+
+
 class Field(NamedTuple):
     """The checked arguments of one set of points, with its lattices."""
 
-    scores: Array  # (K, N)
-    tags: Array  # (K - 1)
-    filters: Sequence[CrfFilter]
-    gains: Sequence[Array]  # (K) or (K, K)
+    scores: Any  # (K, N)
+    tags: Any  # (K - 1)
+    filters: Sequence[Any]  # CrfFilter, or DeviceFilter on a device
+    gains: Sequence[Any]  # (K) or (K, K)
     energies: bool
     epsilon: float
     threads: int
 
-    def run(
-        self, start: Array | None, iterations: int, out: Array, energy: Array | None = None
-    ) -> bool:
+    def record(self, iterations: int, out: Array) -> list[CrfRecord]:
+        """Write Q to `out` and return what its gradient needs; nothing for bad scores. CPU only."""
+        return cpu_kernels.crf_features_recorded(
+            self.scores,
+            self.tags,
+            out,
+            self.filters,
+            self.gains,
+            self.energies,
+            iterations,
+            self.epsilon,
+            self.threads,
+        )
+
+    def run(self, start: Any, iterations: int, out: Any, energy: Any = None) -> bool:
         """Write Q to `out`. False for scores that are not valid."""
+        if not is_on_cpu(self.scores):
+            return self._run_on_device(start, iterations, out, energy, None)
         return cpu_kernels.crf_features(
             self.scores,
             self.tags,
@@ -327,26 +499,66 @@ class Field(NamedTuple):
             self.threads,
         )
 
+    def run_until(
+        self,
+        iterations: int,
+        tolerance: float | None,
+        out: Any,
+        records: list[CrfRecord] | None,
+    ) -> bool:
+        """Write Q to `out`, of at most so many iterations. False for scores that are not valid.
 
-def _run_until(field: Field, iterations: int, tolerance: float | None, out: Array) -> bool:
-    """Write Q to `out`. False for scores that are not valid."""
-    if tolerance is None:
-        return field.run(None, iterations, out)
-    if not field.run(None, 0, out):
-        return False
-    for _ in range(iterations):
-        before = out.copy()
-        field.run(before, 1, out)
-        if np.abs(out - before).max() <= tolerance:
-            break
-    return True
+        `records`, unless None, gets what the gradient needs; this is for the CPU and no tolerance.
+        """
+        if records is not None:
+            found = self.record(iterations, out)
+            records += found
+            return len(found) > 0
+        if tolerance is None:
+            return self.run(None, iterations, out)
+        if not self.run(None, 0, out):
+            return False
+        for _ in range(iterations):
+            if self._step(out) <= tolerance:
+                break
+        return True
+
+    def _step(self, q: Any) -> float:
+        """Replace Q by that after one iteration, and return by how much it changed at most."""
+        if is_on_cpu(q):
+            before = q.copy()
+            self.run(before, 1, q)
+            return float(np.abs(q - before).max())
+        change = q.device.empty((1,), np.float32)
+        self._run_on_device(q, 1, q, None, change)
+        return float(item(change, (0,)))
+
+    def _run_on_device(
+        self, start: Any, iterations: int, out: Any, energy: Any, change: Any
+    ) -> bool:
+        return cuda_kernels().crf_features(
+            self.scores,
+            self.tags,
+            start,
+            out,
+            energy,
+            change,
+            [each.memory for each in self.filters],
+            [each.features for each in self.filters],
+            [each.normalization for each in self.filters],
+            self.gains,
+            self.energies,
+            iterations,
+            self.epsilon,
+            self.scores.device,
+        )
 
 
 class Checked(NamedTuple):
     """The checked arguments of a batch."""
 
-    scores: Array  # (..., K, N)
-    tags: Array  # (..., K - 1)
+    scores: Any  # (..., K, N)
+    tags: Any  # (..., K - 1)
     kernels: Sequence[CRFKernel]
     energies: bool
     epsilon: float
@@ -355,24 +567,27 @@ class Checked(NamedTuple):
     @classmethod
     def of(
         cls,
-        scores: Array,
-        tags: Array,
+        scores: Any,
+        tags: Any,
         kernels: Sequence[CRFKernel],
         energies: bool,
         epsilon: float,
         threads: int,
+        *,
+        validate: bool = False,
     ) -> Checked:
         """Check kernels; all else is checked."""
-        listed = _check_kernels(kernels, scores.shape)
+        listed = _check_kernels(kernels, scores, validate=validate)
         return cls(scores, tags, listed, energies, epsilon, threads)
 
     def field(self, index: tuple[int, ...]) -> Field:
         """Build the lattices of one image."""
         channels, points = self.scores.shape[-2:]
+        make = self._filter if is_on_cpu(self.scores) else self._device_filter
         return Field(
-            flat(self.scores[index], channels, points),
-            flat(self.tags[index], channels - 1),
-            [self._filter(f, index) for f in range(len(self.kernels))] if points else [],
+            flat(part(self.scores, index), channels, points),
+            flat(part(self.tags, index), channels - 1),
+            [make(f, index) for f in range(len(self.kernels))] if points else [],
             [kernel.compatibility for kernel in self.kernels] if points else [],
             self.energies,
             self.epsilon,
@@ -391,37 +606,78 @@ class Checked(NamedTuple):
                 "subtract their means, or divide by larger widths"
             ) from error
 
+    def _device_filter(self, f: int, index: tuple[int, ...]) -> DeviceFilter:
+        features, _, normalization = self.kernels[f]
+        kernels, device = cuda_kernels(), features.device
+        own = part(features, index)
+        memory = device.allocate(kernels.crf_filter_bytes(len(own), own.shape[1], normalization))
+        kernels.crf_filter(own, normalization, memory, device)
+        return DeviceFilter(memory, len(own), normalization)
+
     def fault(self) -> str:
         """Say which of the scores is not valid."""
-        fault = fault_of_values(self.scores, energies=self.energies)
-        if fault is None and self.energies:
-            index = find_all_infinite(self.scores[..., None], self.tags)
-            if index is not None:
-                position = ", ".join(map(str, (*index[:-2], ":", index[-2])))
-                fault = (
-                    "probabilities must hold a finite energy for the background or a present class "
-                    f"at every point, got +inf for all of them at index ({position})"
-                )
+        fault = _fault(self.scores, self.tags, energies=self.energies)
         return fault or "probabilities must not change while they are read"
 
 
+def _fault(scores: Any, tags: Any, *, energies: bool) -> str | None:
+    """Say which of the scores (..., K, N) is not valid; None if all are."""
+    fault = fault_of_values(scores, energies=energies)
+    if fault is not None or not energies:
+        return fault
+    of_pixels = (
+        scores[..., None] if is_on_cpu(scores) else scores.device.adopt(scores.owner[..., None])
+    )
+    index = find_all_infinite(of_pixels, tags)
+    if index is None:
+        return None
+    position = ", ".join(map(str, (*index[:-2], ":", index[-2])))
+    return (
+        "probabilities must hold a finite energy for the background or a present class "
+        f"at every point, got +inf for all of them at index ({position})"
+    )
+
+
 def _checked(
-    scores: Array, kernels: Any, present: Any, epsilon: Any, unary: Any, threads: int
+    scores: AnyArray,
+    kernels: Any,
+    present: Any,
+    epsilon: Any,
+    unary: Any,
+    threads: int,
+    *,
+    validate: bool = False,
 ) -> Checked:
+    check_values(validate)
     *batch, channels, points = scores.shape
     check_classes(scores, -2)
     if points >= MOST_POINTS:
         raise ValueError(f"probabilities must have fewer than {MOST_POINTS} points, got {points}")
-    tags = check_present(present, "present", tuple(batch), channels - 1, scores, "probabilities")
+    tags = check_present(
+        present,
+        "present",
+        tuple(batch),
+        channels - 1,
+        scores,
+        "probabilities",
+        validate=validate,
+    )
     energies = check_choice(unary, "unary", get_args(Unary)) == "energies"
-    return Checked.of(scores, tags, kernels, energies, check_epsilon(epsilon), threads)
+    epsilon = check_epsilon(epsilon)
+    if validate and not is_on_cpu(scores):
+        fault = _fault(scores, tags, energies=energies)
+        if fault is not None:
+            raise ValueError(fault)
+    if not is_on_cpu(scores):
+        scores, tags = flat(scores, *scores.shape), flat(tags, *tags.shape)
+    return Checked.of(scores, tags, kernels, energies, epsilon, threads, validate=validate)
 
 
-def _check_kernels(kernels: Any, shape: tuple[int, ...]) -> list[CRFKernel]:
+def _check_kernels(kernels: Any, scores: AnyArray, *, validate: bool) -> list[CRFKernel]:
     """Return kernels with features of float32, and the gains of classes as compatibilities."""
     if isinstance(kernels, CRFKernel) or not isinstance(kernels, list | tuple):
         raise TypeError(f"kernels must be a list of kernels, got {type(kernels).__name__}")
-    *batch, channels, points = shape
+    channels = scores.shape[-2]
     result = []
     for f, kernel in enumerate(kernels):
         name = f"kernels[{f}]"
@@ -432,19 +688,23 @@ def _check_kernels(kernels: Any, shape: tuple[int, ...]) -> list[CRFKernel]:
             )
         features, compatibility, normalization = CRFKernel(*kernel)
         check_choice(normalization, f"{name}.normalization", get_args(Normalization))
+        gains = _gains(compatibility, f"{name}.compatibility", channels, normalization)
         result.append(
             CRFKernel(
-                _check_features(features, f"{name}.features", tuple(batch), points),
-                _gains(compatibility, f"{name}.compatibility", channels, normalization),
+                _check_features(features, f"{name}.features", scores, validate=validate),
+                scores.device.from_host(gains) if isinstance(scores, DeviceArray) else gains,
                 normalization,
             )
         )
     return result
 
 
-def _check_features(value: Any, name: str, batch: tuple[int, ...], points: int) -> Array:
-    dtypes = (*FLOATS, *INTEGERS)
-    features = check_array(value, name, dtypes, ndim=2, layout="(..., D, N)")
+def _check_features(value: Any, name: str, scores: AnyArray, *, validate: bool) -> Any:
+    *batch, _, points = scores.shape
+    dtypes = (*FLOATS, *INTEGERS) if is_on_cpu(scores) else ("float32",)
+    features = check_any_array(
+        value, name, dtypes, ndim=2, layout="(..., D, N)", beside=(scores, "probabilities")
+    )
     count = features.shape[-2]
     if (*features.shape[:-2], features.shape[-1]) != (*batch, points):
         expected = ", ".join(map(str, (*batch, "D", points)))
@@ -453,6 +713,17 @@ def _check_features(value: Any, name: str, batch: tuple[int, ...], points: int) 
         )
     if not 1 <= count <= MOST_FEATURES:
         raise ValueError(f"{name} must be 1 to {MOST_FEATURES} features, got {count}")
+    if not is_on_cpu(features):
+        # Where all features are below it, so are the lattice's coordinates below 2**17.
+        sizes = [math.sqrt(2 / 3 / (j * (j + 1))) for j in range(1, count + 1)]
+        limit = 2**17 / sum(sizes)
+        index = find_outside(features, -limit, limit, allow_infinity=False) if validate else None
+        if index is not None:
+            raise ValueError(
+                f"{name} must be finite and at most {limit:.0f} in magnitude, got "
+                f"{item(features, index)} at index {index}"
+            )
+        return flat(features, *features.shape)
     with np.errstate(over="ignore"):
         result: Array = features.astype(np.float32, copy=False)
     index = first_true(~np.isfinite(result))
@@ -467,6 +738,8 @@ def _gains(value: Any, name: str, channels: int, normalization: str) -> Array:
     """Return what a class adds to the logit of a class: (K, K), or its diagonal (K)."""
     # Without a factor after the filter, sums grow with the number of points.
     largest = LARGEST if normalization in ("symmetric", "after") else LARGEST / 1e10
+    if is_tensor(value) and value.ndim == 0:
+        value = check_array(value, name, (*FLOATS, *INTEGERS), ndim=0, layout="()").item()
     if np.ndim(value) == 0:
         table = np.full(channels, check_number(value, name))
     else:
@@ -633,9 +906,13 @@ def photo_kernels(
         If an argument has the wrong type, shape or value.
     """
     params = params_of(params)
-    photo = check_array(image, "image", PHOTO_DTYPES, ndim=2, layout="(H, W) or (H, W, C)")
-    if channel_axis is None:
-        photo = photo[..., None] if photo.ndim == 2 else photo
+    photo = check_any_array(image, "image", PHOTO_DTYPES, ndim=2, layout="(H, W) or (H, W, C)")
+    if channel_axis is None or not is_on_cpu(photo):
+        if channel_axis not in (None, -1, photo.ndim - 1):
+            raise ValueError(
+                f"channel_axis must be the last axis on a CUDA device, got {channel_axis!r}"
+            )
+        photo = flat(photo, *photo.shape, 1) if photo.ndim == 2 else photo
     elif photo.ndim == 3 and -3 <= check_integer(channel_axis, "channel_axis") < 3:
         photo = np.moveaxis(photo, channel_axis, -1)
     if photo.ndim != 3 or not 1 <= photo.shape[-1] <= MOST_CHANNELS:
@@ -643,12 +920,21 @@ def photo_kernels(
             f"image must have shape (H, W) or (H, W, C) with 1 to {MOST_CHANNELS} channels, got "
             f"{np.shape(image)}"
         )
+    return kernels_of_photo(photo if is_on_cpu(photo) else flat(photo, *photo.shape), params)
+
+
+def kernels_of_photo(photo: Any, params: CRFParams) -> list[CRFKernel]:
+    """Return the kernels of a photo (H, W, C), on its device."""
     *size, channels = photo.shape
+    if math.prod(size) >= MOST_POINTS:
+        raise ValueError(f"image must have fewer than {MOST_POINTS} pixels, got {math.prod(size)}")
     srgb = params.widths("bilateral_srgb", channels)
     if photo.dtype.kind == "u":
         srgb = tuple(map(lattice_width, srgb))
-    else:
+    elif is_on_cpu(photo):
         _check_levels(photo, srgb)
+    if not is_on_cpu(photo):
+        return _kernels_on_device(photo, params, srgb)
 
     def yx(name: str) -> list[float]:
         return [lattice_width(width) for width in params.widths(name, 2)][::-1]
@@ -665,6 +951,25 @@ def photo_kernels(
     return kernels
 
 
+def _kernels_on_device(
+    photo: DeviceArray, params: CRFParams, srgb: Sequence[float]
+) -> list[CRFKernel]:
+    height, width, _ = photo.shape
+
+    def features(name: str, channel_widths: Sequence[float]) -> Any:
+        result = photo.device.empty((2 + len(channel_widths), height * width), np.float32)
+        sx, sy = map(lattice_width, params.widths(name, 2))
+        cuda_kernels().crf_photo_features(photo, result, sx, sy, channel_widths, photo.device)
+        return result.owner
+
+    kernels = []
+    if params.gaussian_weight > 0:
+        kernels.append(CRFKernel(features("gaussian_sxy", ()), params.gaussian_weight))
+    if params.bilateral_weight > 0:
+        kernels.append(CRFKernel(features("bilateral_sxy", srgb), params.bilateral_weight))
+    return kernels
+
+
 def _check_levels(photo: Array, srgb: Sequence[float]) -> None:
     """Refuse floating photos that are not finite; warn of widths that see no colours in them."""
     index = first_true(~np.isfinite(photo))
@@ -678,7 +983,7 @@ def _check_levels(photo: Array, srgb: Sequence[float]) -> None:
             f"bilateral_srgb should be less than the range of image, which is {spans.max():g}, got "
             f"{min(srgb):g}: colours hardly matter; its unit is that of image, and presets are for "
             "levels from 0 to 255",
-            stacklevel=5,  # of dense_crf
+            stacklevel=7,  # of dense_crf
         )
 
 

@@ -1,16 +1,19 @@
-"""Adapters with other people's call shapes: torch modules that replace published ones.
+"""Torch modules: replacements of published ones, and the dense CRF as a layer.
 
-Replacing an import is all: constructors and calls take what those of the published modules take,
-in their order and by their names. The work is done by cuekit's functions, whose documentation says
-what they compute.
+Of `PAR`, `PAMR` and `DenseEnergyLoss`, replacing an import is all: constructors and calls take what
+those of the published modules take, in their order and by their names. `DenseCRF` has a call of its
+own. The work is done by cuekit's functions, whose documentation says what they compute.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
+from cuekit._checks import check_choice, check_integer
+from cuekit.crf import CRFParams, check_iterations, dense_crf, params_of
+from cuekit.crf_features import CRFKernel, dense_crf_features, photo_kernels
 from cuekit.refine_local import Affinity, RefineParams, refine_local
 
 try:
@@ -19,6 +22,8 @@ except ImportError as error:
     raise ImportError("cuekit.nn needs torch: pip install 'cuekit[torch]'") from error
 
 from cuekit import losses
+
+Learned: TypeAlias = Literal["nothing", "weights", "classes", "matrices"]
 
 
 class _LocalRefinement(torch.nn.Module):
@@ -196,6 +201,127 @@ class DenseEnergyLoss(torch.nn.Module):
         """Show the settings."""
         names = ("sigma_rgb", "sigma_xy", "weight", "scale_factor")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+class DenseCRF(torch.nn.Module):
+    """CRF-as-RNN: the dense CRF as a layer of a network, trained with it.
+
+    Parameters
+    ----------
+    num_classes : int
+        K, background included.
+    params : str or CRFParams, optional
+        Widths of the two kernels, which stay, and their weights to start from; a kernel of weight
+        0 is left out.
+    iterations : int, optional
+        Steps of the mean field. The paper trains with 5 and tests with 10: set the attribute.
+    learned : {"nothing", "weights", "classes", "matrices"}, optional
+        What of each kernel is a parameter: nothing, its weight, a weight of each class, or a matrix
+        of penalties for pairs of classes. All start as the weight of `params`.
+
+    Attributes
+    ----------
+    compatibilities : torch.nn.ParameterList
+        The parameters of the smoothness kernel and of the appearance kernel. Of a matrix the
+        symmetric half, (M + M^T) / 2, is used.
+
+    Notes
+    -----
+    ``module(logits, images, present=None)`` takes logits (B, K, H, W) of a network, or logarithms
+    of probabilities, photos (B, C, H, W) in the unit of `bilateral_srgb`, and tags (B, K - 1), on
+    the CPU, and returns probabilities Q (B, K, H, W). It is `cuekit.dense_crf` with
+    ``differentiable=True``, or with parameters `cuekit.dense_crf_features` of the photos' features,
+    which takes 1.3 to 1.5 times as long; the fastest photos are RGB of uint8. It uses as many
+    threads as torch does. Unlike the layer of [1]_, matrices are symmetric, and kernels are
+    normalised symmetrically.
+
+    References
+    ----------
+    .. [1] S. Zheng et al., "Conditional random fields as recurrent neural networks", ICCV 2015,
+       arXiv:1502.03240.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cuekit.nn import DenseCRF
+    >>> layer = DenseCRF(3, "deeplab", learned="matrices")
+    >>> logits = torch.zeros(1, 3, 4, 6, requires_grad=True)
+    >>> q = layer(logits, torch.zeros(1, 3, 4, 6, dtype=torch.uint8))
+    >>> q[:, 0].mean().backward()
+    >>> logits.grad.shape, [each.grad.shape for each in layer.compatibilities]
+    (torch.Size([1, 3, 4, 6]), [torch.Size([3, 3]), torch.Size([3, 3])])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        params: str | CRFParams = "deeplab",
+        *,
+        iterations: int = 5,
+        learned: Learned = "weights",
+    ) -> None:
+        super().__init__()
+        self.num_classes = check_integer(num_classes, "num_classes", minimum=2)
+        self.params = params_of(params)
+        self.iterations = check_iterations(iterations)
+        self.learned = check_choice(learned, "learned", get_args(Learned))
+        weights = (self.params.gaussian_weight, self.params.bilateral_weight)
+        self.compatibilities = torch.nn.ParameterList(
+            torch.nn.Parameter(self._compatibility(weight))
+            for weight in weights
+            if weight > 0 and learned != "nothing"
+        )
+
+    def _compatibility(self, weight: float) -> torch.Tensor:
+        if self.learned == "weights":
+            return torch.tensor(weight)
+        of_classes = torch.full((self.num_classes,), weight)
+        return of_classes if self.learned == "classes" else -torch.diag(of_classes)
+
+    def forward(
+        self, logits: torch.Tensor, images: torch.Tensor, present: Any = None
+    ) -> torch.Tensor:
+        """Refine `logits` (B, K, H, W) by photos (B, C, H, W)."""
+        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"logits must have shape (B, {self.num_classes}, H, W), got {tuple(logits.shape)}"
+            )
+        if images.ndim != 4 or images.shape[2:] != logits.shape[2:]:
+            raise ValueError(
+                f"images must have shape (B, C, {logits.shape[2]}, {logits.shape[3]}) to match "
+                f"logits, got {tuple(images.shape)}"
+            )
+        for name, tensor in (("logits", logits), ("images", images)):
+            if tensor.device.type != "cpu":
+                raise ValueError(
+                    f"{name} must be on the CPU, got a tensor on {tensor.device}: the CRF's "
+                    "gradient has no kernel for other devices"
+                )
+        energies = -(logits.float() if logits.dtype == torch.bfloat16 else logits)
+        photos = images.detach().movedim(1, -1)
+        options: dict[str, Any] = {
+            "present": present,
+            "iterations": self.iterations,
+            "unary": "energies",
+            "differentiable": True,
+            "threads": torch.get_num_threads(),
+        }
+        if self.learned == "nothing" or len(logits) == 0:
+            return dense_crf(energies, photos, self.params, **options)
+        each = [photo_kernels(photo, self.params) for photo in photos]
+        kernels = []
+        for f, compatibility in enumerate(self.compatibilities):
+            features = torch.stack([torch.from_numpy(own[f].features.copy()) for own in each])
+            symmetric = (
+                compatibility if compatibility.ndim < 2 else ((compatibility + compatibility.T) / 2)
+            )
+            kernels.append(CRFKernel(features, symmetric))
+        return dense_crf_features(energies.flatten(2), kernels, **options).reshape(logits.shape)
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        names = ("num_classes", "params", "iterations", "learned")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def _levels(images: torch.Tensor) -> torch.Tensor:

@@ -370,6 +370,8 @@ def table(inputs):
             cuekit.dense_crf,
             {"probabilities": inputs.probabilities, "image": inputs.photos[..., 0].copy()},
             {"iterations": 2},
+            cuda=True,
+            tolerance=iterations,
         ),
         "dense_crf_features": Op(
             cuekit.dense_crf_features,
@@ -380,6 +382,8 @@ def table(inputs):
                 "present": inputs.present[:, 1:].copy(),
             },
             {"iterations": 2},
+            cuda=True,
+            tolerance=iterations,
         ),
         "labels_to_probabilities": Op(
             cuekit.labels_to_probabilities,

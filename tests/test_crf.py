@@ -631,16 +631,14 @@ def test_energies_of_any_size_on_a_device(device, size):
         assert_equals_the_cpu(device, energies.astype(dtype), photo, "sec", unary="energies")
 
 
-def test_other_photos_have_no_kernel_on_a_device(device):
+def test_float16_storage_is_for_rgb_photos_on_a_device(device):
     maps, photo = np.ones((2, 4, 5), np.float32), np.zeros((4, 5, 3), np.uint8)
-    wide = CRFParams(3, (1, 2), 10, 80, 13)
-    cases = [(photo[..., 0], "sec"), (photo.astype(np.float32), "sec"), (photo, wide)]
+    cases = [(photo[..., 0].copy(), "sec", None), (photo, CRFParams(3, (1, 2), 10, 80, 13), None)]
     with device.active():
-        for image, params in cases:
-            arrays = device.wrap(maps), device.wrap(np.ascontiguousarray(image))
-            message = r"^image must be RGB of uint8, and widths equal .*: there is no CUDA kernel"
-            with pytest.raises(ValueError, match=message):
-                cuekit.dense_crf(*arrays, params)
+        for image, params, tolerance in (*cases, (photo, "sec", 0.1)):
+            arrays = device.wrap(maps), device.wrap(image)
+            with pytest.raises(ValueError, match=r"^storage must be 'float32' for photos that are"):
+                cuekit.dense_crf(*arrays, params, tolerance=tolerance, storage="float16")
 
 
 def test_a_lattice_that_cannot_be_addressed_on_a_device(device):
@@ -1021,6 +1019,7 @@ def test_presets():
         "mctformer": (3, 83, 5, 3, 4),
         "weaktr": (3, 83, 5, 3, 3),
         "cutler": (10, 50, 5, 7, 3),
+        "fma": (4, 65, 3, 2, 2),
     }
     for name, (bilateral, wide, srgb, gaussian, near) in published.items():
         assert crf.PRESETS[name] == CRFParams(gaussian, near, bilateral, wide, srgb)

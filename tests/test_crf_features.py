@@ -7,15 +7,28 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import emulated
 import numpy as np
 import pytest
 from common import INSTRUCTION_SETS, at_most, needs
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, FRONT_ENDS, Run, batches, cpu_runs, reordered, same_bits, tags
+from strategies import (
+    DEVICES,
+    FLOATS,
+    FRONT_ENDS,
+    NO_DEVICE,
+    Run,
+    batches,
+    cpu_runs,
+    reordered,
+    runs_of,
+    same_bits,
+    tags,
+)
 
 import cuekit
-from cuekit import CRFKernel, CRFParams, MeanField, crf, reference
+from cuekit import CRFKernel, CRFParams, MeanField, _torch, crf, reference
 from cuekit.crf_features import bilateral_features, gaussian_features, photo_kernels
 
 NORMALIZATIONS = ("symmetric", "before", "after", "none")
@@ -303,6 +316,48 @@ def test_tolerance():
     assert same_bits(cuekit.dense_crf_features(maps, kernels, iterations=3, tolerance=0), steps[3])
 
 
+def test_tolerance_of_photos():
+    """And all steps of a photo, with their divergences."""
+    photo = np.ascontiguousarray(needs("skimage.data").chelsea()[60:80, 90:119])
+    maps = np.random.default_rng(0).dirichlet(np.ones(3), photo.shape[:2]).transpose(2, 0, 1)
+    weak = CRFParams(1, 3, 1, 30, 20)
+    for image in (photo, photo[..., 0]):
+        field = MeanField.of_photo(maps, image, weak)
+        steps = [q for _, (q, _) in zip(range(20), field, strict=False)]
+        changes = [np.abs(b - a).max() for a, b in pairwise(steps)]
+        for tolerance in (0.1, 0.005):
+            enough = next(i for i, change in enumerate(changes) if change <= tolerance) + 1
+            options = {"iterations": 19, "tolerance": tolerance}
+            assert same_bits(cuekit.dense_crf(maps, image, weak, **options), steps[enough])
+        both = cuekit.dense_crf(
+            np.stack([maps, maps[::-1]]), np.stack([image] * 2), weak, **options
+        )
+        assert same_bits(both[0], cuekit.dense_crf(maps, image, weak, **options))
+    # The kernel for RGB photos, which this is without a tolerance, differs by rounding.
+    plain = cuekit.dense_crf(maps, photo, "irn", iterations=2)
+    own = MeanField.of_photo(maps, photo, "irn").run(2)
+    np.testing.assert_allclose(own, plain, rtol=0, atol=1e-4)
+
+
+def test_mean_field_of_a_photo():
+    photo = np.ascontiguousarray(needs("skimage.data").chelsea()[60:80, 90:119])
+    maps = np.random.default_rng(0).dirichlet(np.ones(3), photo.shape[:2]).transpose(2, 0, 1)
+    options = {"present": [True, False], "unary": "energies", "threads": 2}
+    energies = -np.log(maps)
+    field = MeanField.of_photo(energies, photo, "irn", **options)
+    kernels = photo_kernels(photo, "irn")
+    points = MeanField(energies.reshape(3, -1), kernels, **options)
+    for (q, kl), (own, own_kl), _ in zip(field, points, range(3), strict=False):
+        assert q.shape == maps.shape
+        assert same_bits(q.reshape(3, -1), own)
+        assert kl == own_kl == field.kl_divergence(q)
+    assert same_bits(field.run(3), field.step(field.step(field.step(field.start()))))
+    with refused("probabilities must have shape (K, H, W), got (1, 3, 20, 29)"):
+        MeanField.of_photo(maps[None], photo[None])
+    with refused("q must have shape (3, 20, 29) to match probabilities, got (3, 580)"):
+        field.step(q.reshape(3, -1))
+
+
 # --------------------------------------------------------------------------- photos of other kinds
 
 photo_dtypes = st.sampled_from(["uint8", "uint16", *FLOATS])
@@ -401,8 +456,10 @@ def test_photos_that_are_not_finite(dtype):
 
 def test_levels_below_the_width_are_warned_of(recwarn):
     maps, photo = np.full((2, 4, 5), 0.5), np.linspace(0, 1, 20).reshape(4, 5)
-    with pytest.warns(UserWarning, match=r"^bilateral_srgb should be less than the range of image"):
+    message = r"^bilateral_srgb should be less than the range of image"
+    with pytest.warns(UserWarning, match=message) as warned:
         cuekit.dense_crf(maps, photo)
+    assert [each.filename for each in warned] == [__file__]
     recwarn.clear()
     cuekit.dense_crf(maps, photo * 255)
     cuekit.dense_crf(maps, photo, CRFParams(3, 3, 10, 50, 0.05))
@@ -452,6 +509,187 @@ def test_bilateral_features(shape, dtype, axis):
     both = bilateral_features(coloured, 2, (7, 3), channel_axis=axis)
     np.testing.assert_array_equal(both[:-1], result)
     np.testing.assert_array_equal(both[-1], (image + 1).ravel().astype(np.float32) / np.float32(3))
+
+
+# --------------------------------------------------------------------------- on a CUDA device
+
+device_runs = runs_of(DEVICES)
+on_a_device = pytest.mark.skipif(not DEVICES, reason=NO_DEVICE)
+
+
+@pytest.fixture(params=DEVICES, ids=lambda front_end: front_end.name)
+def device(request):
+    with request.param.active():
+        yield request.param
+
+
+def of_wrapped(maps, present, *features, kernels, **options):
+    """Kernels with these features, which are on the device of the maps."""
+    own = [k._replace(features=each) for k, each in zip(kernels, features, strict=True)]
+    return cuekit.dense_crf_features(maps, own, present=present, **options)
+
+
+def on_device(device, kernels):
+    return [k._replace(features=device.wrap(k.features)) for k in kernels]
+
+
+@on_a_device
+@at_most(60)
+@given(st.data(), batches, channel_counts, point_counts, st.sampled_from(FLOATS), device_runs)
+def test_equals_the_cpu_on_a_device(data, batch, channels, points, dtype, run):
+    """After 1 iteration, with the tolerance of `test_equals_oracle`."""
+    maps = data.draw(probabilities((*batch, channels, points), dtype))
+    kernels = data.draw(some_kernels(channels, points, batch))
+    present = data.draw(tags((*batch, channels - 1)))
+    options = {"kernels": kernels, "iterations": 1}
+    expected = of_features(maps, present, **options)
+    result = run(of_wrapped, maps, present, *(k.features for k in kernels), **options)
+    assert result.dtype == expected.dtype
+    # Filters that are not normalised give at most the number of points.
+    largest = largest_message(kernels, channels) * max(points, 1)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=3e-6 * (1 + largest))
+    assert not result[expected == 0].any()
+
+
+@on_a_device
+@at_most(40)
+@pytest.mark.filterwarnings("ignore:bilateral_srgb should be less")
+@given(
+    st.data(),
+    batches,
+    st.sampled_from([None, 1, 2, 3, 4, 8]),
+    st.sampled_from(FLOATS),
+    device_runs,
+)
+def test_any_photo_on_a_device(data, batch, channels, dtype, run):
+    size, classes = (9, 13), 5
+    photo = data.draw(photos((*batch, *size) if channels is None else (*batch, *size, channels)))
+    maps = data.draw(probabilities((*batch, classes, size[0] * size[1]), dtype))
+    maps = maps.reshape(*batch, classes, *size)
+    widths = tuple(np.linspace(5, 30, channels or 1).tolist())
+    setting = CRFParams(3, data.draw(pairs), 10, data.draw(pairs), widths)
+    options = {"params": setting, "iterations": 2}
+    expected = crf_of(maps, photo, **options)
+    result = run(crf_of, maps, photo, None, **options)
+    assert result.dtype == expected.dtype
+    np.testing.assert_allclose(result, expected, rtol=0, atol=3e-5)
+
+
+def test_one_by_one_on_a_device(device):
+    features, maps = points_and_maps()
+    kernels = [CRFKernel(features, 1.0), CRFKernel(features[:2].copy(), 1 - np.eye(4), "after")]
+    energies = -np.log(maps) + 3
+    for scores, unary in ((maps, "probabilities"), (energies, "energies")):
+        expected = MeanField(scores, kernels, present=[1, 0, 1], unary=unary)
+        tags = device.wrap(np.array([True, False, True]))
+        field = MeanField(
+            device.wrap(scores), on_device(device, kernels), present=tags, unary=unary
+        )
+        for (q, kl), (own, own_kl), _ in zip(expected, field, range(4), strict=False):
+            np.testing.assert_allclose(device.unwrap(own), q, rtol=0, atol=1e-5)
+            assert abs(own_kl - kl) < 1e-3
+            assert field.kl_divergence(own) == own_kl
+            np.testing.assert_allclose(
+                device.unwrap(field.step(own)), expected.step(q), rtol=0, atol=1e-5
+            )
+        assert not device.unwrap(own)[2].any()
+    with refused("q must have dtype float32 on a CUDA device, got float64", TypeError):
+        field.step(device.wrap(maps.astype(np.float64)))
+
+
+def test_tolerance_on_a_device(device):
+    features, maps = points_and_maps()
+    kernels = [CRFKernel(features, 1)]
+    scores, own = device.wrap(maps), on_device(device, kernels)
+    for tolerance in (0.1, 1e-3, 2.0, 0):
+        options = {"iterations": 20, "tolerance": tolerance}
+        expected = cuekit.dense_crf_features(maps, kernels, **options)
+        result = device.unwrap(cuekit.dense_crf_features(scores, own, **options))
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
+
+
+def test_features_that_cannot_be_used_on_a_device(device):
+    """Without the check they give NaN where they reach, and only there."""
+    features = np.arange(12, dtype=np.float32).reshape(1, 12) * 40
+    maps = np.full((2, 12), 0.5, np.float32)
+    for wrong in (np.nan, np.inf, -np.inf, 3e6):
+        features[0, 5] = wrong
+        kernels = [(device.wrap(features), 3)]
+        result = device.unwrap(cuekit.dense_crf_features(device.wrap(maps), kernels))
+        assert np.isnan(result[:, 5]).all()
+        assert (np.delete(result, 5, 1) == 0.5).sum() >= 20
+        message = (
+            "kernels[0].features must be finite and at most 227023 in magnitude, got "
+            f"{wrong} at index (0, 5)"
+        )
+        with refused(message):
+            cuekit.dense_crf_features(device.wrap(maps), kernels, validate=True)
+
+
+def test_wrong_arguments_on_a_device(device):
+    features, maps = points_and_maps()
+    scores, own = device.wrap(maps), device.wrap(features)
+    for arguments, message in (
+        ((device.wrap(features.astype(np.float64)), 1), r"kernels\[0\].features must have dtype "),
+        ((features, 1), r"kernels\[0\].features must be on "),
+        ((own, device.wrap(np.ones(4))), r"kernels\[0\].compatibility must be on the CPU"),
+        ((own, 1, "mean"), r"kernels\[0\].normalization must be one of"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+            cuekit.dense_crf_features(scores, [arguments])
+    maps[1, 2] = np.nan
+    with refused("probabilities must be finite, got nan at index (1, 2)"):
+        cuekit.dense_crf_features(device.wrap(maps), [(own, 1)], validate=True)
+    maps[:, 2] = np.inf
+    with pytest.raises(
+        ValueError, match=r"^probabilities must hold a finite .* at index \(:, 2\)$"
+    ):
+        cuekit.dense_crf_features(device.wrap(maps), [], unary="energies", validate=True)
+    photo = np.zeros((4, 5), np.float32)
+    photo[1, 2] = np.nan
+    with refused("image must be finite, got nan at index (1, 2)"):
+        cuekit.dense_crf(
+            device.wrap(np.full((2, 4, 5), 0.5)), device.wrap(photo), "sec", validate=True
+        )
+
+
+@on_a_device
+def test_torch_tensors_on_a_device():
+    """Torch's CPU tensors play those of a device."""
+    torch = needs("torch")
+    features, maps = points_and_maps()
+    expected = cuekit.dense_crf_features(maps, [(features, 3)], iterations=2)
+    tensors = torch.from_numpy(maps), torch.from_numpy(features)
+
+    def from_host(self, array):
+        return self.adopt(torch.from_numpy(array.copy()))
+
+    with emulated.torch_on_device(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_torch.TorchDevice, "from_host", from_host)
+        kernels = [(tensors[1], 3)]
+        result = cuekit.dense_crf_features(
+            tensors[0], kernels, iterations=2, validate=True, tolerance=0
+        )
+        photo = tensors[1].reshape(3, 6, 10).permute(1, 2, 0)
+        refined = cuekit.dense_crf(tensors[0].reshape(4, 6, 10), photo, CRFParams(3, 3, 10, 9, 1))
+    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-5)
+    of_photo = cuekit.dense_crf(
+        maps.reshape(4, 6, 10),
+        np.moveaxis(features.reshape(3, 6, 10), 0, -1),
+        CRFParams(3, 3, 10, 9, 1),
+    )
+    np.testing.assert_allclose(refined.numpy(), of_photo, rtol=0, atol=1e-3)
+
+
+def test_photo_kernels_on_a_device(device):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (20, 29, 4), np.uint8)
+    for image, axis in ((photo, -1), (photo[..., :3].copy(), None), (photo[..., 0].copy(), None)):
+        own = photo_kernels(device.wrap(image), "irn", channel_axis=axis)
+        for kernel, other in zip(own, photo_kernels(image, "irn"), strict=True):
+            assert same_bits(device.unwrap(kernel.features), other.features)
+    with refused("channel_axis must be the last axis on a CUDA device, got 0"):
+        photo_kernels(device.wrap(photo), "irn", channel_axis=0)
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -537,6 +775,39 @@ def test_the_largest_weights_give_finite_results():
             np.testing.assert_allclose(result.sum(0), 1, atol=1e-6)
         with pytest.raises(ValueError, match=r"^kernels\[0\].compatibility must be at most"):
             cuekit.dense_crf_features(maps, [(features, 2 * largest, how)])
+
+
+@pytest.mark.parametrize("how", NORMALIZATIONS)
+def test_one_point(how):
+    """It is alike to itself only: a matrix of 1 off the diagonal favours the class that is more."""
+    maps = np.array([[0.25], [0.75]])
+    features = np.full((3, 1), 7.0)
+    result = cuekit.dense_crf_features(maps, [(features, 1 - np.eye(2), how)], iterations=1)
+    share = 1.0
+    if how == "none":  # the lattice's kernel of a point with itself is not quite 1
+        share = reference.lattice_filter(features.T.astype(np.float32))(np.ones((1, 1)))[0, 0]
+    expected = reference.softmax(np.log(maps) - share * maps[::-1])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_addressed():
+    """Features of a wide range, where there are many; and more points than can be numbered."""
+    rng = np.random.default_rng(0)
+    for count, span in ((3, 400_000), (5, 50_000), (10, 1000)):
+        features = rng.random((count, 40)) * span
+        maps = np.full((2, 40), 0.5)
+        with pytest.raises(
+            ValueError, match=r"^kernels\[1\].features must span fewer standard dev"
+        ):
+            cuekit.dense_crf_features(maps, [(features[:1] / span, 1), (features, 1)])
+        cuekit.dense_crf_features(maps, [(features / 40, 1)], iterations=1)
+    many = np.broadcast_to(np.float32(0.5), (2, 2**27))
+    message = "probabilities must have fewer than 134217728 points, got 134217728"
+    with refused(message):
+        cuekit.dense_crf_features(many, [(many, 1)])
+    gray = np.broadcast_to(np.uint8(0), (2**14, 2**13))
+    with refused("image must have fewer than 134217728 pixels, got 134217728"):
+        photo_kernels(gray)
 
 
 def test_wrong_arguments():

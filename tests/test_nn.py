@@ -8,6 +8,7 @@ from common import needs
 
 torch = needs("torch")
 
+import cuekit  # noqa: E402
 from cuekit import nn, reference  # noqa: E402 - nn needs torch
 
 MEAN, STD = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
@@ -125,3 +126,86 @@ def test_wrong_arguments():
         layer(images, segmentations, rois[:1], labels)
     with pytest.raises(ValueError, match=r"^probabilities must be at least 0, got -0.99"):
         layer(images, segmentations - 1, rois, labels)
+
+
+LEARNED = ("nothing", "weights", "classes", "matrices")
+
+
+def crf_inputs(size=(12, 15), classes=5):
+    rng = np.random.default_rng(2)
+    photos = batch(*size)[0].round().byte()
+    logits = torch.from_numpy(rng.normal(size=(2, classes, *size)).astype(np.float32))
+    return logits.requires_grad_(), photos
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+def test_dense_crf_is_the_function(learned):
+    """At first. Float32 rounding: the path of any features sums in another order."""
+    logits, photos = crf_inputs()
+    layer = nn.DenseCRF(5, "deeplab", iterations=2, learned=learned)
+    present = [[True, False, True, True], [True] * 4]
+    options = {"present": present, "iterations": 2, "unary": "energies", "differentiable": True}
+    of_q = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    results = []
+    for q in (
+        layer(logits, photos, present),
+        cuekit.dense_crf(-logits, photos.movedim(1, -1), "deeplab", **options),
+    ):
+        (gradient,) = torch.autograd.grad(q, logits, of_q)
+        results.append((q.detach(), gradient))
+    tolerance = {"rtol": 0, "atol": 0 if learned == "nothing" else 1e-4}
+    torch.testing.assert_close(results[0][0], results[1][0], **tolerance)
+    torch.testing.assert_close(results[0][1], results[1][1], **tolerance)
+
+
+@pytest.mark.parametrize("learned", LEARNED[1:])
+def test_dense_crf_learns(learned):
+    """Labels are what a CRF of other weights says; penalties stay symmetric."""
+    logits, photos = crf_inputs()
+    wanted = nn.DenseCRF(5, cuekit.CRFParams(1, 1, 6, 67, 3), learned="nothing")
+    target = wanted(logits.detach(), photos).argmax(1)
+    layer = nn.DenseCRF(5, cuekit.CRFParams(1, 1, 0.5, 67, 3), learned=learned)
+    assert [each.ndim for each in layer.parameters()] == [LEARNED.index(learned) - 1] * 2
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
+    losses = []
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss = torch.nn.functional.nll_loss(layer(logits, photos).clamp(1e-6).log(), target)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    copy = nn.DenseCRF(5, cuekit.CRFParams(1, 1, 0.5, 67, 3), learned=learned)
+    copy.load_state_dict(layer.state_dict())
+    assert torch.equal(copy(logits, photos), layer(logits, photos))
+
+
+def test_dense_crf_takes_what_the_function_takes():
+    logits, photos = crf_inputs()
+    layer = nn.DenseCRF(5, cuekit.CRFParams(0, 1, 4, 20, 10))
+    assert len(list(layer.parameters())) == 1  # no kernel of weight 0
+    gray = layer(logits, photos[:, :1])
+    assert gray.shape == logits.shape
+    half = layer(logits.detach().bfloat16(), photos)
+    assert torch.equal(half, layer(logits.detach().bfloat16().float(), photos))
+    assert layer(logits[:0], photos[:0]).shape == (0, 5, 12, 15)
+    layer.iterations = 0
+    torch.testing.assert_close(layer(logits, photos), logits.softmax(1))
+    assert repr(layer).startswith("DenseCRF(\n  num_classes=5, params=CRFParams(")
+
+
+def test_dense_crf_names_what_is_wrong():
+    logits, photos = crf_inputs()
+    layer = nn.DenseCRF(5)
+    with pytest.raises(ValueError, match=r"^logits must have shape \(B, 5, H, W\), got \(2, 4, 12"):
+        layer(logits[:, :4], photos)
+    with pytest.raises(ValueError, match=r"^images must have shape \(B, C, 12, 15\) to match log"):
+        layer(logits, photos.movedim(1, -1))
+    with pytest.raises(ValueError, match=r"^logits must be on the CPU, got a tensor on meta: "):
+        layer(logits.to("meta"), photos.to("meta"))
+    with pytest.raises(ValueError, match=r"^images must be on the CPU, got a tensor on meta: "):
+        layer(logits, photos.to("meta"))
+    with pytest.raises(ValueError, match=r"^learned must be one of 'nothing', 'weights', "):
+        nn.DenseCRF(5, learned="all")
+    with pytest.raises(ValueError, match=r"^num_classes must be at least 2, got 1"):
+        nn.DenseCRF(1)

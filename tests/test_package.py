@@ -70,10 +70,12 @@ SIGNATURES = {
     "channel_axis=-1, validate=False, threads=1)",
     "CRFParams": "(gaussian_weight, gaussian_sxy, bilateral_weight, bilateral_sxy, bilateral_srgb)",
     "dense_crf": "(probabilities, image, params='sec', *, present=None, iterations=10, "
-    "epsilon=1e-05, unary='probabilities', storage='float32', validate=False, threads=1)",
+    "tolerance=None, epsilon=1e-05, unary='probabilities', storage='float32', "
+    "differentiable=False, validate=False, threads=1)",
     "CRFKernel": "(features, compatibility=1.0, normalization='symmetric')",
     "dense_crf_features": "(probabilities, kernels, *, present=None, iterations=10, "
-    "tolerance=None, epsilon=1e-05, unary='probabilities', threads=1)",
+    "tolerance=None, epsilon=1e-05, unary='probabilities', differentiable=False, validate=False, "
+    "threads=1)",
     "MeanField": "(probabilities, kernels, *, present=None, epsilon=1e-05, unary='probabilities', "
     "threads=1)",
     "labels_to_probabilities": "(labels, num_classes, *, gt_prob=0.7, ignore=255)",

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/crf/block.h"
 #include "cpu/crf/blur.h"
 #include "cpu/crf/class_vector.h"
 #include "cpu/crf/exp2_log2.h"
@@ -22,117 +23,19 @@
 #include "cpu/crf/lattice.h"
 #include "cpu/crf/patch.h"
 #include "cpu/crf/read_scores.h"
+#include "cpu/crf/record.h"
 #include "cpu/crf/write_results.h"
 #include "cpu/float_state.h"
 #include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
 #include "cpu/workspace.h"
+#include "cuekit/crf_gradient.h"
 
 namespace cuekit::cpu {
 namespace {
 
 constexpr std::int64_t block_size = Patch::max_columns;
-
-// The simplices of a block's points, and the values at the nodes of their lattice.
-struct Block {
-  const Node* nodes;     // (count, corners)
-  const float* weights;  // (count, corners)
-  const float* norms;    // (count): factors of the points; null: none
-  float* values;         // (nodes of the lattice, stride)
-  std::int64_t corners, count, stride;
-  std::int64_t prefetch_end;  // points below it prefetch values
-
-  static constexpr std::int64_t ahead = 16;
-};
-
-// For the block's simplices. X: the classes of a point, or a group of them if there are many. Loops
-// over a number of corners that is known are faster; 0 means that it is not.
-template <class X, bool many, int known_corners>
-struct Simplices {
-  const Block& b;
-  const std::int64_t corners = known_corners == 0 ? b.corners : known_corners;
-  const std::int64_t stride = many ? b.stride : X::size;
-
-  // The values at corner c of point i, from class k on.
-  CUEKIT_INLINE float* row(std::int64_t i, std::int64_t c, std::int64_t k) const {
-    return computed_once(b.values + b.nodes[i * corners + c] * stride + k);
-  }
-  CUEKIT_INLINE void prefetch_values(std::int64_t i) const {
-    if (i >= b.prefetch_end) return;
-    for (std::int64_t c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c, 0), stride);
-  }
-};
-
-template <class X, bool many, int known_corners>
-struct Splat {
-  static CUEKIT_INLINE void run(const Block* block, const float* rows) {  // (count, stride)
-    const Block b = *block;
-    const Simplices<X, many, known_corners> simplices{b};
-    const std::int64_t corners = simplices.corners, stride = simplices.stride;
-    for (std::int64_t i = 0; i < b.count; ++i) {
-      simplices.prefetch_values(i);
-      for (std::int64_t k = 0; k < stride; k += X::size) {
-        X x = X::load(rows + i * stride + k);
-        if (b.norms != nullptr) x.multiply(b.norms[i]);
-        for (std::int64_t c = 0; c < corners; ++c) {
-          float* const target = simplices.row(i, c, k);
-          X sum = X::load(target);
-          sum.add(x, b.weights[i * corners + c]);
-          sum.store(target);
-        }
-      }
-    }
-  }
-};
-
-// Adds gains times filtered values to the logits, or writes filtered values if `gains` is null.
-template <class X, bool many, int known_corners>
-struct Slice {
-  static CUEKIT_INLINE void run(const Block* block,
-                                const float* gains,  // (stride): the diagonal of g
-                                float* logits,       // (count, stride)
-                                float* filtered) {   // (count, stride)
-    const Block b = *block;
-    const Simplices<X, many, known_corners> simplices{b};
-    const std::int64_t corners = simplices.corners, stride = simplices.stride;
-    for (std::int64_t i = 0; i < b.count; ++i) {
-      simplices.prefetch_values(i);
-      for (std::int64_t k = 0; k < stride; k += X::size) {
-        X x = X::zero();
-        for (std::int64_t c = 0; c < corners; ++c)
-          x.add(X::load(simplices.row(i, c, k)), b.weights[i * corners + c]);
-        if (b.norms != nullptr) x.multiply(b.norms[i]);
-        if (gains == nullptr) {
-          x.store(filtered + i * stride + k);
-        } else {
-          X sum = X::load(logits + i * stride + k);
-          sum.add_product(X::load(gains + k), x);
-          sum.store(logits + i * stride + k);
-        }
-      }
-    }
-  }
-};
-
-// Adds gains times filtered values to the logits.
-template <class X, bool many>
-struct AddProducts {
-  static CUEKIT_INLINE void run(const float* filtered,  // (count, stride)
-                                std::int64_t count, std::int64_t row,
-                                const float* gains,  // (classes, stride): g, transposed
-                                std::int64_t classes,
-                                float* logits) {  // (count, stride)
-    const std::int64_t stride = many ? row : X::size;
-    for (std::int64_t i = 0; i < count; ++i)
-      for (std::int64_t k = 0; k < stride; k += X::size) {
-        X x = X::load(logits + i * stride + k);
-        for (std::int64_t l = 0; l < classes; ++l)
-          x.add(X::load(gains + l * stride + k), filtered[i * stride + l]);
-        x.store(logits + i * stride + k);
-      }
-  }
-};
 
 // Replaces logits in units of ln 2 by probabilities.
 template <class X, bool many>
@@ -168,60 +71,18 @@ struct Softmax {
   }
 };
 
-// Runs a kernel for the group that the classes are divided into.
-template <template <class, bool> class Kernel, class... Args>
-void run_for_group(std::int64_t classes, Args... args) {
-  with_class_group(classes, [=](auto group) {
-    using Group = decltype(group);
-    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many>;
-    using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many>;
-    dispatch_width<Fours, Wides, Wides>(args...);
-  });
-}
-
-// The same for a kernel of simplices that have `corners` corners.
-template <template <class, bool, int> class Kernel, int corners, class... Args>
-void run_for_corners(std::int64_t classes, const Block* block, Args... args) {
-  with_class_group(classes, [=](auto group) {
-    using Group = decltype(group);
-    // With many classes the loop over corners is not the inner one.
-    constexpr int known = Group::many ? 0 : corners;
-    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, known>;
-    using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many, known>;
-    dispatch_up_to_avx2<Fours, Wides>(block, args...);
-  });
-}
-
-// The number of corners is known for 2 to 6 features.
-template <template <class, bool, int> class Kernel, class... Args>
-void run_for_simplices(std::int64_t classes, const Block* block, Args... args) {
-  switch (block->corners) {
-    case 3:
-      return run_for_corners<Kernel, 3>(classes, block, args...);
-    case 4:
-      return run_for_corners<Kernel, 4>(classes, block, args...);
-    case 5:
-      return run_for_corners<Kernel, 5>(classes, block, args...);
-    case 6:
-      return run_for_corners<Kernel, 6>(classes, block, args...);
-    case 7:
-      return run_for_corners<Kernel, 7>(classes, block, args...);
-    default:
-      return run_for_corners<Kernel, 0>(classes, block, args...);
-  }
-}
-
 // One kernel of the CRF in a call: its lattice and values, and its gains for the classes that take
 // part.
 struct Term {
   const CrfFilter& filter;
+  bool is_diagonal;
   Filter values;
   Workspace<float> gains;  // (rows, stride)
   std::int64_t rows;
 
   Term(const CrfTerm& term, const std::vector<std::int64_t>& channels, std::int64_t all,
        std::int64_t stride)
-      : filter(*term.filter) {
+      : filter(*term.filter), is_diagonal(term.is_diagonal) {
     const auto classes = static_cast<std::int64_t>(channels.size());
     rows = term.is_diagonal ? 1 : classes;
     values.allocate(filter.lattice.get(), stride);
@@ -247,9 +108,10 @@ class PointInference {
   using Q = marginal_type<T>;
 
  public:
+  // `recorded`: whether the marginals of all steps are kept, for record().
   PointInference(const T* scores, const std::uint8_t* present, const Q* start, Q* out,
                  double* energy, const std::vector<CrfTerm>& terms, const CrfFeaturesParams& p,
-                 int threads)
+                 bool recorded, int threads)
       : scores_(scores), start_(start), out_(out), energy_(energy), p_(p), threads_(threads) {
     channels_.push_back(0);
     for (std::int64_t c = 1; c < p.channels; ++c)
@@ -257,7 +119,9 @@ class PointInference {
     classes_ = static_cast<std::int64_t>(channels_.size());
     stride_ = class_stride(classes_);
     unary_ = Workspace<float>(p.points * stride_);
-    if (energy != nullptr) marginals_ = Workspace<float>(p.points * stride_);
+    if (recorded) step_size_ = p.points * stride_;
+    if (recorded || energy != nullptr)
+      marginals_ = Workspace<float>(p.points * stride_ + p.iterations * step_size_);
     bands_ = divide_points(p.points);
     terms_.reserve(terms.size());
     for (const CrfTerm& term : terms) terms_.emplace_back(term, channels_, p.channels, stride_);
@@ -281,6 +145,21 @@ class PointInference {
     return true;
   }
 
+  // Of the run; it ends the use of this.
+  Record record() {
+    Record result;
+    result.channels = channels_;
+    result.stride = stride_;
+    result.iterations = p_.iterations;
+    result.pixels = p_.points;
+    result.bands = bands_;
+    for (Term& term : terms_)
+      result.terms.push_back({term.filter.lattice, term.filter.normalisation, term.is_diagonal,
+                              std::move(term.gains), term.rows});
+    result.marginals = std::move(marginals_);
+    return result;
+  }
+
  private:
   // Pass 0 has no messages, and is the only one that reads scores. Passes after `write` only find
   // the energy.
@@ -291,7 +170,7 @@ class PointInference {
       const DenormalsFlushed state;
       const Band& band = bands_.data()[b];
       if (splat)
-        for (const Term& term : terms_) clear_splatted(term, b);
+        for (const Term& term : terms_) clear_splatted(term.values, b, stride_);
       const Workspace<float> planes(number == 0 ? classes_ * plane_size : 0);
       const Workspace<float> rows(block_size * stride_), filtered(block_size * stride_);
       PollAfterWork poll_after;
@@ -312,8 +191,9 @@ class PointInference {
         if (number > p_.iterations) continue;
         run_for_group<Softmax>(classes_, count, stride_, rows.get());
         if (number == 0 && start_ != nullptr) read_start(patch, rows.get());
-        if (energy_ != nullptr)
-          std::copy_n(rows.get(), count * stride_, marginals_.get() + i * stride_);
+        if (marginals_.get() != nullptr)
+          std::copy_n(rows.get(), count * stride_,
+                      marginals_.get() + number * step_size_ + i * stride_);
         if (splat) splat_rows(band, i, count, rows.get());
         if (write) write_results(rows.get(), stride_, patch, channels_, out_);
       }
@@ -341,50 +221,27 @@ class PointInference {
             static_cast<float>(start_[patch.offset(channels_.data()[k], 0) + i]);
   }
 
-  Block block_of(const Term& term, const float* norms, float* values, const Band& band,
-                 std::int64_t first, std::int64_t count) const {
-    const Lattice& lattice = *term.values.lattice;
-    const std::int64_t corners = lattice.corners;
-    return {lattice.nodes.get() + first * corners,
-            lattice.weights.get() + first * corners,
-            norms == nullptr ? nullptr : norms + first,
-            values,
-            corners,
-            count,
-            stride_,
-            term.values.prefetch_values ? band.last_pixel - first - Block::ahead : 0};
-  }
-
   void add_messages(const Band& band, std::int64_t first, std::int64_t count, float* filtered,
                     float* logits) const {
     for (const Term& term : terms_) {
-      const Block block = block_of(term, term.norms(CrfNormalisation::after),
-                                   term.values.sliced.get(), band, first, count);
+      const Block block =
+          block_of(term.values, term.values.sliced, term.norms(CrfNormalisation::after), band,
+                   first, count, stride_);
       const float* const gains = term.gains.get();
       const bool diagonal = term.rows == 1;
-      run_for_simplices<Slice>(classes_, &block, diagonal ? gains : nullptr, logits, filtered);
-      if (!diagonal)
-        run_for_group<AddProducts>(classes_, static_cast<const float*>(filtered), count, stride_,
-                                   gains, term.rows, logits);
+      slice(classes_, block, diagonal ? gains : nullptr, logits, filtered);
+      if (!diagonal) add_products(classes_, filtered, count, stride_, gains, term.rows, logits);
     }
   }
 
   void splat_rows(const Band& band, std::int64_t first, std::int64_t count,
                   const float* rows) const {
     for (const Term& term : terms_) {
-      const Block block = block_of(term, term.norms(CrfNormalisation::before),
-                                   term.values.splatted.get(), band, first, count);
-      run_for_simplices<Splat>(classes_, &block, rows);
+      const Block block =
+          block_of(term.values, term.values.splatted, term.norms(CrfNormalisation::before), band,
+                   first, count, stride_);
+      splat(classes_, block, rows);
     }
-  }
-
-  void clear_splatted(const Term& term, std::int64_t b) const {
-    const Lattice& lattice = *term.values.lattice;
-    const Band& band = lattice.bands.data()[b];
-    float* const values = term.values.splatted.get();
-    std::fill(values + band.first_vertex * stride_, values + band.last_vertex * stride_, 0.0f);
-    std::fill(values + (lattice.vertices + band.first_copy) * stride_,
-              values + (lattice.vertices + band.last_copy) * stride_, 0.0f);
   }
 
   // In units of ln 2. What pads a row has probability 0, and so has no part in it.
@@ -407,7 +264,8 @@ class PointInference {
   std::vector<std::int64_t> channels_;  // of each class: background and present classes
   std::int64_t classes_, stride_;
   Workspace<float> unary_;      // (N, stride)
-  Workspace<float> marginals_;  // (N, stride), or nothing
+  Workspace<float> marginals_;  // (N, stride), or those of all steps, or nothing
+  std::int64_t step_size_ = 0;  // from one step's marginals to the next; 0: they are in one place
   std::vector<Term> terms_;
 };
 
@@ -431,7 +289,20 @@ bool crf_features(const T* scores, const std::uint8_t* present, const marginal_t
                   marginal_type<T>* out, double* energy, const std::vector<CrfTerm>& terms,
                   const CrfFeaturesParams& p, Context& context) {
   const DefaultFloatState state;
-  return PointInference<T>(scores, present, start, out, energy, terms, p, context.threads).run();
+  return PointInference<T>(scores, present, start, out, energy, terms, p, false, context.threads)
+      .run();
+}
+
+template <class T>
+std::vector<CrfRecord> crf_features_recorded(const T* scores, const std::uint8_t* present,
+                                             marginal_type<T>* out,
+                                             const std::vector<CrfTerm>& terms,
+                                             const CrfFeaturesParams& p, Context& context) {
+  const DefaultFloatState state;
+  PointInference<T> inference(scores, present, nullptr, out, nullptr, terms, p, true,
+                              context.threads);
+  if (!inference.run()) return {};
+  return {{std::make_shared<const Record>(inference.record())}};
 }
 
 template bool crf_features(const half*, const std::uint8_t*, const float*, float*, double*,
@@ -440,5 +311,14 @@ template bool crf_features(const float*, const std::uint8_t*, const float*, floa
                            const std::vector<CrfTerm>&, const CrfFeaturesParams&, Context&);
 template bool crf_features(const double*, const std::uint8_t*, const double*, double*, double*,
                            const std::vector<CrfTerm>&, const CrfFeaturesParams&, Context&);
+template std::vector<CrfRecord> crf_features_recorded(const half*, const std::uint8_t*, float*,
+                                                      const std::vector<CrfTerm>&,
+                                                      const CrfFeaturesParams&, Context&);
+template std::vector<CrfRecord> crf_features_recorded(const float*, const std::uint8_t*, float*,
+                                                      const std::vector<CrfTerm>&,
+                                                      const CrfFeaturesParams&, Context&);
+template std::vector<CrfRecord> crf_features_recorded(const double*, const std::uint8_t*, double*,
+                                                      const std::vector<CrfTerm>&,
+                                                      const CrfFeaturesParams&, Context&);
 
 }  // namespace cuekit::cpu

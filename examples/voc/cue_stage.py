@@ -2,18 +2,20 @@
 
 Maps are stored as ``maps/KIND/ID.npz``. Cues are stored as label maps ``cues/SET/ID.png`` at the
 photo's resolution, with overlaps resolved. For training, these label maps are resized to the
-network's grid. "psa" and "evidence" are labels of `cuekit.recipes` instead, for comparison.
+network's grid. "psa" and "evidence" are labels of `cuekit.recipes` instead, for comparison, and the
+systems of `systems` have sets of their own.
 """
 
 from __future__ import annotations
 
+import time
 import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from data import square
-from loop import rank_and_world
+from loop import rank_and_world, read_settings
 from PIL import Image
 from tqdm import tqdm
 
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 
     from data import VocFolder
     from models import Network
+    from systems import System, Work
 
 KINDS = ("color", "gray")
 RECIPES = ("psa", "evidence")
+SETS_OF_BOTH = ("merged", *RECIPES)  # of the colour and the gray classifier
 SETS = ("raw-color", "snapped-color", "raw-gray", "snapped-gray", "merged", *RECIPES, "sec")
 
 
@@ -233,3 +237,21 @@ def write_cues(
                 cuekit.io.write_labels(out / each / f"{name}.png", labels[each])
             else:
                 write_label_map(out / each / f"{name}.png", cues[each], photo.shape[:2])
+
+
+def write_labels_of_system(
+    system: System, work: Work, networks: Any, names: Sequence[str], out: Path
+) -> None:
+    """Write a system's labels of photos that have none yet, and the seconds that each took."""
+    out.mkdir(parents=True, exist_ok=True)
+    rank, _ = rank_and_world()
+    for name in missing(names, out, ".png"):
+        start = time.monotonic()
+        cuekit.io.write_labels(out / f"{name}.png", system.labels(work, networks, name))
+        with (out / f"seconds-{rank}.csv").open("a", encoding="utf-8") as file:
+            file.write(f"{name},{time.monotonic() - start:.3f}\n")
+
+
+def cue_settings(cues: Path) -> dict[str, Any]:
+    """Return the settings of a set of cues: its own, or those that several sets have in common."""
+    return read_settings(cues if (cues / "settings.json").exists() else cues.parent)

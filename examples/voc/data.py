@@ -1,15 +1,19 @@
-"""Reads a folder in PASCAL VOC's layout, and makes batches that can be resumed at any iteration.
+"""Reads a folder in PASCAL VOC's layout, or of one's own, and makes batches that can be resumed.
 
 ``ROOT/JPEGImages/ID.jpg`` (or .jpeg or .png), ``ROOT/SegmentationClass/ID.png`` (or
 ``SegmentationClassAug``) and ``ROOT/ImageSets/Segmentation/SPLIT.txt`` (or ``ImageSets/Main``).
 Tags come from ``ROOT/image_labels.npz`` (``ids``, ``labels``, and ``names`` if the classes are not
 VOC's), or from ``ROOT/Annotations/ID.xml``.
+
+Own data: photos in one folder, and a CSV file of two columns, the name of a photo and its tags.
 """
 
 from __future__ import annotations
 
+import csv
 import xml.etree.ElementTree as ET
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -54,9 +58,15 @@ class VocFolder:
     tags: dict[str, np.ndarray]
 
     @classmethod
-    def open(cls, root: Path) -> VocFolder:
-        """Read the tags of all photos; masks are not read."""
+    def open(cls, root: Path, tags: Path | None = None) -> VocFolder:
+        """Read the tags of all photos, from a CSV file if one is given; masks are not read."""
         root = Path(root)
+        if tags is not None:
+            folder = cls(root, *_tags_of_csv(Path(tags)))
+            for name in folder.tags:
+                if not folder.photo_file(name).exists():
+                    raise FileNotFoundError(f"{tags} has the photo {name}, which is not in {root}")
+            return folder
         if not (root / "JPEGImages").is_dir():
             raise FileNotFoundError(f"--root must have VOC's layout: no {root / 'JPEGImages'}")
         if (root / "image_labels.npz").exists():
@@ -66,8 +76,18 @@ class VocFolder:
             raise FileNotFoundError(f"no tags: neither image_labels.npz nor Annotations in {root}")
         return cls(root, CLASSES, {path.stem: _tags_of_annotation(path) for path in found})
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are lists of splits; otherwise all photos are for training."""
+        return (self.root / "ImageSets").is_dir()
+
     def ids(self, *splits: str) -> list[str]:
-        """Return the photo ids of the splits, in the order of their files."""
+        """Return the photo ids of the splits, in the order of their files.
+
+        Without lists, these are all photos, in the order of their names.
+        """
+        if not self.has_lists:
+            return sorted(self.tags)
         folder = self.root / "ImageSets"
         names = [name for split in splits for name in _ids_of_list(_list_of_split(folder, split))]
         if splits and not names:
@@ -83,6 +103,8 @@ class VocFolder:
         training = sorted(set(names) - set(held_out))
         if not training:
             raise ValueError(f"training needs at least two photos, got {len(names)}")
+        if not any(self.tags[name].any() for name in training):
+            raise ValueError(f"none of the {len(training)} photos to train on has a tag")
         return training, held_out
 
     def photo(self, name: str, *, gray: bool = False) -> Image.Image:
@@ -104,8 +126,8 @@ class VocFolder:
 
     def photo_file(self, name: str) -> Path:
         """Return the path of a photo, with whichever suffix it has."""
-        folder = self.root / "JPEGImages"
-        paths = [folder / f"{name}{suffix}" for suffix in PHOTO_SUFFIXES]
+        folders = (self.root / "JPEGImages", self.root)
+        paths = [folder / f"{name}{suffix}" for folder in folders for suffix in PHOTO_SUFFIXES]
         return next((path for path in paths if path.exists()), paths[0])
 
     def truth(self, name: str) -> np.ndarray:
@@ -171,9 +193,73 @@ def _tags_of_table(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     return names, dict(zip(map(str, ids), labels.astype(bool), strict=True))
 
 
+def _tags_of_csv(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Return class names, and tags (C,) by photo id, of a CSV file: file, tags.
+
+    A line with the title "file" is skipped. Tags are separated by semicolons or commas; if the file
+    has neither, by spaces. Several lines of a file add up. Classes are in the order of their names.
+    """
+    words: dict[str, list[str]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if not row or (number == 1 and row[0].strip().lower() == "file"):
+                continue
+            if len(row) != 2:
+                raise ValueError(
+                    f"{path}, line {number}: expected two columns, file and tags, got {len(row)}; "
+                    "put several tags into quotes, or separate them by semicolons"
+                )
+            name = row[0].strip()
+            if "/" in name or "\\" in name or not name:
+                raise ValueError(
+                    f"{path}, line {number}: expected the name of a file, got {name!r}"
+                )
+            words.setdefault(_id_of_path(name), []).append(row[1])
+    spaces = not any(mark in cell for cells in words.values() for cell in cells for mark in ";,")
+    tags = {
+        name: {tag for cell in cells for tag in _split(cell, spaces=spaces)}
+        for name, cells in words.items()
+    }
+    names = tuple(sorted(set().union(*tags.values())))
+    if not names:
+        raise ValueError(f"{path} has no tags")
+    if spaces:
+        _refuse_split_names(path, tags)
+    if len(names) > 254:  # labels are uint8, 0 is the background and 255 unknown
+        raise ValueError(f"{path} must have at most 254 classes, got {len(names)}")
+    return names, {name: np.array([each in own for each in names]) for name, own in tags.items()}
+
+
+def _split(cell: str, *, spaces: bool) -> list[str]:
+    """Split a cell of a CSV file into tags."""
+    parts = cell.split() if spaces else cell.replace(",", ";").split(";")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _refuse_split_names(path: Path, tags: dict[str, set[str]]) -> None:
+    """Raise if two words have the same photos: they may be one name with a space in it."""
+    photos = defaultdict(set)
+    for name, own in tags.items():
+        for tag in own:
+            photos[tag].add(name)
+    words: dict[frozenset[str], str] = {}
+    for tag, own in photos.items():
+        other = words.setdefault(frozenset(own), tag)
+        if len(tags) > 1 and other != tag:
+            raise ValueError(
+                f"{path}: the same photos have the tags {other!r} and {tag!r}. Write "
+                f"'{other} {tag};' if this is one class, and '{other};{tag}' if these are two"
+            )
+
+
 def _tags_of_annotation(path: Path) -> np.ndarray:
     # expat limits the expansion of entities (since 2.4.1), and reads no external entities.
     found = {node.text for node in ET.parse(path).iterfind("object/name")}  # noqa: S314
+    if unknown := {str(name) for name in found} - set(CLASSES):
+        raise ValueError(
+            f"{path} has the class {min(unknown)!r}, which VOC has not: give the tags of other "
+            "classes in a CSV file, --tags, or in image_labels.npz with names"
+        )
     return np.array([name in found for name in CLASSES])
 
 

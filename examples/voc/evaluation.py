@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from cue_stage import KINDS, SETS, missing, raw_cues_of, read_maps, write_label_map
+from cue_stage import KINDS, SETS, SETS_OF_BOTH, missing, raw_cues_of, read_maps, write_label_map
 from data import square
 from loop import keep_settings, rank_and_world, read_settings, threads, wait_for_all
-from panels import draw
+from panels import draw, draw_bars
 from torch.nn.functional import interpolate
 
 import cuekit
@@ -274,10 +274,72 @@ def tag_table(rows: dict[str, Tagging]) -> Table:
 def training_minutes(out: Path) -> dict[str, float]:
     """Read from the logs how many minutes every training took."""
     minutes = {}
-    for path in sorted(out.glob("*/log.csv")):
+    for path in sorted([*out.glob("*/log.csv"), *out.glob("systems/*/*/log.csv")]):
         with path.open(newline="", encoding="utf-8") as file:
-            minutes[path.parent.name] = float(list(csv.DictReader(file))[-1]["seconds"]) / 60
+            name = path.parent.relative_to(out).as_posix()
+            minutes[name] = float(list(csv.DictReader(file))[-1]["seconds"]) / 60
     return minutes
+
+
+def label_minutes(cues: Path) -> float:
+    """Return how many minutes the labels of a system took, all photos together; NaN if unknown."""
+    lines = [x for path in cues.glob("seconds-*.csv") for x in path.read_text("utf-8").split()]
+    return sum(float(line.rpartition(",")[2]) for line in lines) / 60 if lines else np.nan
+
+
+def comparison_table(
+    plan: Plan,
+    cues: dict[str, np.ndarray],
+    counts: dict[str, np.ndarray],
+    before: dict[str, np.ndarray],
+    seeds: Sequence[int],
+) -> Table:
+    """Return table 4: one row for each segmentation network, with what its labels cost.
+
+    `cues` are matrices of the training photos' labels by set. Differences are to merged cues.
+    """
+    minutes = training_minutes(plan.out)
+    score = partial(mean_iou, classes=plan.classes)
+    rows = []
+    for name, of_name in plan.cue_sets.items():
+        column, cells = f"{name} cue", []
+        for each in (before, counts):
+            cells.append(percent(score(each[column].sum(0))))
+            if "merged cue" in each:
+                interval = bootstrap(each[column], each["merged cue"], statistic=score)
+                value, low, high = (100 * x for x in interval)
+                own = name == "merged"
+                cells.append("–" if own else f"{value:+.1f} ({low:+.1f} … {high:+.1f})")
+            else:
+                cells.append("–")
+        networks = [
+            value
+            for key, value in minutes.items()
+            if key.startswith(f"systems/{of_name}/")
+            or (key == "classifier-gray" and of_name in SETS_OF_BOTH)
+        ]
+        segmenters = [f"segmenter-{name}" + (f"-seed{seed}" if seed else "") for seed in seeds]
+        costs = [
+            sum(networks),
+            label_minutes(plan.out / "cues" / of_name),
+            np.mean([minutes[x] for x in segmenters if x in minutes] or [np.nan]),
+        ]
+        of_cues = unknown_as_background(cues[of_name].sum(0)) if of_name in cues else None
+        rows.append(
+            [
+                name,
+                "–" if of_cues is None else percent(score(of_cues)),
+                *cells,
+                *("–" if np.isnan(x) else f"{x:.0f}" for x in costs),
+            ]
+        )
+    header = [
+        "system",
+        "labels of the training photos",
+        *(BEFORE, "to merged", "after the CRF", "to merged"),
+        *("minutes: own networks", "labels", "segmentation network"),
+    ]
+    return Table("Table 4: systems, mean IoU, %", header, rows)
 
 
 @dataclass(frozen=True)
@@ -296,6 +358,8 @@ class Plan:
         The photos of the split, those to choose the tags' threshold on, and those trained on.
     classes : list of int
         Class ids to average over.
+    cue_sets : dict of str to str
+        By segmentation network, the set of cues that it was trained on.
     recall : float
         Share of the held-out photos' tags that the threshold must find.
     """
@@ -307,6 +371,7 @@ class Plan:
     held_out: list[str]
     training: list[str]
     classes: list[int]
+    cue_sets: dict[str, str]
     recall: float
 
     def with_masks(self, names: Sequence[str]) -> list[str]:
@@ -398,7 +463,7 @@ def evaluate(
     panels: int,
     device: torch.device,
 ) -> None:
-    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and ``panels-SPLIT.png``.
+    """Segment, and write ``tables-SPLIT.md``, ``tables-SPLIT.json`` and pictures.
 
     Photos without masks are segmented and drawn, but are not in the tables.
     """
@@ -437,6 +502,7 @@ def write_tables(
         if column != CAM  # which has no CRF
     }
     counts, before = together(by_seed), together(before_by_seed)
+    seeds = list(by_seed[CAM])
     steps = [
         (CAM, "raw cue"),
         ("raw cue", "snapped cue"),
@@ -451,7 +517,9 @@ def write_tables(
     ]
     cues = {
         f"{title} ({len(names)} photos)": {
-            name: matrices(folder, names, plan.out / "cues" / name) for name in SETS
+            name: matrices(folder, names, plan.out / "cues" / name)
+            for name in dict.fromkeys([*SETS, *plan.cue_sets.values()])
+            if all((plan.out / "cues" / name / f"{photo}.png").exists() for photo in names)
         }
         for title, names in (
             ("the training photos", plan.with_masks(plan.training)),
@@ -479,6 +547,15 @@ def write_tables(
                 f"What each step of table 2 brings, {title}", of_labels, pairs, classes
             )
         )
+    if plan.cue_sets:
+        of_training = next(iter(cues.values())) if plan.with_masks(plan.training) else {}
+        comparison = comparison_table(plan, of_training, counts, before, seeds)
+        tables.append(comparison)
+        draw_bars(
+            ("labels of the training photos", BEFORE, "after the CRF"),
+            {row[0]: [_number(row[k]) for k in (1, 2, 4)] for row in comparison.rows},
+            plan.out / f"systems-{plan.split}.png",
+        )
     tables.append(class_table(counts, ("background", *folder.names), classes))
     tables.append(tag_table(tagging))
     minutes = [[name, f"{value:.1f}"] for name, value in training_minutes(plan.out).items()]
@@ -493,8 +570,16 @@ def write_tables(
     sys.stdout.write(text)
 
 
+def _number(cell: str) -> float:
+    """Read a cell of a table; a dash is NaN."""
+    return np.nan if cell == "–" else float(cell)
+
+
 def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int) -> None:
-    """Draw photos at equal steps through the split, with every stage of the first seed."""
+    """Draw photos at equal steps through the split, with every stage of the first seed.
+
+    `network` is the column of the networks whose labels with tags are drawn, too.
+    """
     chosen = plan.names[:: max(len(plan.names) // number, 1)][:number]
     cues = plan.out / "cues"
     columns = {}
@@ -509,6 +594,8 @@ def draw_panels(plan: Plan, labels: dict[str, Labels], network: str, number: int
     if network in labels:
         first = next(iter(labels[network]))
         columns |= {"network": labels[network][first], PREDICTION: labels[PREDICTION][first]}
+        others = [name for name in labels if name not in (CAM, PREDICTION, LABELS, network)]
+        columns |= {name.removesuffix(" cue"): labels[name][first] for name in others}
     draw(
         [plan.folder.photo(name) for name in chosen],
         {title: [path / f"{name}.png" for name in chosen] for title, path in columns.items()},

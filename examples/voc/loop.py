@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from data import Draws, Photos
+from models import NETWORKS, Network, build
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from models import Network
+    from data import VocFolder
 
     Losses = Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
@@ -261,6 +262,33 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
     return result
+
+
+def trained(
+    folder: VocFolder, path: Path, train: Sequence[str], stride: int | None = None
+) -> tuple[Network, dict[str, Any]]:
+    """Load a network and the settings of its training; `stride` replaces that of the training.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no network, if its training is not finished, or if it was trained for other
+        classes or on other splits than `train`, which would have other held-out photos.
+    """
+    checkpoint = load(path)
+    settings = checkpoint["settings"]
+    if not checkpoint["finished"]:
+        raise ValueError(f"{path} is of an interrupted training: run its stage again")
+    refuse_other_settings(
+        path,
+        {key: settings[key] for key in ("classes", "train")},
+        {"classes": list(folder.names), "train": list(train)},
+    )
+    # A segmentation network has one output more than a classifier: the background.
+    outputs = len(checkpoint["network"][f"{NETWORKS[settings['network']].head_name}.weight"])
+    network = build(settings["network"], outputs, stride or settings["stride"])
+    network.load_state_dict(checkpoint["network"])
+    return network, settings
 
 
 def keep_settings(folder: Path, **settings: Any) -> None:

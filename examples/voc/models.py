@@ -33,6 +33,8 @@ class Network(nn.Module):
         Pixels per cell of the maps.
     head : nn.Conv2d
         The linear head, 1×1.
+    middle : tuple of str
+        Names of layers between input and top, the first with a stride of 8: see `look_inside`.
     batch_norm_frozen : bool
         Whether `freeze_batch_norm` was called.
     """
@@ -41,6 +43,7 @@ class Network(nn.Module):
     std: tuple[float, ...] = IMAGENET_STD
     stride: int
     head_name: str
+    middle: tuple[str, ...]
     batch_norm_frozen: bool = False
 
     @property
@@ -71,6 +74,40 @@ class Network(nn.Module):
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
         """Compute the maps (B, K, H / stride, W / stride) of photos (B, 3, H, W)."""
         return self.head(self.top_layers(photos)[1])
+
+    def look_inside(self, photos: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Compute maps as `forward` does, and return the outputs of the layers `middle`, too.
+
+        The first of these layers cuts the graph: gradients of the maps with respect to the outputs
+        can be computed, those with respect to the layers below it cannot, which takes less time.
+
+        Parameters
+        ----------
+        photos : tensor, shape (B, 3, H, W)
+            Normalised by `mean` and `std`.
+
+        Returns
+        -------
+        middle : list of tensors, shape (B, D, h, w)
+            D, h and w differ between layers.
+        maps : tensor, shape (B, K, H / stride, W / stride)
+        """
+        middle: list[torch.Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> Any:
+            pair = isinstance(output, tuple)
+            kept = output[-1] if pair else output
+            if not middle:
+                kept = kept.detach().requires_grad_()
+            middle.append(kept)
+            return (*output[:-1], kept) if pair else kept
+
+        hooks = [self.get_submodule(name).register_forward_hook(keep) for name in self.middle]
+        try:
+            return middle, self(photos)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def normalize(self, photos: torch.Tensor) -> torch.Tensor:
         """Return photos (B, H, W, 3) uint8 as (B, 3, H, W) float32, in channels-last layout."""
@@ -200,11 +237,69 @@ class SameConv2d(nn.Conv2d):
             total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
             sides += [total // 2, total - total // 2]
         left, right, top, bottom = sides
+        if x.device.type == "cpu" and self.groups > 1 and self.dilation[0] > 1:
+            convolve: Any = Depthwise.apply  # which has no annotation
+            return cast("torch.Tensor", convolve(x, self.weight, self.bias, self.dilation[0]))
         if (left, top) == (right, bottom):
             return nn.functional.conv2d(
                 x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups
             )
         return super().forward(pad(x, sides))
+
+
+class Depthwise(torch.autograd.Function):
+    """A dilated 3×3 depthwise convolution with a fast gradient on CPUs.
+
+    A convolution with dilation d is d² convolutions without dilation, each on every d-th row and
+    column. oneDNN has a fast gradient for these only: this one is 5 times as fast as its own for
+    960 channels, dilation 4 and 33×33 cells, which is a fifth of a training's time.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int
+    ) -> torch.Tensor:
+        """Convolve (B, C, H, W), padded by the dilation."""
+        context.save_for_backward(x, weight)
+        context.dilation = dilation
+        return nn.functional.conv2d(x, weight, bias, 1, dilation, dilation, len(weight))
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Compute the gradients of x, weight and bias."""
+        x, weight = context.saved_tensors
+        d, channels = context.dilation, len(weight)
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            every(gradient, d),
+            every(x, d),
+            weight,
+            [channels],  # shape of the bias
+            [1, 1],  # stride
+            [1, 1],  # padding
+            [1, 1],  # dilation
+            False,
+            [0, 0],
+            channels,
+            [True, True, True],
+        )
+        parts = of_x.unflatten(0, (d, d, len(x)))
+        result = torch.empty_like(x)
+        for i in range(d):
+            for j in range(d):
+                part = result[:, :, i::d, j::d]
+                part.copy_(parts[i, j, :, :, : part.shape[2], : part.shape[3]])
+        return result, of_weight, of_bias, None
+
+
+def every(x: torch.Tensor, d: int) -> torch.Tensor:
+    """Split x (B, C, H, W) into (d·d·B, C, ⌈H / d⌉, ⌈W / d⌉) of every d-th pixel; 0 where short."""
+    b, c, h, w = x.shape
+    parts = x.new_zeros((d, d, b, -(-h // d), -(-w // d), c))  # channels-last
+    for i in range(d):
+        for j in range(d):
+            part = x[:, :, i::d, j::d].permute(0, 2, 3, 1)
+            parts[i, j, :, : part.shape[1], : part.shape[2]] = part
+    return parts.flatten(0, 2).permute(0, 3, 1, 2)
 
 
 class MobileNetV2(Network):
@@ -215,6 +310,7 @@ class MobileNetV2(Network):
 
     mean, std = (0.5,) * 3, (0.5,) * 3
     head_name = "classifier"
+    middle = ("features.6", "features.10", "features.13", "features.16")
     blocks = (  # expansion, channels, repeats, stride
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -242,10 +338,10 @@ class MobileNetV2(Network):
 
     def top_layers(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute both top layers: see `Network.top_layers`."""
-        x = relu6(self.features[0](photos))
+        x = relu6(self.features[0](photos), inplace=True)
         for block in self.features[1:-1]:
             below_top, x = block(x)
-        return below_top, relu6(self.features[-1](x))
+        return below_top, relu6(self.features[-1](x), inplace=True)
 
 
 class InvertedResidual(nn.Module):
@@ -263,7 +359,7 @@ class InvertedResidual(nn.Module):
         """Return the output of the depthwise convolution, and that of the block."""
         y = x
         for layer in self.conv[:-1]:
-            y = relu6(layer(y))
+            y = relu6(layer(y), inplace=True)
         out = self.conv[-1](y)
         return y, x + out if self.residual else out
 
@@ -298,6 +394,7 @@ class ResNet50(Network):
     layer3: nn.Sequential
     layer4: nn.Sequential
     head_name = "fc"
+    middle = ("layer2", "layer3", "layer4.0")
     stages = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 
     def __init__(self, classes: int, stride: int = 16) -> None:
@@ -359,6 +456,7 @@ class ResNet38(Network):
     """
 
     head_name = "fc8"
+    middle = ("b4_5", "b5_2", "b6")
     stages = (  # channels after each convolution of a block, blocks, stride, dropout
         ((128, 128), 3, 2, 0.0),
         ((256, 256), 3, 2, 0.0),
@@ -454,6 +552,7 @@ class SmallNet(Network):
 
     mean, std = (0.5,) * 3, (0.5,) * 3
     head_name = "classifier"
+    middle = ("features.3", "features.4")
     layers = ((16, 2), (32, 2), (64, 1), (64, 2), (64, 1), (96, 1))  # channels, stride
 
     def __init__(self, classes: int, stride: int = 8) -> None:

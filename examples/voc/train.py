@@ -6,6 +6,7 @@ continues where it stopped, and a finished one returns immediately::
     python train.py classifier --color --root VOC --out runs/voc --weights mobilenet_v2.npz
     python train.py classifier --gray --root VOC --out runs/voc --weights mobilenet_v2.npz
     python train.py cues --root VOC --out runs/voc
+    python train.py system --system affinity --root VOC --out runs/voc
     python train.py segmenter --cues merged --root VOC --out runs/voc
     python train.py evaluate --root VOC --out runs/voc
 
@@ -18,13 +19,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from cue_stage import KINDS, RECIPES, write_cues, write_maps
+from cue_stage import (
+    KINDS,
+    RECIPES,
+    cue_settings,
+    write_cues,
+    write_labels_of_system,
+    write_maps,
+)
 from data import Photos, VocFolder
 from evaluation import Plan, evaluate
 from loop import (
@@ -32,15 +41,15 @@ from loop import (
     Schedule,
     fit,
     keep_settings,
-    load,
     processes,
     read_json,
-    read_settings,
     refuse_other_settings,
     threads,
+    trained,
     wait_for_all,
 )
 from models import NETWORKS, Network, build
+from systems import SYSTEMS, System, Work
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cuekit import build_config, losses
@@ -50,12 +59,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SEC_PIXELS = 321  # side of the photos in SEC, which the widths of its CRF are for
+OF_SEC = ("sec-saliency",)  # cues that a network learns from with all three losses of SEC
 HELD_OUT = "held-out"  # in place of a split: the held-out photos, to choose settings on
 CUES = {
     "raw": "raw-color",
     "snapped": "snapped-color",
     "merged": "merged",
     **{name: name for name in RECIPES},
+    **{name: name for name in SYSTEMS},
     "sec": "sec",
 }
 SEGMENTERS: dict[str, dict[str, Any]] = {
@@ -76,6 +87,12 @@ class Stage:
 
     root: Path = option(Path(), "folder in PASCAL VOC's layout", required=True)
     out: Path = option(Path(), "folder for all output", required=True)
+    tags: Path | None = option(
+        None,
+        "CSV file of two columns, the names of photos and their tags; then --root is any folder "
+        "of photos",
+        type=Path,
+    )
     train: tuple[str, ...] = option(
         ("train", "train_aug"), "splits to train on; a tenth is held out to choose settings"
     )
@@ -85,13 +102,17 @@ class Stage:
 
     def settings(self) -> dict[str, Any]:
         """Return the options that results depend on."""
-        ignored = ("root", "out", "device", "workers")
+        ignored = ("root", "out", "tags", "device", "workers")
         values = dataclasses.asdict(self)
         return {k: _plain(v) for k, v in values.items() if k not in ignored}
 
     def run(self) -> None:
         """Run the stage."""
         raise NotImplementedError
+
+    def data(self) -> VocFolder:
+        """Open the data set."""
+        return VocFolder.open(self.root, self.tags)
 
 
 def _plain(value: Any) -> Any:
@@ -116,11 +137,19 @@ class WithNetwork(Stage):
 class WithTables(Stage):
     """Options of stages that write tables."""
 
-    split: str = option("val", f"a split, or {HELD_OUT}: the held-out tenth of the training photos")
+    split: str = option(
+        "",
+        f"a split, or {HELD_OUT}: the held-out tenth of the training photos; default: val, or "
+        f"{HELD_OUT} if there are no lists of splits",
+    )
     classes: tuple[str, ...] = option(
         (), "classes to average over, besides the background; default: all"
     )
     panels: int = option(0, "number of photos to draw")
+
+    def split_of(self, folder: VocFolder) -> str:
+        """Return the split to segment."""
+        return self.split or ("val" if folder.has_lists else HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -163,7 +192,7 @@ class Classifier(Training, WithNetwork):
         if self.color == self.gray:
             raise ValueError("classifier needs one of --color and --gray")
         kind = "gray" if self.gray else "color"
-        folder = VocFolder.open(self.root)
+        folder = self.data()
         names, _ = folder.training_ids(self.train)
         torch.manual_seed(self.seed)  # for the initial weights of the head
         network = build(self.network, len(folder.names), self.stride, self.weights)
@@ -186,38 +215,13 @@ def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, 
     return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
 
 
-def trained(
-    folder: VocFolder, path: Path, train: Sequence[str], stride: int | None = None
-) -> tuple[Network, dict[str, Any]]:
-    """Load a network and the settings of its training; `stride` replaces that of the training.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no network, if its training is not finished, or if it was trained for other
-        classes or on other splits than `train`, which would have other held-out photos.
-    """
-    checkpoint = load(path)
-    settings = checkpoint["settings"]
-    if not checkpoint["finished"]:
-        raise ValueError(f"{path} is of an interrupted training: run its stage again")
-    refuse_other_settings(
-        path,
-        {key: settings[key] for key in ("classes", "train")},
-        {"classes": list(folder.names), "train": list(train)},
-    )
-    # A segmentation network has one output more than a classifier: the background.
-    outputs = len(checkpoint["network"][f"{NETWORKS[settings['network']].head_name}.weight"])
-    network = build(settings["network"], outputs, stride or settings["stride"])
-    network.load_state_dict(checkpoint["network"])
-    return network, settings
-
-
 @dataclass(frozen=True)
 class Cues(Stage):
     """Compute maps and cues of all photos, including those of --test."""
 
-    test: tuple[str, ...] = option(("val",), "splits that are not trained on")
+    test: tuple[str, ...] = option(
+        ("val",), "splits that are not trained on; without lists of splits there are none"
+    )
     longer_side: int = option(416, "longer side of the photos at the input for the maps, in pixels")
     stride: int = option(16, "pixels per cell of the maps", choices=(8, 16, 32))
     foreground_threshold: float = option(0.3, "threshold, as a share of a class's largest value")
@@ -235,10 +239,11 @@ class Cues(Stage):
 
     def run(self) -> None:
         """Compute the maps and cues that are missing."""
-        folder = VocFolder.open(self.root)
-        if both := set(folder.ids(*self.train)) & set(folder.ids(*self.test)):
+        folder = self.data()
+        test = self.test if folder.has_lists else ()
+        if both := set(folder.ids(*self.train)) & set(folder.ids(*test) if test else ()):
             raise ValueError(f"--test has {len(both)} photos of --train, one is {min(both)}")
-        names = folder.ids(*self.train, *self.test)
+        names = folder.ids(*self.train, *test)
         trainings = {}
         with processes(self.device) as device:
             for kind in KINDS:
@@ -278,6 +283,77 @@ class Cues(Stage):
 
 
 @dataclass(frozen=True)
+class MakeLabels(Training):
+    """Train the networks of one of the systems, and write its labels of the training photos."""
+
+    system: str = option("affinity", "whose labels to make", choices=tuple(SYSTEMS))
+    weights: Path | None = option(None, "published weights to start from (.npz or .pth)", type=Path)
+    set: tuple[str, ...] = option(
+        (),
+        "settings of the system other than those in its file: alpha=8, or, for this system only, "
+        "affinity.alpha=8",
+        metavar="NAME=VALUE",
+    )
+
+    def run(self) -> None:
+        """Train the networks, and write the labels that are missing, of held-out photos as well."""
+        folder = self.data()
+        names, held_out = folder.training_ids(self.train)
+        classifier = self.out / "classifier-color" / "checkpoint.pt"
+        _, of_classifier = trained(folder, classifier, self.train)
+        system = changed(self.system, self.set)
+        with processes(self.device) as device:
+            work = Work(
+                folder,
+                self.out,
+                self.out / "systems" / self.system,
+                self.train,
+                names,
+                self.schedule(len(names)),
+                device,
+                of_classifier["network"],
+                self.weights,
+            )
+            networks = system.train(work)
+            wait_for_all()
+            out = self.out / "cues" / self.system
+            keep_settings(
+                out, classifier=of_classifier, **{**self.settings(), "set": system.settings()}
+            )
+            write_labels_of_system(system, work, networks, [*held_out, *names], out)
+            wait_for_all()
+
+
+def changed(name: str, changes: Sequence[str]) -> System:
+    """Return a system with changed settings, each NAME=VALUE with a value in JSON.
+
+    Those with the name of another system before them, SYSTEM.NAME=VALUE, are left out.
+    """
+    system = SYSTEMS[name]
+    known = {each.name: getattr(system, each.name) for each in dataclasses.fields(system)}
+    values = {}
+    for change in changes:
+        key, _, text = change.partition("=")
+        owner, dot, own = key.rpartition(".")
+        if dot and owner in SYSTEMS and owner != name:
+            continue
+        key = own if owner == name else key
+        if key not in known:
+            raise ValueError(f"--set of {name} must be of {list(known)}, got {change!r}")
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"--set must be NAME=VALUE with a number, got {change!r}") from error
+        value = tuple(value) if isinstance(value, list) else value
+        kinds = (int, float) if isinstance(known[key], float) else type(known[key])
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            kind = type(known[key]).__name__
+            raise ValueError(f"{key} of {name} must be a {kind}, got {text}")  # noqa: TRY004
+        values[key] = value
+    return dataclasses.replace(system, **values)
+
+
+@dataclass(frozen=True)
 class Segmenter(Training):
     """Train a segmentation network on cues, initialised from the colour classifier."""
 
@@ -288,7 +364,9 @@ class Segmenter(Training):
         "SEC's threshold instead of --cues",
         choices=("paper", "sec"),
     )
-    expansion: bool = option(False, "add SEC's expansion loss (an ablation of the paper)")
+    expansion: bool = option(
+        False, "add SEC's expansion loss (an ablation of the paper); cues of SEC always have it"
+    )
     size: int = option(264, "side of the square that photos are resized to")
     stride: int = option(8, "pixels per cell", choices=(8, 16, 32))
 
@@ -301,17 +379,18 @@ class Segmenter(Training):
     @property
     def name(self) -> str:
         """Name of its folder."""
-        cues = self.cues + ("-expansion" if self.expansion else "")
+        cues = self.cues + ("-expansion" if self.expansion and self.cues not in OF_SEC else "")
         return segmenter_name("sec" if self.recipe == "sec" else cues, self.seed)
 
     def run(self) -> None:
         """Train the segmentation network."""
-        folder = VocFolder.open(self.root)
+        folder = self.data()
         names, _ = folder.training_ids(self.train)
-        cues = self.out / "cues" / ("sec" if self.recipe == "sec" else CUES[self.cues])
+        cues = self.out / "cues" / cue_set(vars(self))
         if lacking := [name for name in names if not (cues / f"{name}.png").exists()]:
+            stage = "system" if self.cues in SYSTEMS else "cues"
             raise FileNotFoundError(
-                f"{len(lacking)} photos have no cues in {cues}: run the stage cues first"
+                f"{len(lacking)} photos have no cues in {cues}: run the stage {stage} first"
             )
         path = self.out / "classifier-color" / "checkpoint.pt"
         classifier, of_classifier = trained(folder, path, self.train, self.stride)
@@ -332,7 +411,7 @@ class Segmenter(Training):
                     probabilities.to(crf), batch["photos"].to(crf), params, threads=threads()
                 ).to(maps.device),
             }
-            if self.expansion or self.recipe == "sec":
+            if self.expansion or self.recipe == "sec" or self.cues in OF_SEC:
                 terms["expansion"] = losses.expansion_loss(probabilities, batch["tags"])
             return terms
 
@@ -348,16 +427,27 @@ class Segmenter(Training):
                     **self.settings(),
                     "network": of_classifier["network"],
                     "classes": of_classifier["classes"],
-                    "cue_settings": read_settings(self.out / "cues"),
+                    "cue_settings": cue_settings(cues),
                 },
                 schedule=self.schedule(len(names)),
                 device=device,
             )
 
 
+def refuse_unknown_segmenters(names: Sequence[str]) -> None:
+    """Raise a ValueError if there is a name that `SEGMENTERS` has not."""
+    if unknown := set(names) - set(SEGMENTERS):
+        raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
+
+
 def segmenter_name(name: str, seed: int) -> str:
     """Return the folder name of one of `SEGMENTERS`; seeds other than 0 are part of it."""
     return f"segmenter-{name}" + (f"-seed{seed}" if seed else "")
+
+
+def cue_set(options: dict[str, Any]) -> str:
+    """Return the set of cues that a segmentation network with these options learns from."""
+    return "sec" if options.get("recipe") == "sec" else CUES[options["cues"]]
 
 
 def start_from(network: Network, classifier: Network) -> None:
@@ -386,19 +476,22 @@ class Evaluate(WithTables):
 
     def run(self) -> None:
         """Compute the labels that are missing, and write all tables."""
-        folder = VocFolder.open(self.root)
+        folder = self.data()
+        refuse_unknown_segmenters(self.segmenters)
         if unknown := set(self.classes) - set(folder.names):
             raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
         training, held_out = folder.training_ids(self.train)
-        names = held_out if self.split == HELD_OUT else folder.ids(self.split)
+        split = self.split_of(folder)
+        names = held_out if split == HELD_OUT else folder.ids(split)
         plan = Plan(
             folder,
             self.out,
-            self.split,
+            split,
             names,
             held_out,
             training,
             [0, *(folder.names.index(c) + 1 for c in self.classes or folder.names)],
+            {name: cue_set(SEGMENTERS[name]) for name in self.segmenters},
             self.recall,
         )
         segmenters = {name: self._trained(folder, name) for name in self.segmenters}
@@ -447,19 +540,24 @@ class All(WithTables, WithNetwork):
 
     def stages(self) -> list[Stage]:
         """Return the stages in order."""
-        if unknown := set(self.segmenters) - set(SEGMENTERS):
-            raise ValueError(f"--segmenters must be of {list(SEGMENTERS)}, got {sorted(unknown)}")
+        refuse_unknown_segmenters(self.segmenters)
         changes = {} if self.settings_file is None else read_json(self.settings_file)
-        known = ("classifier", "cues", "segmenter", "evaluate")
+        known = ("classifier", "cues", "system", "segmenter", "evaluate")
         if unknown := set(changes) - set(known):
             raise ValueError(f"{self.settings_file}: stages are {known}, got {min(unknown)!r}")
-        test = () if self.split == HELD_OUT else (self.split,)
+        split = self.split_of(self.data())
+        test = () if split == HELD_OUT else (split,)
         segmenters = [self._as(Segmenter, changes, **SEGMENTERS[name]) for name in self.segmenters]
         seeds = self.seeds or tuple({stage.seed for stage in segmenters}) or (self.seed,)
         return [
             self._as(Classifier, changes, color=True),
             self._as(Classifier, changes, gray=True),
             self._as(Cues, changes, test=test),
+            *(
+                self._as(MakeLabels, changes, system=name)
+                for name in self.segmenters
+                if name in SYSTEMS
+            ),
             *(dataclasses.replace(stage, seed=seed) for seed in seeds for stage in segmenters),
             dataclasses.replace(self._as(Evaluate, changes), seeds=seeds),
         ]
@@ -467,7 +565,7 @@ class All(WithTables, WithNetwork):
     def _as(self, stage: type[AnyStage], changes: dict[str, Any], **own: Any) -> AnyStage:
         """Return a stage with options of the command line, else of the file, else defaults."""
         entries = {entry.name: entry for entry in dataclasses.fields(stage)}
-        name = stage.__name__.lower()
+        name = next(name for name, each in STAGES.items() if each is stage)
         for key, value in changes.get(name, {}).items():
             if key not in entries:
                 raise ValueError(f"{self.settings_file}: {name} has no option {key!r}")
@@ -485,6 +583,7 @@ STAGES: dict[str, type[Stage]] = {
     "all": All,
     "classifier": Classifier,
     "cues": Cues,
+    "system": MakeLabels,
     "segmenter": Segmenter,
     "evaluate": Evaluate,
 }
@@ -516,7 +615,7 @@ def _add_option(parser: argparse.ArgumentParser, entry: dataclasses.Field[Any]) 
     if isinstance(default, bool):
         arguments["action"] = "store_true"
     elif isinstance(default, tuple):
-        arguments |= {"nargs": "*", "metavar": "NAME"}
+        arguments = {"nargs": "*", "metavar": "NAME"} | arguments
         default = " ".join(default)
     else:
         arguments.setdefault("type", type(default))

@@ -52,6 +52,12 @@ inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t bytes, c
   if (bytes > 0) std::memset(target, value, bytes);
   return cudaSuccess;
 }
+enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
+                                   cudaMemcpyKind, cudaStream_t) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -145,6 +151,12 @@ template <class T>
 T atomicMax(T* target, T value) {
   const T before = *target;
   if (before < value) *target = value;
+  return before;
+}
+template <class T>
+T atomicMin(T* target, T value) {
+  const T before = *target;
+  if (value < before) *target = value;
   return before;
 }
 template <class T>

@@ -9,6 +9,8 @@
 //   blur                along the axes of a lattice
 //   write_results       from marginals to maps
 //   inference           one image, or two of the same photo
+//   record              what is kept for the gradient (crf_gradient.cpp)
+//   block               the steps of the mean field for any number of kernels and features
 //
 // Memory, L = classes that take part, rounded up to whole vectors, of both images if two are
 // computed together: 4 L + 72 bytes per pixel; 8 L per vertex, and some 100 more while the lattice
@@ -22,9 +24,11 @@
 
 #include "cpu/float_state.h"
 #include "cpu/parallel.h"
+#include "cuekit/crf_gradient.h"
 #include "cuekit/half.h"
 #include "inference.h"
 #include "kept_lattices.h"
+#include "record.h"
 
 namespace cuekit::cpu {
 namespace {
@@ -44,11 +48,17 @@ std::vector<std::int64_t> first_images_of_photos(const std::uint8_t* photos,  //
   return firsts;
 }
 
-}  // namespace
+// A filter that is part of its lattice's weights, for all classes alike.
+RecordedTerm recorded_term(std::shared_ptr<const Lattice> lattice, std::int64_t stride) {
+  Workspace<float> gains(stride);
+  std::fill_n(gains.get(), stride, 1.0f);
+  return {std::move(lattice), CrfNormalisation::symmetric, true, std::move(gains), 1};
+}
 
+// `records` (B): of each image; null: not wanted.
 template <class T>
-bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
-         marginal_type<T>* out, const CrfParams& p, Context& context) {
+bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
+         marginal_type<T>* out, const CrfParams& p, CrfRecord* records, Context& context) {
   if (p.half_storage)
     throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
   const DefaultFloatState state;  // the kept lattice must not depend on the caller's
@@ -65,25 +75,47 @@ bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
     const std::int64_t first = firsts[static_cast<std::size_t>(i)];
     const std::int64_t last = firsts[static_cast<std::size_t>(i) + 1];
     const bool filters = p.bilateral_weight > 0 && p.iterations > 0;
-    Lattice bilateral;
+    std::shared_ptr<const Lattice> bilateral;
     if (filters)
-      bilateral = bilateral_lattice(
+      bilateral = std::make_shared<const Lattice>(bilateral_lattice(
           photos + first * 3 * pixels, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
-          p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads);
+          p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads));
     const std::int64_t tags = p.channels - 1;
     for (std::int64_t b = first, runs; b < last; b += runs) {
       const std::uint8_t* const present_here = present + b * tags;
       const std::int64_t classes = 1 + tags - std::count(present_here, present_here + tags, 0);
-      const bool pair = b + 1 < last && classes <= most_classes_of_pairs &&
+      const bool pair = records == nullptr && b + 1 < last && classes <= most_classes_of_pairs &&
                         std::equal(present_here, present_here + tags, present_here + tags);
       runs = pair ? 2 : 1;
       Inference<T> inference(runs, scores + b * p.channels * pixels, present_here,
-                             out + b * p.channels * pixels, spatial.get(),
-                             filters ? &bilateral : nullptr, p, threads);
+                             out + b * p.channels * pixels, spatial.get(), bilateral.get(), p,
+                             records != nullptr, threads);
       if (!inference.run()) valid = false;
+      if (records == nullptr) continue;
+      Record record = inference.record();
+      for (const auto& lattice : {spatial, bilateral})
+        if (lattice != nullptr) record.terms.push_back(recorded_term(lattice, record.stride));
+      records[b].record = std::make_shared<const Record>(std::move(record));
     }
   });
   return valid;
+}
+
+}  // namespace
+
+template <class T>
+bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
+         marginal_type<T>* out, const CrfParams& p, Context& context) {
+  return run(scores, photos, present, out, p, nullptr, context);
+}
+
+template <class T>
+std::vector<CrfRecord> crf_recorded(const T* scores, const std::uint8_t* photos,
+                                    const std::uint8_t* present, marginal_type<T>* out,
+                                    const CrfParams& p, Context& context) {
+  std::vector<CrfRecord> records(static_cast<std::size_t>(p.batch));
+  if (!run(scores, photos, present, out, p, records.data(), context)) records.clear();
+  return records;
 }
 
 template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
@@ -92,5 +124,12 @@ template bool crf(const float*, const std::uint8_t*, const std::uint8_t*, float*
                   Context&);
 template bool crf(const double*, const std::uint8_t*, const std::uint8_t*, double*,
                   const CrfParams&, Context&);
+template std::vector<CrfRecord> crf_recorded(const half*, const std::uint8_t*, const std::uint8_t*,
+                                             float*, const CrfParams&, Context&);
+template std::vector<CrfRecord> crf_recorded(const float*, const std::uint8_t*, const std::uint8_t*,
+                                             float*, const CrfParams&, Context&);
+template std::vector<CrfRecord> crf_recorded(const double*, const std::uint8_t*,
+                                             const std::uint8_t*, double*, const CrfParams&,
+                                             Context&);
 
 }  // namespace cuekit::cpu

@@ -10,10 +10,6 @@ namespace cuekit::cpu {
 
 constexpr std::int64_t widest_vector = 16;  // `count` below is a multiple of it
 
-// Templates are compiled for these numbers of features d. Photos of 8 channels have 10 features.
-#define CUEKIT_FOR_ALL_FEATURE_COUNTS(body) \
-  body(1) body(2) body(3) body(4) body(5) body(6) body(7) body(8) body(9) body(10)
-
 // The coordinates of a pixel by rank, each in a few bits of one number.
 template <int d>
 struct Order {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "block.h"
 #include "class_vector.h"
 #include "cpu/float_state.h"
 #include "cpu/interrupt.h"
@@ -27,7 +28,7 @@ std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  
 template <class T>
 Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* present,
                         marginal_type<T>* out, const Lattice* spatial, const Lattice* bilateral,
-                        const CrfParams& p, int threads)
+                        const CrfParams& p, bool recorded, int threads)
     : scores_(scores),
       out_(out),
       p_(p),
@@ -38,8 +39,12 @@ Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* 
       stride_(runs * class_stride(static_cast<std::int64_t>(channels_.size()))),
       mean_field_(mean_field_kernel(static_cast<std::int64_t>(channels_.size()), runs)),
       unary_(p.height * p.width * stride_) {
-  if (spatial != nullptr && spatial->diagonal) {
-    own_ = Workspace<float>(p.height * p.width * stride_);
+  const std::int64_t size = p.height * p.width * stride_;
+  const bool is_multiplication = spatial != nullptr && spatial->diagonal;
+  if (recorded) step_size_ = size;
+  if (recorded || is_multiplication)
+    marginals_ = Workspace<float>(size + p.iterations * step_size_);
+  if (is_multiplication) {
     own_weight_ = spatial->weight;
   } else if (spatial != nullptr) {
     spatial_.allocate(spatial, stride_);
@@ -55,26 +60,40 @@ Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* 
 
 template <class T>
 bool Inference<T>::run() {
-  if (!pass_over_pixels(true, p_.iterations == 0)) return false;
+  if (!pass_over_pixels(0)) return false;
   for (std::int64_t i = 1; i <= p_.iterations; ++i) {
     blur_filters(spatial_, bilateral_, stride_, threads_);
-    pass_over_pixels(false, i == p_.iterations);
+    pass_over_pixels(i);
   }
   return true;
 }
 
+template <class T>
+Record Inference<T>::record() {
+  Record result;
+  result.channels = channels_;
+  result.stride = stride_;
+  result.iterations = p_.iterations;
+  result.pixels = p_.height * p_.width;
+  result.width = p_.width;
+  result.bands = bands_;
+  result.marginals = std::move(marginals_);
+  return result;
+}
+
 // Returns false for scores that are not valid; only the first pass reads scores.
 template <class T>
-bool Inference<T>::pass_over_pixels(bool first, bool last) {
-  const Pass pass{unary_.get(), stride_,     &spatial_, &bilateral_,
-                  own_.get(),   own_weight_, !first,    !last};
+bool Inference<T>::pass_over_pixels(std::int64_t number) {
+  const bool first = number == 0, last = number == p_.iterations;
+  const float* const own = own_weight_ > 0 && !first ? kept(number - 1) : nullptr;
+  const Pass pass{unary_.get(), stride_, &spatial_, &bilateral_, own, own_weight_, !first, !last};
   const auto classes = static_cast<std::int64_t>(channels_.size());
   const std::int64_t map_size = p_.channels * p_.height * p_.width, run_stride = stride_ / runs_;
   std::atomic<bool> valid{true};
   parallel_for(static_cast<std::int64_t>(bands_.size()), threads_, [&](std::int64_t b) {
     const DenormalsFlushed state;  // Q has many, and arithmetic with them is slow
     if (!last)
-      for (const Filter* filter : {&spatial_, &bilateral_}) clear_splatted(*filter, b);
+      for (const Filter* filter : {&spatial_, &bilateral_}) clear_splatted(*filter, b, stride_);
     const Workspace<float> scratch(pixels_together * stride_);
     const Workspace<float> planes(first ? classes * plane_size : 0);
     const Workspace<float> results(last ? strip_height * Patch::max_columns * stride_ : 0);
@@ -92,30 +111,16 @@ bool Inference<T>::pass_over_pixels(bool first, bool last) {
             valid = false;
             return;
           }
-        float* const own = own_.get() == nullptr ? nullptr : own_.get() + pixel * stride_;
-        mean_field_(&pass, pixel, pixel + patch.pixels(), scratch.get(),
-                    last ? results.get() : own);
+        float* const q = marginals_.get() != nullptr ? kept(number) + pixel * stride_
+                         : last                      ? results.get()
+                                                     : nullptr;
+        mean_field_(&pass, pixel, pixel + patch.pixels(), scratch.get(), q);
         for (std::int64_t r = 0; last && r < runs_; ++r)
-          write_results(results.get() + r * run_stride, stride_, patch, channels_,
-                        out_ + r * map_size);
+          write_results(q + r * run_stride, stride_, patch, channels_, out_ + r * map_size);
       }
     }
   });
   return valid;
-}
-
-// Sets the values of a band's nodes to 0.
-template <class T>
-void Inference<T>::clear_splatted(const Filter& filter, std::int64_t b) const {
-  if (filter.lattice == nullptr) return;
-  const Lattice& lattice = *filter.lattice;
-  const Band& band = lattice.bands.data()[b];
-  const auto clear = [&](std::int64_t first, std::int64_t last) {
-    std::fill(filter.splatted.get() + first * stride_, filter.splatted.get() + last * stride_,
-              0.0f);
-  };
-  clear(band.first_vertex, band.last_vertex);
-  clear(lattice.vertices + band.first_copy, lattice.vertices + band.last_copy);
 }
 
 template class Inference<half>;

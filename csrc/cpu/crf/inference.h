@@ -16,27 +16,34 @@
 #include "lattice.h"
 #include "mean_field.h"
 #include "patch.h"
+#include "record.h"
 
 namespace cuekit::cpu {
 
 template <class T>
 class Inference {
  public:
-  // A lattice is null if there is no such filter. It must outlive this.
+  // A lattice is null if there is no such filter. It must outlive this. `recorded`: whether the
+  // marginals of all steps are kept, for record(); of one run.
   Inference(std::int64_t runs,            // 1; or 2, for at most most_classes_of_pairs
             const T* scores,              // (runs, K, H, W)
             const std::uint8_t* present,  // (K - 1)
             marginal_type<T>* out,        // (runs, K, H, W)
-            const Lattice* spatial, const Lattice* bilateral, const CrfParams& p, int threads);
+            const Lattice* spatial, const Lattice* bilateral, const CrfParams& p, bool recorded,
+            int threads);
   Inference(const Inference&) = delete;
   Inference& operator=(const Inference&) = delete;
 
   // False for scores that are not valid (cuekit/crf.h).
   bool run();
 
+  // Of the run; it ends the use of this. The terms are left to the caller, who has the lattices.
+  Record record();
+
  private:
-  bool pass_over_pixels(bool first, bool last);
-  void clear_splatted(const Filter& filter, std::int64_t band) const;
+  bool pass_over_pixels(std::int64_t number);
+  // Where pass `number` keeps Q; null: nowhere.
+  float* kept(std::int64_t number) const { return marginals_.get() + number * step_size_; }
 
   const T* scores_;
   marginal_type<T>* out_;
@@ -50,8 +57,9 @@ class Inference {
   Workspace<float> unary_;  // (N, stride)
   Filter spatial_, bilateral_;
   // A spatial filter that is a multiplication needs no lattice, only Q of the pass before.
-  Workspace<float> own_;  // (N, stride), or nothing
   float own_weight_ = 0;
+  Workspace<float> marginals_;  // (N, stride), or those of all steps, or nothing
+  std::int64_t step_size_ = 0;  // from one step's marginals to the next; 0: they are in one place
 };
 
 }  // namespace cuekit::cpu

@@ -39,7 +39,33 @@ struct CrfFeaturesParams {
 
 }  // namespace cuekit
 
-namespace cuekit::cpu {
+namespace cuekit::CUEKIT_BACKEND {
+
+#ifdef CUEKIT_BACKEND_CUDA
+
+// The filter of one kernel, in memory of the caller's.
+struct CrfFilter {
+  void* memory;  // crf_filter_bytes()
+  int d;
+  CrfNormalisation normalisation;
+};
+
+std::int64_t crf_filter_bytes(int d, std::int64_t points, CrfNormalisation normalisation);
+
+// Features need not be finite: what a point whose features are not, or are too large, reaches is
+// NaN. Throws std::invalid_argument for more points than can be addressed.
+void crf_filter(const float* features,  // (d, points)
+                std::int64_t points, const CrfFilter& filter, Context& context);
+
+// Features of a photo's pixels: x / sx, y / sy, if it has 3 channels or none, else y / sy, x / sx;
+// then each channel / its width.
+template <class T>
+void crf_photo_features(const T* photo,   // (H, W, channels)
+                        float* features,  // (2 + channels, H * W)
+                        std::int64_t height, std::int64_t width, float sx, float sy,
+                        const std::vector<float>& channel_widths, Context& context);
+
+#else
 
 struct Lattice;
 
@@ -53,19 +79,26 @@ struct CrfFilter {
 CrfFilter crf_filter(const float* features,  // (d, points), finite
                      int d, std::int64_t points, CrfNormalisation normalisation, Context& context);
 
+#endif
+
 struct CrfTerm {
   const CrfFilter* filter;
   const float* gains;  // g, (K, K); or its diagonal (K), the others being 0
   bool is_diagonal;
 };
 
-// Scores are valid, and false is returned, as in crf.h. `out` is not written for absent classes.
+// Scores are valid, and false is returned, as in crf.h. On the CPU `out` is not written for absent
+// classes, and energies are counted from the lowest one of each point. On a GPU `start` may be
+// `out`.
 template <class T>
 bool crf_features(const T* scores,                // (K, N)
                   const std::uint8_t* present,    // (K - 1), nonzero = present
                   const marginal_type<T>* start,  // (K, N): the first Q; null: of the unaries
                   marginal_type<T>* out,          // (K, N)
                   double* energy,                 // (iterations), or one more; null: not wanted
+#ifdef CUEKIT_BACKEND_CUDA
+                  float* change,  // (1): the largest |out - start|; null: not wanted
+#endif
                   const std::vector<CrfTerm>& terms, const CrfFeaturesParams& p, Context& context);
 
-}  // namespace cuekit::cpu
+}  // namespace cuekit::CUEKIT_BACKEND

@@ -27,6 +27,10 @@
 #define CUEKIT_HD_INLINE CUEKIT_HD inline
 #endif
 
+// Templates are compiled for these numbers of features d. Photos of 8 channels have 10 features.
+#define CUEKIT_FOR_ALL_FEATURE_COUNTS(body) \
+  body(1) body(2) body(3) body(4) body(5) body(6) body(7) body(8) body(9) body(10)
+
 namespace cuekit {
 
 // What a filter is divided by.

@@ -310,6 +310,22 @@ def test_padding_is_tensorflows(side, left):
 # ------------------------------------------------------------------------------------ linear head
 
 
+@pytest.mark.parametrize(("size", "dilation"), [((9, 8), 2), ((7, 11), 4), ((3, 3), 4)])
+def test_depthwise_gradient_is_that_of_the_convolution(size, dilation):
+    x = torch.randn(2, 5, *size, dtype=torch.float64).to(memory_format=torch.channels_last)
+    inputs = [x, torch.randn(5, 1, 3, 3).double(), torch.randn(5).double()]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    ours = models.Depthwise.apply(*inputs, dilation)
+    theirs = torch.nn.functional.conv2d(*inputs, 1, dilation, dilation, 5)
+    weights = torch.randn_like(theirs)
+    assert torch.equal(ours, theirs)
+    gradients = (torch.autograd.grad(y, inputs, weights) for y in (ours, theirs))
+    for own, expected in zip(*gradients, strict=True):
+        # The same products, added in another order.
+        torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_the_head_at_every_pixel(name):
     network = narrow(name, classes=4)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import needs
-from PIL import Image
+from PIL import Image, ImageColor
 
 torch = needs("torch")
 needs("tqdm")
@@ -70,6 +71,65 @@ def test_tags_of_annotations(tmp_path):
     folder = data.VocFolder.open(tmp_path)
     assert folder.names == data.CLASSES
     assert [folder.names[i] for i in np.flatnonzero(folder.tags["a"])] == ["cat", "person"]
+
+
+def test_a_class_that_voc_has_not_is_refused(tmp_path):
+    for name in ("JPEGImages", "Annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text(
+        "<annotation><object><name>zebra</name></object></annotation>"
+    )
+    with pytest.raises(ValueError, match=r"a\.xml has the class 'zebra', which VOC has not"):
+        data.VocFolder.open(tmp_path)
+
+
+def own_data(tmp_path, table):
+    for name in ("b.jpg", "a.JPG", "c.png"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name, "PNG" if name == "c.png" else "JPEG")
+    path = tmp_path / "tags.csv"
+    path.write_text(table, encoding="utf-8")
+    return data.VocFolder.open(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "of_a", "of_b"),
+    [
+        ("file,tags\na.JPG,polar bear;cat\nb.jpg,cat\n", ("cat", "polar bear"), "11", "10"),
+        ('a.JPG,"cat, dog"\nb.jpg,dog\n', ("cat", "dog"), "11", "01"),
+        ("File,Tags\r\na,cat dog\r\n\r\nb,dog\r\nc,\r\n", ("cat", "dog"), "11", "01"),
+        ("\ufeffa.JPG,dog\na.JPG,cat\nb.jpg,dog\n", ("cat", "dog"), "11", "01"),
+        ("a.JPG,größer Käse;\nb.jpg,x\n", ("größer Käse", "x"), "10", "01"),
+    ],
+)
+def test_tags_of_a_csv_file(tmp_path, table, names, of_a, of_b):
+    folder = own_data(tmp_path, table)
+    assert folder.names == names
+    for photo, bits in (("a", of_a), ("b", of_b)):
+        assert folder.tags[photo].tolist() == [bit == "1" for bit in bits]
+        assert folder.photo(photo).size == (8, 6)
+    assert folder.ids("train", "train_aug") == sorted(folder.tags)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,tags\n", "has no tags"),
+        ("a.JPG,cat,dog\n", "line 1: expected two columns, file and tags, got 3"),
+        ("a.JPG\n", "line 1: expected two columns, file and tags, got 1"),
+        ("a.JPG,cat\nsub/b.jpg,dog\n", "line 2: expected the name of a file, got 'sub/b.jpg'"),
+        ("a.JPG,cat\nz.jpg,dog\n", "has the photo z, which is not in"),
+        ("a.JPG,polar bear\nb.jpg,cat\n", "same photos have the tags 'bear' and 'polar'"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path, table, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        own_data(tmp_path, table)
+
+
+def test_photos_without_any_tag_are_not_trained_on(tmp_path):
+    folder = voc_folder(tmp_path, np.zeros((12, 2)))
+    with pytest.raises(ValueError, match="none of the 10 photos to train on has a tag"):
+        folder.training_ids(["train"])
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path):
@@ -186,6 +246,21 @@ def test_cue_table_counts_what_is_unknown_apart():
         f"{100 * 16 / 22:.1f}",
     ]
     assert evaluation.unknown_as_background(counts)[0].tolist() == [[9, 1, 0], [2, 6, 0], [1, 1, 2]]
+
+
+def test_bars_are_as_long_as_their_values(tmp_path):
+    path = tmp_path / "bars.png"
+    panels.draw_bars(("x", "y"), {"a": (10.0, 20.0), "b": (float("nan"), 5.0)}, path)
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    high = 2 * panels.BAR + 2 * panels.GAP
+    lengths = []
+    for n, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        y = panels.HEADER + n * high + panels.GAP + k * panels.BAR + 2
+        color = ImageColor.getrgb(panels.BAR_COLORS[k])
+        lengths.append((pixels[y] == color).all(-1).sum() - 1)
+    expected = [10, 20, 0, 5]
+    assert np.maximum(lengths, 0).tolist() == [panels.SCALE * x for x in expected]
 
 
 def test_panels_show_every_column(tmp_path):
@@ -393,6 +468,32 @@ def test_given_options_come_before_the_settings_file(root, tmp_path):
 def test_unknown_segmenters_are_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"--segmenters must be of .*got \['snaped'\]"):
         run_all(root, tmp_path, "--segmenters", "snaped")
+
+
+def test_own_photos_and_a_csv_file_are_all_it_needs(root, tmp_path):
+    """Every stage runs on a folder without lists, annotations and masks."""
+    photos, rows = tmp_path / "photos", ["file,tags"]
+    photos.mkdir()
+    folder = data.VocFolder.open(root)
+    for name in folder.ids("train")[:40]:
+        shutil.copy(folder.photo_file(name), photos)
+        tags = [each for each, own in zip(folder.names, folder.tags[name], strict=True) if own]
+        rows.append(f"{name}.jpg,{';'.join(f'a {tag}' for tag in tags)}")
+    (tmp_path / "tags.csv").write_text("\n".join(rows))
+    out = tmp_path / "run"
+    settings = json.loads((EXAMPLE / "shapes.json").read_text())
+    for stage in ("classifier", "segmenter"):
+        settings[stage]["epochs"] = 1
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    options = ("--tags", tmp_path / "tags.csv", "--settings-file", tmp_path / "settings.json")
+    run("all", photos, out, *options, "--segmenters", "merged", "--panels", 2)
+    assert loop.load(out / "segmenter-merged" / "checkpoint.pt")["settings"]["classes"] == [
+        f"a {name}" for name in shapes.NAMES
+    ]
+    written = sorted(path.stem for path in (out / "labels/held-out/merged/without").glob("*.png"))
+    assert written == folder.ids("train")[:40:10]
+    assert (out / "panels-held-out.png").exists()
+    assert not (out / "tables-held-out.md").exists()
 
 
 def test_stages_need_those_before_them(root, tmp_path):

@@ -47,9 +47,9 @@ link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
 compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 # Compiled for size, which makes them half as large: kernels that were measured to be as fast with
-# these flags, and the bindings, which have no loops. The others lose up to half of their speed.
+# these flags, and the bindings, which have no loops. The others get slower, some by half.
 COMPACT = [
-    "bilateral_filter", "boundary_connectivity", "colour_evidence", "labels", "mask_scores",
+    "bilateral_filter", "boundary_connectivity", "colour_evidence", "mask_scores",
     "random_walk", "raw_cues", "shortest_paths", "snap_masks", "superpixel_graph",
 ]  # fmt: skip
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]

@@ -15,6 +15,9 @@
 namespace cuekit::cuda {
 namespace {
 
+// A constant, because device code cannot call quiet_NaN().
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
 constexpr std::uint32_t no_entry = 0xffffffffu;
 
 // Used while a lattice is built.
@@ -129,8 +132,7 @@ __global__ void embed(PointLattice lattice, Build b, Embedding<d> scales,
   }
 #pragma unroll
   for (int k = 0; k <= d; ++k)
-    lattice.weights[i * (d + 1) + k] =
-        valid ? simplex.weight[k] : std::numeric_limits<float>::quiet_NaN();
+    lattice.weights[i * (d + 1) + k] = valid ? simplex.weight[k] : not_a_number;
 }
 
 // Every entry claims a slot for its vertex, or finds it there. Until vertices are numbered, `rows`

@@ -6,6 +6,7 @@ pixels. Sizes are multiples of 4, because pydensecrf appends points otherwise.
 
 import importlib
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -276,6 +277,18 @@ def test_same_script(script, theirs, ours, photo, softmax, volume, figures):
     if data.divergences:
         # Sums of float32 in pydensecrf, over 20 000 values.
         np.testing.assert_allclose(*data.divergences, rtol=1e-3)
+
+
+def test_a_real_volume(theirs, ours):
+    nibabel = pytest.importorskip("nibabel")
+    path = Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
+    values = np.ascontiguousarray(np.asarray(nibabel.load(path).dataobj).T, np.float32)
+    values *= 255 / values.max()
+    bright = 1 / (1 + np.exp((values.mean() - values) / 30))
+    data = SimpleNamespace(volume=(values, np.stack([1 - bright, bright])))
+    expected, result = (np.array(volumes(m, data)) for m in (theirs, ours))
+    np.testing.assert_array_equal(result.argmax(0), expected.argmax(0))
+    assert (result.argmax(0) != (bright > 0.5).ravel()).any()
 
 
 def test_the_page_has_a_row_for_each_script():

@@ -342,7 +342,8 @@ def dense_crf(
     lattice 8 bytes per class and some 100 more; photos have 0.03 to a few vertices per pixel. Up
     to 128 MB of it are kept for the next call, and every image of a batch that is worked on at a
     time has its own. What depends on the size only is kept from call to call for the last four
-    sizes of up to 2**20 pixels, up to another 128 MB. Input that is not C-contiguous is copied
+    sizes of up to 2**20 pixels, up to another 128 MB; for other photos than RGB, up to 2**19 pixels
+    and the same. Input that is not C-contiguous is copied
     once. On the CPU, images of a batch that follow each other and have the same photo share its
     lattice, and are computed in pairs if they have the same up to 8 classes: two maps of one photo
     take 1.2 to 1.5 times as long in one call as one. And a call in the main thread runs signal
@@ -611,7 +612,7 @@ def _refine_any_photo(
     each: _Inference,
 ) -> None:
     """Write to `out` what the CRF of the photos' features gives."""
-    from cuekit.crf_features import Checked, kernels_of_photo
+    from cuekit.crf_features import Checked, kept_gaussian_filter, kernels_of_photo
 
     channels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]
     scores, photos = flat(scores, *scores.shape), flat(photos, *photos.shape)
@@ -625,7 +626,8 @@ def _refine_any_photo(
             each.threads,
         )
         target = part(out, index).reshape(channels, pixels)
-        field = own.field(())
+        first = kept_gaussian_filter(part(photos, index), params, each.threads)
+        field = own.field((), first)
         if not field.run_until(each.iterations, each.tolerance, target, each.records):
             fault = _fault(scores, tags, energies=each.energies)
             raise ValueError(fault or "probabilities must not change while they are read")

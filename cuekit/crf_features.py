@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -580,14 +581,16 @@ class Checked(NamedTuple):
         listed = _check_kernels(kernels, scores, validate=validate)
         return cls(scores, tags, listed, energies, epsilon, threads)
 
-    def field(self, index: tuple[int, ...]) -> Field:
-        """Build the lattices of one image."""
+    def field(self, index: tuple[int, ...], first: CrfFilter | None = None) -> Field:
+        """Build the lattices of one image; `first`: the one of the first kernel, if it is there."""
         channels, points = self.scores.shape[-2:]
         make = self._filter if is_on_cpu(self.scores) else self._device_filter
         return Field(
             flat(part(self.scores, index), channels, points),
             flat(part(self.tags, index), channels - 1),
-            [make(f, index) for f in range(len(self.kernels))] if points else [],
+            [make(f, index) if f > 0 or first is None else first for f in range(len(self.kernels))]
+            if points
+            else [],
             [kernel.compatibility for kernel in self.kernels] if points else [],
             self.energies,
             self.epsilon,
@@ -949,6 +952,24 @@ def kernels_of_photo(photo: Any, params: CRFParams) -> list[CRFKernel]:
             features = features[[1, 0, 2, 3, 4]]
         kernels.append(CRFKernel(features, params.bilateral_weight))
     return kernels
+
+
+def kept_gaussian_filter(photo: Any, params: CRFParams, threads: int) -> CrfFilter | None:
+    """Return the filter of the first of `kernels_of_photo` if it is kept from call to call.
+
+    It depends on the size only. Those of photos of up to 2**19 pixels take up to 32 MB each.
+    """
+    height, width, _ = photo.shape
+    if not is_on_cpu(photo) or params.gaussian_weight == 0 or not 0 < height * width <= 2**19:
+        return None
+    sx, sy = map(lattice_width, params.widths("gaussian_sxy", 2))
+    return _gaussian_filter(height, width, sx, sy, threads)
+
+
+@lru_cache(maxsize=4)
+def _gaussian_filter(height: int, width: int, sx: float, sy: float, threads: int) -> CrfFilter:
+    features = np.ascontiguousarray(gaussian_features((height, width), (sy, sx))[::-1])
+    return cpu_kernels.crf_filter(features, "symmetric", threads)
 
 
 def _kernels_on_device(

@@ -200,9 +200,15 @@ def installed(import_kernels=lambda: (load(), "")):
 @contextmanager
 def torch_on_device():
     """Let torch's CPU tensors play those of a device, but for streams and pinned memory."""
+    import torch
+
+    def from_host(device, array):
+        return device.adopt(torch.from_numpy(array.copy()))
+
     from cuekit import _torch
 
     with installed(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(_torch, "is_on_cuda", lambda _: True)
         patch.setattr(_torch.TorchDevice, "stream", lambda _: 0)
+        patch.setattr(_torch.TorchDevice, "from_host", from_host)
         yield

@@ -377,8 +377,8 @@ def table(inputs):
             cuekit.dense_crf_features,
             {
                 "probabilities": inputs.probabilities[:, :, 0].copy(),
-                "kernels[0].features": inputs.cams[:, :3, 0].copy(),
-                "kernels[1].features": inputs.cams[:, 3, :2].copy(),
+                "kernels[0].features": inputs.cams[:, :3, 0].astype(np.float32),
+                "kernels[1].features": inputs.cams[:, 3, :2].astype(np.float32),
                 "present": inputs.present[:, 1:].copy(),
             },
             {"iterations": 2},

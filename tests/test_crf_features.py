@@ -28,7 +28,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import CRFKernel, CRFParams, MeanField, _torch, crf, reference
+from cuekit import CRFKernel, CRFParams, MeanField, crf, reference
 from cuekit.crf_features import bilateral_features, gaussian_features, photo_kernels
 
 NORMALIZATIONS = ("symmetric", "before", "after", "none")
@@ -467,6 +467,22 @@ def test_levels_below_the_width_are_warned_of(recwarn):
     assert not recwarn.list
 
 
+def test_lattices_that_are_kept_between_calls():
+    """They depend on sizes and widths, and each pair of these is its own."""
+    rng = np.random.default_rng(0)
+    calls = [
+        (rng.integers(0, 256, size, np.uint8), CRFParams(3, sxy, weight, 20, 13))
+        for size in ((12, 17), (17, 12))
+        for sxy in (3, (2, 5), (5, 2))
+        for weight in (0, 5)
+    ]
+    for photo, setting in [*calls, *calls[::-1]]:
+        maps = rng.dirichlet(np.ones(3), photo.shape).transpose(2, 0, 1)
+        result = cuekit.dense_crf(maps, photo, setting, iterations=2)
+        expected = MeanField(maps.reshape(3, -1), photo_kernels(photo, setting)).run(2)
+        assert same_bits(result.reshape(3, -1), expected)
+
+
 def test_photo_kernels():
     photo = np.ascontiguousarray(needs("skimage.data").chelsea()[60:80, 90:119])
     maps = np.random.default_rng(0).dirichlet(np.ones(3), photo.shape[:2]).transpose(2, 0, 1)
@@ -660,12 +676,7 @@ def test_torch_tensors_on_a_device():
     features, maps = points_and_maps()
     expected = cuekit.dense_crf_features(maps, [(features, 3)], iterations=2)
     tensors = torch.from_numpy(maps), torch.from_numpy(features)
-
-    def from_host(self, array):
-        return self.adopt(torch.from_numpy(array.copy()))
-
-    with emulated.torch_on_device(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch.TorchDevice, "from_host", from_host)
+    with emulated.torch_on_device():
         kernels = [(tensors[1], 3)]
         result = cuekit.dense_crf_features(
             tensors[0], kernels, iterations=2, validate=True, tolerance=0

@@ -278,6 +278,12 @@ def test_same_script(script, theirs, ours, photo, softmax, volume, figures):
         np.testing.assert_allclose(*data.divergences, rtol=1e-3)
 
 
+def test_the_page_has_a_row_for_each_script():
+    page = (ROOT / "docs" / "pydensecrf.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| 0 \| [\d.e-]+ \|$", page, re.MULTILINE)
+    assert rows == [script.__name__ for script in SCRIPTS]
+
+
 @pytest.mark.parametrize("zero_unsure", [True, False])
 def test_utils(zero_unsure, theirs, ours, softmax, photo):
     labels = labelled(softmax) if zero_unsure else softmax.argmax(0)

@@ -40,31 +40,31 @@ constexpr std::int64_t block_size = Patch::max_columns;
 // Replaces logits in units of ln 2 by probabilities.
 template <class X, bool many>
 struct Softmax {
-  static CUEKIT_INLINE void run(std::int64_t count, std::int64_t row,
+  static CUEKIT_INLINE void run(std::int64_t count,  // at most block_size
+                                std::int64_t row,
                                 float* values) {  // (count, stride)
     const std::int64_t stride = many ? row : X::size;
+    float sums[4 * block_size], factors[block_size];
     for (std::int64_t i = 0; i < count; ++i) {
       float* const own = values + i * stride;
       X largest = X::load(own);
       for (std::int64_t k = X::size; k < stride; k += X::size) largest.raise_to(X::load(own + k));
-      const auto shift = X::all(max_of(largest));
-      for (std::int64_t k = 0; k < stride; k += X::size) {
-        X x = X::load(own + k);
-        x.subtract(shift);
-        x.store(own + k);
-      }
-    }
-    for (std::int64_t k = 0; k < count * stride; ++k) values[k] = exp2_of(values[k]);
-    for (std::int64_t i = 0; i < count; ++i) {
-      float* const own = values + i * stride;
+      const float shift = max_of(largest);
+      for (std::int64_t k = 0; k < stride; ++k) own[k] = exp2_of(own[k] - shift);
       X sum = X::load(own);
       for (std::int64_t k = X::size; k < stride; k += X::size) sum.add(X::load(own + k));
-      float four[4];
-      four_sums(sum).store(four);
-      const float factor = 1.0f / ((four[0] + four[2]) + (four[1] + four[3]));
+      four_sums(sum).store(sums + 4 * i);
+    }
+    // The last additions and the division are in a loop of their own, which vectorises.
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float* const four = sums + 4 * i;
+      factors[i] = 1.0f / ((four[0] + four[2]) + (four[1] + four[3]));
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      float* const own = values + i * stride;
       for (std::int64_t k = 0; k < stride; k += X::size) {
         X x = X::load(own + k);
-        x.multiply(factor);
+        x.multiply(factors[i]);
         x.store(own + k);
       }
     }
@@ -183,8 +183,10 @@ class PointInference {
           valid = false;
           return;
         }
-        std::copy_n(unary, count * stride_, rows.get());
-        if (number > 0) add_messages(band, i, count, filtered.get(), rows.get());
+        if (number > 0 && !terms_.empty())
+          add_messages(band, i, count, unary, filtered.get(), rows.get());
+        else
+          std::copy_n(unary, count * stride_, rows.get());
         if (number > 0 && energy_ != nullptr)
           energies.data()[b] +=
               energy_of(marginals_.get() + i * stride_, rows.get(), count * stride_);
@@ -221,16 +223,20 @@ class PointInference {
             static_cast<float>(start_[patch.offset(channels_.data()[k], 0) + i]);
   }
 
-  void add_messages(const Band& band, std::int64_t first, std::int64_t count, float* filtered,
-                    float* logits) const {
+  // Writes logits: unaries and what all kernels add.
+  void add_messages(const Band& band, std::int64_t first, std::int64_t count, const float* unary,
+                    float* filtered, float* logits) const {
+    const float* before = unary;
     for (const Term& term : terms_) {
       const Block block =
           block_of(term.values, term.values.sliced, term.norms(CrfNormalisation::after), band,
                    first, count, stride_);
       const float* const gains = term.gains.get();
       const bool diagonal = term.rows == 1;
-      slice(classes_, block, diagonal ? gains : nullptr, logits, filtered);
+      if (!diagonal && before != logits) std::copy_n(before, count * stride_, logits);
+      slice(classes_, block, diagonal ? gains : nullptr, before, logits, filtered);
       if (!diagonal) add_products(classes_, filtered, count, stride_, gains, term.rows, logits);
+      before = logits;
     }
   }
 

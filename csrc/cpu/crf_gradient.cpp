@@ -198,7 +198,7 @@ class Gradient {
                                  term.norms(CrfNormalisation::before), band, pixel, count, stride_);
     const float* const gains = term.gains.get();
     const bool at_once = term.one_row() && term.of_gains == nullptr;
-    slice(classes_, block, at_once ? gains : nullptr, gradients, filtered);
+    slice(classes_, block, at_once ? gains : nullptr, gradients, gradients, filtered);
     if (at_once) return;
     if (term.one_row()) {
       for (std::int64_t i = 0; i < count; ++i)

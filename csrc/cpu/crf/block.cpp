@@ -49,9 +49,10 @@ struct Splat {
 template <class X, bool many, int known_corners>
 struct Slice {
   static CUEKIT_INLINE void run(const Block* block,
-                                const float* gains,  // (stride): the diagonal of g
-                                float* logits,       // (count, stride)
-                                float* filtered) {   // (count, stride)
+                                const float* gains,   // (stride): the diagonal of g
+                                const float* before,  // (count, stride)
+                                float* logits,        // (count, stride)
+                                float* filtered) {    // (count, stride)
     const Block b = *block;
     const Simplices<X, many, known_corners> simplices{b};
     const std::int64_t corners = simplices.corners, stride = simplices.stride;
@@ -65,7 +66,7 @@ struct Slice {
         if (gains == nullptr) {
           x.store(filtered + i * stride + k);
         } else {
-          X sum = X::load(logits + i * stride + k);
+          X sum = X::load(before + i * stride + k);
           sum.add_product(X::load(gains + k), x);
           sum.store(logits + i * stride + k);
         }
@@ -155,9 +156,9 @@ void splat(std::int64_t classes, const Block& block, const float* rows) {
   run_for_simplices<Splat>(classes, &block, rows);
 }
 
-void slice(std::int64_t classes, const Block& block, const float* gains, float* logits,
-           float* filtered) {
-  run_for_simplices<Slice>(classes, &block, gains, logits, filtered);
+void slice(std::int64_t classes, const Block& block, const float* gains, const float* before,
+           float* logits, float* filtered) {
+  run_for_simplices<Slice>(classes, &block, gains, before, logits, filtered);
 }
 
 void add_products(std::int64_t classes, const float* filtered, std::int64_t count,

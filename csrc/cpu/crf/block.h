@@ -32,11 +32,13 @@ void clear_splatted(const Filter& filter, std::int64_t band, std::int64_t stride
 
 // Adds rows to the values at their vertices.
 void splat(std::int64_t classes, const Block& block, const float* rows);  // (count, stride)
-// Adds gains times filtered values to the logits, or writes filtered values if `gains` is null.
+// Writes logits: `before`, which may be the same array, plus gains times filtered values. If
+// `gains` is null, it writes filtered values.
 void slice(std::int64_t classes, const Block& block,
-           const float* gains,  // (stride): the diagonal of g
-           float* logits,       // (count, stride)
-           float* filtered);    // (count, stride)
+           const float* gains,   // (stride): the diagonal of g
+           const float* before,  // (count, stride)
+           float* logits,        // (count, stride)
+           float* filtered);     // (count, stride)
 // Adds gains times filtered values to the logits.
 void add_products(std::int64_t classes,
                   const float* filtered,  // (count, stride)

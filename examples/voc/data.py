@@ -76,17 +76,12 @@ class VocFolder:
             raise FileNotFoundError(f"no tags: neither image_labels.npz nor Annotations in {root}")
         return cls(root, CLASSES, {path.stem: _tags_of_annotation(path) for path in found})
 
-    @property
-    def has_lists(self) -> bool:
-        """Whether there are lists of splits; otherwise all photos are for training."""
-        return (self.root / "ImageSets").is_dir()
-
     def ids(self, *splits: str) -> list[str]:
         """Return the photo ids of the splits, in the order of their files.
 
         Without lists, these are all photos, in the order of their names.
         """
-        if not self.has_lists:
+        if not has_lists(self.root):
             return sorted(self.tags)
         folder = self.root / "ImageSets"
         names = [name for split in splits for name in _ids_of_list(_list_of_split(folder, split))]
@@ -138,6 +133,11 @@ class VocFolder:
         """Return the path of a mask; it need not exist."""
         paths = [self.root / folder / f"{name}.png" for folder in MASK_FOLDERS]
         return next((path for path in paths if path.exists()), paths[0])
+
+
+def has_lists(root: Path) -> bool:
+    """Return whether there are lists of splits; otherwise all photos are for training."""
+    return (Path(root) / "ImageSets").is_dir()
 
 
 def _list_of_split(folder: Path, split: str) -> Path:

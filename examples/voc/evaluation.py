@@ -547,7 +547,7 @@ def write_tables(
                 f"What each step of table 2 brings, {title}", of_labels, pairs, classes
             )
         )
-    if plan.cue_sets:
+    if len(plan.cue_sets) > 1:
         of_training = next(iter(cues.values())) if plan.with_masks(plan.training) else {}
         comparison = comparison_table(plan, of_training, counts, before, seeds)
         tables.append(comparison)

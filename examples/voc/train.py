@@ -34,7 +34,7 @@ from cue_stage import (
     write_labels_of_system,
     write_maps,
 )
-from data import Photos, VocFolder
+from data import Photos, VocFolder, has_lists
 from evaluation import Plan, evaluate
 from loop import (
     InterruptedTrainingError,
@@ -147,9 +147,10 @@ class WithTables(Stage):
     )
     panels: int = option(0, "number of photos to draw")
 
-    def split_of(self, folder: VocFolder) -> str:
-        """Return the split to segment."""
-        return self.split or ("val" if folder.has_lists else HELD_OUT)
+    @property
+    def chosen_split(self) -> str:
+        """The split to segment."""
+        return self.split or ("val" if has_lists(self.root) else HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class Cues(Stage):
     def run(self) -> None:
         """Compute the maps and cues that are missing."""
         folder = self.data()
-        test = self.test if folder.has_lists else ()
+        test = self.test if has_lists(self.root) else ()
         if both := set(folder.ids(*self.train)) & set(folder.ids(*test) if test else ()):
             raise ValueError(f"--test has {len(both)} photos of --train, one is {min(both)}")
         names = folder.ids(*self.train, *test)
@@ -481,7 +482,7 @@ class Evaluate(WithTables):
         if unknown := set(self.classes) - set(folder.names):
             raise ValueError(f"--classes must be of {folder.names}, got {sorted(unknown)}")
         training, held_out = folder.training_ids(self.train)
-        split = self.split_of(folder)
+        split = self.chosen_split
         names = held_out if split == HELD_OUT else folder.ids(split)
         plan = Plan(
             folder,
@@ -545,7 +546,7 @@ class All(WithTables, WithNetwork):
         known = ("classifier", "cues", "system", "segmenter", "evaluate")
         if unknown := set(changes) - set(known):
             raise ValueError(f"{self.settings_file}: stages are {known}, got {min(unknown)!r}")
-        split = self.split_of(self.data())
+        split = self.chosen_split
         test = () if split == HELD_OUT else (split,)
         segmenters = [self._as(Segmenter, changes, **SEGMENTERS[name]) for name in self.segmenters]
         seeds = self.seeds or tuple({stage.seed for stage in segmenters}) or (self.seed,)

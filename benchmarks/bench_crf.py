@@ -1,7 +1,7 @@
 """dense_crf and dense_crf_features, ten iterations: whole calls, with lattices and unaries.
 
 Two other packages are not timed here. MONAI's CRF needs a C++ extension that its wheel lacks.
-SimpleCRF, which returns labels only, was built for Python 3.10, which cuekit does not support.
+SimpleCRF returns labels only; it was built for Python 3.10 alone.
 """
 
 from __future__ import annotations

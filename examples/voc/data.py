@@ -217,7 +217,7 @@ def _tags_of_csv(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
             words.setdefault(_id_of_path(name), []).append(row[1])
     spaces = not any(mark in cell for cells in words.values() for cell in cells for mark in ";,")
     tags = {
-        name: {tag for cell in cells for tag in _split(cell, spaces=spaces)}
+        name: list(dict.fromkeys(tag for cell in cells for tag in _split(cell, spaces=spaces)))
         for name, cells in words.items()
     }
     names = tuple(sorted(set().union(*tags.values())))
@@ -236,15 +236,15 @@ def _split(cell: str, *, spaces: bool) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _refuse_split_names(path: Path, tags: dict[str, set[str]]) -> None:
+def _refuse_split_names(path: Path, tags: dict[str, list[str]]) -> None:
     """Raise if two words have the same photos: they may be one name with a space in it."""
     photos = defaultdict(set)
     for name, own in tags.items():
         for tag in own:
             photos[tag].add(name)
     words: dict[frozenset[str], str] = {}
-    for tag, own in photos.items():
-        other = words.setdefault(frozenset(own), tag)
+    for tag, names in photos.items():
+        other = words.setdefault(frozenset(names), tag)
         if len(tags) > 1 and other != tag:
             raise ValueError(
                 f"{path}: the same photos have the tags {other!r} and {tag!r}. Write "

@@ -118,7 +118,10 @@ def test_tags_of_a_csv_file(tmp_path, table, names, of_a, of_b):
         ("a.JPG\n", "line 1: expected two columns, file and tags, got 1"),
         ("a.JPG,cat\nsub/b.jpg,dog\n", "line 2: expected the name of a file, got 'sub/b.jpg'"),
         ("a.JPG,cat\nz.jpg,dog\n", "has the photo z, which is not in"),
-        ("a.JPG,polar bear\nb.jpg,cat\n", "same photos have the tags 'bear' and 'polar'"),
+        (
+            "a.JPG,polar bear\nb.jpg,cat\n",
+            "same photos have the tags 'polar' and 'bear'. Write 'polar bear;'",
+        ),
     ],
 )
 def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path, table, message):

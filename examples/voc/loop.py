@@ -21,6 +21,7 @@ import torch
 from data import Draws, Photos
 from models import NETWORKS, Network, build
 from torch import distributed
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -231,6 +232,11 @@ def fit(
                     "the same command goes on from here"
                 )
     wait_for_all()  # one process writes the checkpoint, and all read it afterwards
+
+
+def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Compute the multi-label loss of the scores, which are the means of the maps."""
+    return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
 
 
 def leave_signals_alone(_: int) -> None:

@@ -44,13 +44,13 @@ from loop import (
     processes,
     read_json,
     refuse_other_settings,
+    tag_losses,
     threads,
     trained,
     wait_for_all,
 )
 from models import NETWORKS, Network, build
 from systems import SYSTEMS, System, Work
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cuekit import build_config, losses
 from cuekit.crf import PRESETS
@@ -211,11 +211,6 @@ class Classifier(Training, WithNetwork):
             )
 
 
-def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Compute the multi-label loss of the scores, which are the means of the maps."""
-    return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}
-
-
 @dataclass(frozen=True)
 class Cues(Stage):
     """Compute maps and cues of all photos, including those of --test."""
@@ -315,12 +310,14 @@ class MakeLabels(Training):
                 of_classifier["network"],
                 self.weights,
             )
-            networks = system.train(work)
-            wait_for_all()
+            # Before the training: networks and labels of another classifier are refused.
+            keep_settings(work.out, classifier=of_classifier)
             out = self.out / "cues" / self.system
             keep_settings(
                 out, classifier=of_classifier, **{**self.settings(), "set": system.settings()}
             )
+            networks = system.train(work)
+            wait_for_all()
             write_labels_of_system(system, work, networks, [*held_out, *names], out)
             wait_for_all()
 

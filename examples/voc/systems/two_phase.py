@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from cue_stage import Maps, raw_cues_of
 from data import Photos
+from loop import tag_losses
 from models import build
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 import cuekit
 from systems.base import System
@@ -129,8 +129,3 @@ class Second(nn.Module):
         """Compute the maps (B, K, h, w) of the suppressed features."""
         maps: torch.Tensor = self.head(self.kept(photos))
         return maps
-
-
-def tag_losses(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Compute the multi-label loss of the scores, which are the means of the maps."""
-    return {"tags": binary_cross_entropy_with_logits(maps.mean((2, 3)), batch["tags"].float())}

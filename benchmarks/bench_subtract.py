@@ -74,8 +74,15 @@ def all_present(cams: np.ndarray, mode: Mode) -> Case:
     own = ours(cams, np.ones(len(cams), dtype=bool), mode)
     answer = own.expected.reshape(len(cams), -1)
     claims = {
+        # Each of the 190 pairs takes a maximum and two additions: with 4 pixels in a vector 27
+        # million vector instructions, 2.1 ms at 3.2 GHz and 4 a cycle. Reading and writing takes 1
+        # to 1.5 ms more, a tenth of torch's time together. All instructions, with loads, stores and
+        # loops, are 61 million (callgrind); both signs of a difference took 97 million.
         "pairwise": [
-            Claim("subtract_classes, 20 of 20, pairwise, against torch", ("torch",), at_least=8)
+            Claim("subtract_classes, 20 of 20, pairwise, against torch", ("torch",), at_least=5)
+        ],
+        "strongest": [
+            Claim("subtract_classes, 20 of 20, strongest, against torch", ("torch",), at_least=1.5)
         ],
         "dcsm": [Claim("subtract_classes, 20 of 20, dcsm, against torch", ("torch",), at_most=1)],
     }

@@ -48,7 +48,6 @@ def case() -> Case:
         ("numba, runs", peers.mean_numba, flat, double, ""),
         ("numba, runs, 4 channels a pass", peers.mean_numba_tuned, flat, double, ""),
     ]
-    libraries = ("NumPy bincount", "scipy.ndimage.mean", "torch")
     return Case(
         f"superpixel_mean, float32, {inputs.describe(labels)}",
         Contender("cuekit", lambda: cuekit.superpixel_mean(values, labels), expected, double),
@@ -60,8 +59,16 @@ def case() -> Case:
             ),
         ],
         [
-            Claim("superpixel_mean against a warm copy", ("warm copy",), at_most=2.5),
-            Claim("superpixel_mean against bincount, ndimage.mean, torch", libraries, at_least=8),
+            Claim("superpixel_mean against a warm copy", ("warm copy",), at_most=2),
+            Claim(
+                "superpixel_mean against bincount, ndimage.mean",
+                ("NumPy bincount", "scipy.ndimage.mean"),
+                at_least=8,
+            ),
+            # A copy alone is 9 to 10 times as fast as torch, and ours takes 1.4 copies. 8 would be
+            # 1.2 copies, with the sums: each waits 3 cycles for the one before it, and with AVX2 8
+            # channels wait together. That is .5 ms at 3.2 GHz, half a copy, and the loops take .8.
+            Claim("superpixel_mean against torch", ("torch",), at_least=6),
             Claim("superpixel_mean against numba by runs", ("numba, runs",), at_least=1.5),
         ],
     )

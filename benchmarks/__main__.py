@@ -40,6 +40,7 @@ NAMES = (
     "evidence",
     "background",
     "subtract",
+    "large",
     "threads",
     "import",
 )

@@ -31,6 +31,7 @@ MAPS = 2
 FEW = 21  # classes
 MANY = (81, 151)
 USED = (0, 3, 8, 15)  # background and three classes
+AT_MOST = 1.3  # time per pixel and per class
 ROUNDS = 5
 ENOUGH_SECONDS = 1.0  # rounds stop after so long
 SMALL_SECONDS = 0.05  # small calls are repeated for about so long in every round
@@ -77,16 +78,25 @@ class Photo:
 
 @dataclass(frozen=True)
 class Op:
-    """A function, and its limits on a large photo."""
+    """A function of a photo, and its limits."""
 
     name: str
     call: Callable[[Photo], Any]
     bytes_per_pixel: float
-    at_most: float = 1.3  # time per pixel against a usual photo
-    copying: bool = False  # compared with copying the maps into new memory instead
+    at_most: float = AT_MOST  # time per pixel against a usual photo
+    copies: float = 0  # or, if not 0: time against copying the maps into new memory
 
 
-PRESENT = np.arange(1, MAPS) == 0  # none: one map is the ceiling of the others
+@dataclass(frozen=True)
+class ClassOp:
+    """A function of many maps."""
+
+    name: str
+    call: Callable[[], Any]
+    copies: float = 0
+
+
+NONE_PRESENT = np.zeros(MAPS - 1, dtype=bool)  # the first map is the ceiling of the other
 OPS = (
     Op("felzenszwalb", lambda p: cuekit.felzenszwalb(p.pixels), 70, at_most=4),
     Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 130),
@@ -95,9 +105,9 @@ OPS = (
     Op("superpixel_graph", lambda p: cuekit.superpixel_graph(p.superpixels, p.pixels), 15),
     Op("colour_evidence", lambda p: cuekit.colour_evidence(p.maps, p.pixels), 12),
     Op("superpixel_mean", lambda p: cuekit.superpixel_mean(p.maps, p.superpixels), 10),
-    Op("snap_cues", lambda p: cuekit.snap_cues(p.cues, p.superpixels), 4),
-    Op("suppress_absent", lambda p: cuekit.suppress_absent(p.maps, PRESENT), 9, 1.5, True),
+    Op("snap_cues", lambda p: cuekit.snap_cues(p.cues, p.superpixels), 5),
     Op("subtract_classes", lambda p: cuekit.subtract_classes(p.maps), 9),
+    Op("suppress_absent", lambda p: cuekit.suppress_absent(p.maps, NONE_PRESENT), 9, copies=1.5),
 )
 
 
@@ -157,10 +167,10 @@ def large_photo(op: Op, small: Photo, large: Photo, *, quick: bool) -> Result:
     title = f"{op.name}, photo of 12 megapixels"
     op.call(small)
     peak = peak_bytes(lambda: op.call(large))
-    if op.copying:
+    if op.copies:
         peer = "copying the maps into new memory"
         times = alternate(lambda: op.call(large), large.maps.copy, quick=quick)
-        result = compared(title, f"{title}, against {peer}", peer, times, op.at_most)
+        result = compared(title, f"{title}, against {peer}", peer, times, op.copies)
     else:
         times = alternate(lambda: op.call(large), lambda: op.call(small), quick=quick)
         parts = times[0], times[1] * large.sides**2
@@ -174,8 +184,8 @@ def large_photo(op: Op, small: Photo, large: Photo, *, quick: bool) -> Result:
     return result
 
 
-def class_ops(count: int) -> dict[str, tuple[Callable[[], Any], bool]]:
-    """Return calls on maps of so many classes, and whether they are compared with a copy."""
+def class_ops(count: int) -> tuple[np.ndarray, tuple[ClassOp, ...]]:
+    """Return maps of so many classes, and calls on them."""
     photo = inputs.smooth_and_textured()["textured photo"]
     superpixels = Photo(1).superpixels
     maps = inputs.random_maps(count, *inputs.SIZE)
@@ -183,39 +193,38 @@ def class_ops(count: int) -> dict[str, tuple[Callable[[], Any], bool]]:
     used = np.isin(np.arange(count), USED)
     cues = used[:, None, None] & (inputs.random_maps(count, *inputs.GRID) < 0.3)
     present = used[1:]
-    return {
-        "dense_crf, 3 present": (lambda: cuekit.dense_crf(maps, photo, present=present), False),
-        "refine_local": (lambda: cuekit.refine_local(maps, photo), False),
-        "superpixel_mean": (lambda: cuekit.superpixel_mean(maps, superpixels), True),
-        "snap_cues, 4 in use": (lambda: cuekit.snap_cues(cues, superpixels), False),
-        "copy": (maps.copy, False),
-        "suppress_absent, 3 present": (lambda: cuekit.suppress_absent(maps, present), True),
-        "subtract_classes, 3 present": (
+    return maps, (
+        ClassOp("dense_crf, 3 present", lambda: cuekit.dense_crf(maps, photo, present=present)),
+        ClassOp("refine_local", lambda: cuekit.refine_local(maps, photo)),
+        ClassOp("snap_cues, 4 in use", lambda: cuekit.snap_cues(cues, superpixels)),
+        ClassOp("superpixel_mean", lambda: cuekit.superpixel_mean(maps, superpixels), 2),
+        ClassOp("suppress_absent, 3 present", lambda: cuekit.suppress_absent(maps, present), 1.5),
+        ClassOp(
+            "subtract_classes, 3 present",
             lambda: cuekit.subtract_classes(maps, np.append(False, present)),
-            True,
+            1.5,
         ),
-    }
+    )
 
 
 def many_classes(*, quick: bool) -> Iterator[Result]:
     """Compare 81 and 151 classes with 21."""
-    few = class_ops(FEW)
+    _, few = class_ops(FEW)
     for count in MANY:
-        many = class_ops(count)
-        copy, _ = many.pop("copy")
-        for name, (call, copying) in many.items():
-            if count > MANY[0] and name == "refine_local":
+        maps, many = class_ops(count)
+        for op, of_few in zip(many, few, strict=True):
+            if count > MANY[0] and op.name == "refine_local":  # seconds, and all maps are alike
                 continue
-            title = f"{name}, {count} classes"
-            if copying:
+            title = f"{op.name}, {count} classes"
+            if op.copies:
                 peer = "copying the maps into new memory"
-                times = alternate(call, copy, quick=quick)
-                yield compared(title, f"{title}, against {peer}", peer, times, 1.5)
+                times = alternate(op.call, maps.copy, quick=quick)
+                yield compared(title, f"{title}, against {peer}", peer, times, op.copies)
             else:
-                times = alternate(call, few[name][0], quick=quick)
-                parts = times[0], times[1] * count / FEW
+                ours, theirs = alternate(op.call, of_few.call, quick=quick)
                 text = f"{title}, time per class against {FEW}"
-                yield compared(title, text, f"{FEW} classes, per class", parts, 1.3)
+                peer = f"{FEW} classes, per class"
+                yield compared(title, text, peer, (ours, theirs * count / FEW), AT_MOST)
 
 
 def run(*, quick: bool = False) -> list[Result]:

@@ -100,7 +100,7 @@ NONE_PRESENT = np.zeros(MAPS - 1, dtype=bool)  # the first map is the ceiling of
 OPS = (
     Op("felzenszwalb", lambda p: cuekit.felzenszwalb(p.pixels), 70, at_most=4),
     Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 130),
-    Op("refine_local", lambda p: cuekit.refine_local(p.maps, p.pixels), 250),
+    Op("refine_local", lambda p: cuekit.refine_local(p.maps, p.pixels), 50),
     Op("rgb_to_lab", lambda p: cuekit.rgb_to_lab(p.pixels), 13),
     Op("superpixel_graph", lambda p: cuekit.superpixel_graph(p.superpixels, p.pixels), 15),
     Op("colour_evidence", lambda p: cuekit.colour_evidence(p.maps, p.pixels), 12),

@@ -161,7 +161,7 @@ def gray() -> Case:
         ]
         return peers.crf_features_pydensecrf(flat, kernels).reshape(maps.shape)
 
-    return case("sec, gray photo", partial(cuekit.dense_crf, maps, photo), theirs, 3)
+    return case("sec, gray photo", partial(cuekit.dense_crf, maps, photo), theirs, 5)
 
 
 def points(
@@ -172,7 +172,7 @@ def points(
         title,
         lambda: cuekit.dense_crf_features(maps, kernels())[:, None],
         lambda: peers.crf_features_pydensecrf(maps, kernels())[:, None],
-        3,
+        4,
     )
 
 

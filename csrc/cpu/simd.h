@@ -27,6 +27,16 @@
 #define CUEKIT_INLINE inline
 #endif
 
+// Before a loop over the few vectors of a ClassVector: unrolls it. Otherwise GCC may keep the
+// vectors in memory, and copy them in halves.
+#if defined(__clang__)
+#define CUEKIT_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define CUEKIT_UNROLL _Pragma("GCC unroll 8")
+#else
+#define CUEKIT_UNROLL
+#endif
+
 #if defined(__GNUC__) && defined(__x86_64__)
 #define CUEKIT_MULTIVERSION 1
 #if defined(__clang__)

@@ -1,7 +1,6 @@
 """dense_crf and dense_crf_features, ten iterations: whole calls, with lattices and unaries.
 
-Two other packages are not timed here. MONAI's CRF needs a C++ extension that its wheel lacks.
-SimpleCRF returns labels only; it was built for Python 3.10 alone.
+The README of the benchmarks says which other packages are not timed here, and why.
 """
 
 from __future__ import annotations

@@ -44,6 +44,29 @@ def test_equals_oracle(arrays, run, mode):
     assert_equal(result, expected(batch, cams, present, mode))
 
 
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(2, 25),
+    st.integers(1, 400),
+    st.sampled_from(FLOATS),
+    st.integers(0, 30),
+    st.integers(-150, 130),
+    runs,
+    st.sampled_from(["pairwise", "strongest"]),
+)
+def test_any_range_of_values(seed, classes, pixels, dtype, digits, exponent, run, mode):
+    """The kernel computes tiles with few binary digits between their values as integers."""
+    rng = np.random.default_rng(seed)
+    cams = np.ldexp(rng.standard_normal((classes, 1, pixels)), exponent)
+    cams *= np.exp2(-rng.integers(0, digits + 1, cams.shape))
+    cams[rng.random(cams.shape) < 0.2] = 0
+    largest = np.finfo(dtype).max
+    cams = np.clip(cams, -largest, largest).astype(dtype)
+    result = run(cuekit.subtract_classes, cams, mode=mode)
+    with np.errstate(over="ignore"):
+        assert_equal(result, reference.subtract_classes(cams, np.ones(classes, bool), mode))
+
+
 @given(inputs(), runs)
 def test_dcsm_is_close_to_oracle(arrays, run):
     batch, cams, present = arrays

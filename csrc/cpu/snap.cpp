@@ -124,12 +124,15 @@ struct AddInterpolated {
   }
 };
 
-// Paints consecutive rows of one block of channels, one bit per channel.
+// Paints consecutive rows of one block of channels, one bit per channel, in vectors of `width`
+// bytes.
+template <int width>
 struct PaintBytes {
   static CUEKIT_INLINE void run(const std::uint8_t* on,  // (rows()): one bit per channel
                                 const Run* run, const Run* end, std::int64_t pixels,
                                 std::uint8_t* bytes) {  // (pixels)
-    paint_runs(run, end, pixels, bytes, [on](std::int32_t label) { return on[label]; });
+    paint_runs<width>(run, end, pixels, 1, bytes,
+                      [on](std::int32_t label, std::int64_t) { return on[label]; });
   }
 };
 
@@ -335,8 +338,9 @@ bool snap(const T* cues,                       // (B, K, h, w)
       const std::int64_t end = std::min(p.height, y + band_height);
       const std::int64_t first = i * channels_per_block, band_pixels = (end - y) * p.width;
       std::vector<std::uint8_t> bytes(band_pixels);
-      dispatch<PaintBytes>(on.data() + i * rows, runs.row(y), runs.row(end), band_pixels,
-                           bytes.data());
+      dispatch_width<PaintBytes<16>, PaintBytes<32>, PaintBytes<64>>(
+          std::as_const(on).data() + i * rows, runs.row(y), runs.row(end), band_pixels,
+          bytes.data());
       if (runs.any_outside)
         keep_input(maps.data() + first, channels_of(i), levels.data() + first, runs, columns, p, y,
                    end, bytes.data());

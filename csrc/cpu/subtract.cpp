@@ -1,8 +1,9 @@
 // subtract: every present class against every other one.
 //
-// Pixels are processed in tiles of 128. A tile holds the present classes' values as float64 and
-// stays in L1 while each class is compared with each other. What a mode computes for a tile is in a
-// kernel of its own: PairwiseTile, StrongestTile; AloneTile where only one class is present. dcsm
+// pairwise and dcsm process pixels in tiles of 128. A tile holds the present classes' values as
+// float64 and stays in L1 while each class is compared with each other. What a mode computes for a
+// tile is in a kernel of its own: PairwiseTile, or FewTile for up to four classes; AloneTile where
+// only one class is present. StrongestTile needs no float64 and reads the maps themselves. dcsm
 // needs maxima over the whole image, so it makes three passes: the maxima of all differences
 // (PairMaxima), the sums D and their maxima (PairTanh), the results (LastTanh). Maxima are taken by
 // chunk and then over the chunks; a maximum is exact, so any number of threads gives the same bits.
@@ -14,8 +15,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "finite.h"
@@ -28,13 +31,18 @@ namespace {
 
 // Pixels in a tile. With 20 classes it takes 20 KiB.
 constexpr std::int64_t tile_size = 128;
+// Between the rows of a tile, in values: one cache line more, because rows that begin at multiples
+// of 1024 bytes would share a quarter of L1.
+constexpr std::int64_t tile_stride = tile_size + 8;
 
 // max(value, 0) with integer operations: an arithmetic shift copies the sign bit to all bits, which
 // then mask the value. A floating comparison has to handle NaN and signed zeros, and compilers emit
 // more than one maximum instruction for it.
-CUEKIT_INLINE double positive(double value) {
-  const auto bits = bit_cast<std::int64_t>(value);
-  return bit_cast<double>(bits & ~(bits >> 63));
+template <class V>
+CUEKIT_INLINE V positive(V value) {
+  using Bits = std::conditional_t<sizeof(V) == 4, std::int32_t, std::int64_t>;
+  const auto bits = bit_cast<Bits>(value);
+  return bit_cast<V>(static_cast<Bits>(bits & ~(bits >> (8 * sizeof(V) - 1))));
 }
 
 // The divisor for a maximum. Where the maximum is 0, no dividend is positive and every result is 0,
@@ -48,12 +56,12 @@ struct LoadTile {
   template <class T>
   static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
                                 std::int64_t num_present, std::int64_t begin, std::int64_t count,
-                                double* tile,    // (P, tile_size)
+                                double* tile,    // (P, tile_stride)
                                 bool* finite) {  // false where a value is not finite
     typename float_bits<T>::type seen = 0;
     for (std::int64_t c = 0; c < num_present; ++c) {
       const T* source = maps[c] + begin;
-      double* target = tile + c * tile_size;
+      double* target = tile + c * tile_stride;
       seen |= nonfinite_bits(source, count);
       for (std::int64_t i = 0; i < count; ++i) target[i] = load(source[i]);
       std::fill(target + count, target + tile_size, 0.0);
@@ -69,114 +77,316 @@ CUEKIT_INLINE void store_tile(const double* result,  // (count)
   for (std::int64_t i = 0; i < count; ++i) out[i] = store<T>(result[i]);
 }
 
-// pairwise. One subtraction serves two classes: the positive part of d = M_c - M_c' is added to
-// class c, the negative part to class c'. c ascends, and c' > c ascends within it, so each class
-// still adds the other classes in ascending order. Up to four c are paired with each c' while the
-// value and the sum of c' are in registers. Vectors hold `width` pixels.
+// pairwise, what two classes add to each other's sums. One subtraction serves both: the positive
+// part of d = M_c - M_c' is added to class c, the negative part to class c'.
 template <int width>
-struct PairwiseTile {
+struct Differences {
   using Values = Lanes<double, width>;
+  double factor;
+
+  CUEKIT_INLINE void begin(const double*, std::int64_t) {}
 
   static CUEKIT_INLINE void add_pair(Values own, Values theirs, Values& own_sum,
                                      Values& their_sum) {
-    const auto difference = own - theirs;
     Values negative, positive;
-    difference.split_by_sign(&negative, &positive);
+    (own - theirs).split_by_sign(&negative, &positive);
     own_sum = own_sum + positive;
     their_sum = their_sum - negative;
   }
 
+  CUEKIT_INLINE Values result(Values, Values sum) const { return sum * factor; }
+};
+
+// The same in fewer instructions, for a tile loaded by LoadEvenTile: as max(a - b, 0) is
+// max(a, b) - b, the maximum of two values is added to both sums, and the sum of all other classes'
+// values is subtracted at the end. Values are integers there, in the low bits of float64, so sums
+// are sums of those bits: exact, modulo 2^64. The sums of Differences are exact there, too.
+template <int width>
+struct Maxima {
+  using Values = Lanes<double, width>;
+  using Integers = Lanes<std::uint64_t, width>;
+  double factor;                      // includes the unit
+  Integers total = Integers::zero();  // of all classes
+
+  template <class To, class From>
+  static CUEKIT_INLINE To same_bits(From from) {
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+  }
+
+  CUEKIT_INLINE void begin(const double* tile,  // (P, tile_stride), of which (P, width)
+                           std::int64_t num_present) {
+    total = Integers::zero();
+    for (std::int64_t c = 0; c < num_present; ++c)
+      total = total + same_bits<Integers>(Values::load(tile + c * tile_stride));
+  }
+
+  static CUEKIT_INLINE void add_pair(Values own, Values theirs, Values& own_sum,
+                                     Values& their_sum) {
+    const auto larger_one = same_bits<Integers>(larger(own, theirs));
+    own_sum = same_bits<Values>(same_bits<Integers>(own_sum) + larger_one);
+    their_sum = same_bits<Values>(same_bits<Integers>(their_sum) + larger_one);
+  }
+
+  CUEKIT_INLINE Values result(Values own, Values sum) const {
+    // As an integer below 2^52, which 2^52 has room for in its low bits.
+    const auto zero = Values::all(0x1p52);
+    const auto count = same_bits<Integers>(sum) + same_bits<Integers>(own) - total;
+    return (same_bits<Values>(count + same_bits<Integers>(zero)) - zero) * factor;
+  }
+};
+
+// Loads a tile as integers, if its values allow that: if all are multiples of one unit, and so few
+// binary digits apart that every sum of their differences is a multiple of it below 2^52 units.
+// Then float64 holds every sum exactly, in whatever order and way it is computed. A value is stored
+// as 1.5 * 2^52 units more: that is its number of units in the low bits of the float64, and all
+// such numbers are positive and have one exponent.
+struct LoadEvenTile {
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
+                                std::int64_t num_present, std::int64_t begin, std::int64_t count,
+                                double* tile,    // (P, tile_stride)
+                                double* unit) {  // 0: the tile is not loaded
+    using Bits = typename float_bits<T>::type;
+    constexpr int mantissa = float_bits<T>::mantissa;
+    constexpr auto magnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
+    constexpr int bias = magnitude >> (mantissa + 1);
+    // Bits of absolute values; the lowest one is that of values other than zero, less 1.
+    Bits lowest = static_cast<Bits>(~Bits{0}), highest = 0;
+    for (std::int64_t c = 0; c < num_present; ++c) {
+      const T* source = maps[c] + begin;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto bits = static_cast<Bits>(bit_cast<Bits>(source[i]) & magnitude);
+        highest = std::max(highest, bits);
+        lowest = std::min(lowest, static_cast<Bits>(bits - 1));
+      }
+    }
+    *unit = 0.0;
+    const int high = std::max(static_cast<int>(highest >> mantissa), 1);
+    if (high == 2 * bias + 1) return;  // not finite
+    // Values are multiples of 2^(low - bias - mantissa) and below 2^(high + 1 - bias).
+    const auto lowest_bits = static_cast<Bits>(lowest + 1);  // 0 if all values are 0
+    const int low = std::max(static_cast<int>(lowest_bits >> mantissa), 1);
+    const auto power = [](int exponent) {
+      return bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
+    };
+    const double least = power(low - bias - mantissa);
+    if (2.0 * static_cast<double>(num_present) * power(high + 1 - bias) > 0x1p52 * least) return;
+    const double base = 0x1.8p52 * least;
+    for (std::int64_t c = 0; c < num_present; ++c) {
+      const T* source = maps[c] + begin;
+      double* target = tile + c * tile_stride;
+      for (std::int64_t i = 0; i < count; ++i) target[i] = base + load(source[i]);
+      std::fill(target + count, target + tile_size, base);
+    }
+    *unit = least;
+  }
+};
+
+// pairwise. c ascends, and c' > c ascends within it, so each class still adds the other classes in
+// ascending order. Up to four c are paired with each c' while the value and the sum of c' are in
+// registers. Vectors hold `width` pixels.
+template <int width, template <int> class Pairs>
+struct PairwiseTile {
+  static constexpr int block = 4;  // classes that are paired with each other class at once
+  using Values = Lanes<double, width>;
+
   // Pairs the classes c .. c + n - 1 with each other and with all above them, in `width` pixels.
   // Then their sums are complete and their values are not needed any more: the results replace them
-  // in the tile.
-  template <int n>
-  static CUEKIT_INLINE void add_classes(double* tile,  // (P, tile_size), of which (P, width)
-                                        std::int64_t c, std::int64_t num_present, double factor,
+  // in the tile. If c is 0, the sums have no values yet.
+  template <int n, bool first>
+  static CUEKIT_INLINE void add_classes(double* tile,  // (P, tile_stride), of which (P, width)
+                                        std::int64_t c, std::int64_t num_present,
+                                        const Pairs<width>& pairs,
                                         double* sums) {  // (P, width)
     Values own[n], own_sum[n];
     for (int k = 0; k < n; ++k) {
-      own[k] = Values::load(tile + (c + k) * tile_size);
-      own_sum[k] = Values::load(sums + (c + k) * width);
+      own[k] = Values::load(tile + (c + k) * tile_stride);
+      own_sum[k] = first ? Values::zero() : Values::load(sums + (c + k) * width);
     }
     for (int k = 0; k < n; ++k)
       for (int other = k + 1; other < n; ++other)
-        add_pair(own[k], own[other], own_sum[k], own_sum[other]);
+        pairs.add_pair(own[k], own[other], own_sum[k], own_sum[other]);
     for (std::int64_t other = c + n; other < num_present; ++other) {
-      const auto theirs = Values::load(tile + other * tile_size);
-      auto their_sum = Values::load(sums + other * width);
-      for (int k = 0; k < n; ++k) add_pair(own[k], theirs, own_sum[k], their_sum);
+      const auto theirs = Values::load(tile + other * tile_stride);
+      auto their_sum = first ? Values::zero() : Values::load(sums + other * width);
+      for (int k = 0; k < n; ++k) pairs.add_pair(own[k], theirs, own_sum[k], their_sum);
       their_sum.store(sums + other * width);
     }
-    for (int k = 0; k < n; ++k) (own_sum[k] * factor).store(tile + (c + k) * tile_size);
+    for (int k = 0; k < n; ++k)
+      pairs.result(own[k], own_sum[k]).store(tile + (c + k) * tile_stride);
+  }
+
+  // The same for all classes from c on, at most n.
+  template <int n, bool first>
+  static CUEKIT_INLINE void add_last(double* tile, std::int64_t c, std::int64_t num_present,
+                                     const Pairs<width>& pairs, double* sums) {
+    if (num_present - c == n)
+      add_classes<n, first>(tile, c, num_present, pairs, sums);
+    else if constexpr (n > 1)
+      add_last<n - 1, first>(tile, c, num_present, pairs, sums);
   }
 
   template <class T>
   static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
-                                double* tile,          // (P, tile_size): values, then results
+                                double* tile,          // (P, tile_stride): values, then results
                                 std::int64_t num_present, std::int64_t begin, std::int64_t count,
-                                double* sums,     // (P, width): scratch
-                                T* const* out) {  // P of (N)
-    const double factor = 1.0 / static_cast<double>(num_present - 1);
+                                double factor,
+                                double* sums,      // (P, width): scratch
+                                T* const* out) {   // P of (N)
+    constexpr std::int64_t line = 64 / sizeof(T);  // pixels in a cache line
+    Pairs<width> pairs{factor};
     for (std::int64_t i = 0; i < tile_size; i += width) {
-      std::fill_n(sums, num_present * width, 0.0);
+      pairs.begin(tile + i, num_present);
       // The hardware prefetcher cannot follow one short row for each of many classes. So the next
       // tile's values, and the lines that this tile's results go to, are prefetched here, while
       // there is arithmetic to do.
-      for (std::int64_t c = 0; c < num_present; ++c) {
-        prefetch(maps[c] + begin + tile_size + i, width);
-        prefetch(out[c] + begin + i, width);
+      for (std::int64_t c = 0; i % line == 0 && c < num_present; ++c) {
+        prefetch(maps[c] + begin + tile_size + i, 1);
+        prefetch(out[c] + begin + i, 1);
       }
-      std::int64_t c = 0;
-      for (; c + 4 <= num_present; c += 4) add_classes<4>(tile + i, c, num_present, factor, sums);
-      switch (num_present - c) {
-        case 3:
-          add_classes<3>(tile + i, c, num_present, factor, sums);
-          break;
-        case 2:
-          add_classes<2>(tile + i, c, num_present, factor, sums);
-          break;
-        case 1:
-          add_classes<1>(tile + i, c, num_present, factor, sums);
-          break;
-        default:
-          break;
+      if (num_present <= block) {
+        add_last<block, true>(tile + i, 0, num_present, pairs, sums);
+        continue;
       }
+      add_classes<block, true>(tile + i, 0, num_present, pairs, sums);
+      std::int64_t c = block;
+      for (; c + block <= num_present; c += block)
+        add_classes<block, false>(tile + i, c, num_present, pairs, sums);
+      add_last<block - 1, false>(tile + i, c, num_present, pairs, sums);
     }
     for (std::int64_t c = 0; c < num_present; ++c)
-      store_tile(tile + c * tile_size, count, out[c] + begin);
+      store_tile(tile + c * tile_stride, count, out[c] + begin);
   }
 };
+
+// pairwise of two to four classes: everything is in registers between the maps and the results.
+template <int width>
+struct FewTile {
+  // Adds the classes in pairs, as PairwiseTile does, in `pixels` pixels.
+  template <int n, int pixels, class T>
+  static CUEKIT_INLINE void add_classes(const T* const* maps,  // n of (N)
+                                        std::int64_t begin, double factor,
+                                        T* const* out) {  // n of (N)
+    using Values = Lanes<double, pixels>;
+    Values own[n], own_sum[n];
+    for (int k = 0; k < n; ++k) {
+      const auto narrow = Lanes<T, pixels>::load(maps[k] + begin);
+      for (int j = 0; j < pixels; ++j) own[k].values[j] = narrow.values[j];
+      own_sum[k] = Values::zero();
+    }
+    for (int k = 0; k < n; ++k)
+      for (int other = k + 1; other < n; ++other)
+        Differences<pixels>::add_pair(own[k], own[other], own_sum[k], own_sum[other]);
+    for (int k = 0; k < n; ++k) {
+      const auto result = own_sum[k] * factor;
+      Lanes<T, pixels> narrow;
+      for (int j = 0; j < pixels; ++j) narrow.values[j] = static_cast<T>(result.values[j]);
+      narrow.store(out[k] + begin);
+    }
+  }
+
+  template <int n, class T>
+  static CUEKIT_INLINE void add_all(const T* const* maps,  // n of (N)
+                                    std::int64_t begin, std::int64_t end, double factor,
+                                    T* const* out) {  // n of (N)
+    const T* own[n];
+    T* results[n];
+    std::copy_n(maps, n, own);
+    std::copy_n(out, n, results);
+    for (; begin + width <= end; begin += width)
+      add_classes<n, width>(&own[0], begin, factor, &results[0]);
+    for (; begin < end; ++begin) add_classes<n, 1>(&own[0], begin, factor, &results[0]);
+  }
+
+  template <class T>
+  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
+                                std::int64_t num_present, std::int64_t begin, std::int64_t end,
+                                double factor,
+                                T* const* out,   // P of (N)
+                                bool* finite) {  // false where a value is not finite
+    typename float_bits<T>::type seen = 0;
+    for (std::int64_t c = 0; c < num_present; ++c)
+      seen |= nonfinite_bits(maps[c] + begin, end - begin);
+    *finite = !any_nonfinite(seen);
+    switch (num_present) {
+      case 2:
+        return add_all<2>(maps, begin, end, factor, out);
+      case 3:
+        return add_all<3>(maps, begin, end, factor, out);
+      default:
+        return add_all<4>(maps, begin, end, factor, out);
+    }
+  }
+};
+
+// What strongest computes in: float32 for float32 and float16. Rounding a difference of two of them
+// from float64 to their own type, or from float32 to float16, gives the bits of rounding it once:
+// the wider type has more than twice as many digits.
+template <class T>
+using difference_type = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // strongest. At each pixel only the largest value has a result above 0: its distance to the second
 // largest. So the two largest values suffice, and max(M_c - second, 0) is the result of every
 // class.
 struct StrongestTile {
-  template <class T>
-  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_size)
-                                std::int64_t num_present, std::int64_t begin, std::int64_t count,
-                                T* const* out) {  // P of (N)
-    double first[tile_size], second[tile_size], result[tile_size];
-    std::copy_n(tile, tile_size, first);
-    std::copy_n(tile + tile_size, tile_size, second);
-    for (std::int64_t i = 0; i < tile_size; ++i) {
-      const double a = first[i], b = second[i];
-      first[i] = a < b ? b : a;
-      second[i] = a < b ? a : b;
-    }
-    for (std::int64_t c = 2; c < num_present; ++c) {
-      const double* values = tile + c * tile_size;
-      for (std::int64_t i = 0; i < tile_size; ++i) {
-        const double value = values[i];
-        const double lower = value < first[i] ? value : first[i];
-        first[i] = value < first[i] ? first[i] : value;
-        second[i] = second[i] < lower ? lower : second[i];
+  // Pixels whose two largest values stay in L1, and whose maps stay in L2 until they are read
+  // again.
+  static constexpr std::int64_t size = 1024;
+
+  template <class V>
+  static CUEKIT_INLINE void raise(V value, V& first, V& second) {
+    const V lower = value < first ? value : first;
+    first = value < first ? first : value;
+    second = second < lower ? lower : second;
+  }
+
+  template <class V, class T>
+  static CUEKIT_INLINE void run(const V* const* rows,  // P of (count)
+                                std::int64_t num_present, std::int64_t count,
+                                T* const* out,   // P of (count)
+                                bool* finite) {  // false where a value is not finite
+    V first[size], second[size];
+    typename float_bits<V>::type seen = 0;
+    std::fill_n(first, count, -std::numeric_limits<V>::infinity());
+    std::fill_n(second, count, -std::numeric_limits<V>::infinity());
+    std::int64_t c = 0;
+    for (; c + 2 <= num_present; c += 2) {  // two classes, while the values so far are in registers
+      const V *one = rows[c], *other = rows[c + 1];
+      for (std::int64_t i = 0; i < count; ++i) {
+        V a = first[i], b = second[i];
+        raise(one[i], a, b);
+        raise(other[i], a, b);
+        seen |= nonfinite_bit(one[i]) | nonfinite_bit(other[i]);
+        first[i] = a;
+        second[i] = b;
       }
     }
-    for (std::int64_t c = 0; c < num_present; ++c) {
-      const double* values = tile + c * tile_size;
-      for (std::int64_t i = 0; i < tile_size; ++i) result[i] = positive(values[i] - second[i]);
-      store_tile(result, count, out[c] + begin);
+    if (c < num_present) {
+      const V* last = rows[c];
+      for (std::int64_t i = 0; i < count; ++i) {
+        raise(last[i], first[i], second[i]);
+        seen |= nonfinite_bit(last[i]);
+      }
     }
+    for (c = 0; c < num_present; ++c) {
+      const V* values = rows[c];
+      T* results = out[c];
+      for (std::int64_t i = 0; i < count; ++i)
+        results[i] = store<T>(positive(values[i] - second[i]));
+    }
+    *finite = !any_nonfinite(seen);
+  }
+};
+
+// target = source, in a type that holds its values exactly.
+struct Widen {
+  template <class From, class To>
+  static CUEKIT_INLINE void run(const From* source,  // (count)
+                                std::int64_t count,
+                                To* target) {  // (count)
+    for (std::int64_t i = 0; i < count; ++i) target[i] = static_cast<To>(load(source[i]));
   }
 };
 
@@ -194,7 +404,7 @@ struct AloneTile {
 
 // dcsm, first pass: raises maxima[c][c'] to the maximum over the tile of M_c - M_c'.
 struct PairMaxima {
-  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_size)
+  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_stride)
                                 std::int64_t num_present,
                                 double* maxima) {  // (P, P)
     constexpr int accumulators = 32;               // partial maxima, in registers
@@ -203,8 +413,8 @@ struct PairMaxima {
         double best[accumulators];
         std::fill_n(best, accumulators, maxima[c * num_present + other]);
         for (std::int64_t i = 0; i < tile_size; i += accumulators) {
-          const double* own = tile + c * tile_size + i;
-          const double* theirs = tile + other * tile_size + i;
+          const double* own = tile + c * tile_stride + i;
+          const double* theirs = tile + other * tile_stride + i;
           for (int j = 0; j < accumulators; ++j) {
             const double difference = own[j] - theirs[j];
             best[j] = best[j] < difference ? difference : best[j];
@@ -217,7 +427,7 @@ struct PairMaxima {
 };
 
 // Raises peaks[c] to the maximum of D_c.
-CUEKIT_INLINE void raise_peaks(const double* sums,  // (P, stride), of which (P, tile_size)
+CUEKIT_INLINE void raise_peaks(const double* sums,  // (P, stride), of which (P, tile_stride)
                                std::int64_t stride, std::int64_t num_present,
                                double* peaks) {  // (P)
   constexpr int accumulators = 8;                // partial maxima, in registers
@@ -236,17 +446,17 @@ CUEKIT_INLINE void raise_peaks(const double* sums,  // (P, stride), of which (P,
 // dcsm, second pass: stores D of the tile, and raises peaks[c] to the maximum of D_c. At most one
 // of M_c - M_c' and M_c' - M_c is positive, so one tanh serves both classes.
 struct PairTanh {
-  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_size)
+  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_stride)
                                 std::int64_t num_present,
                                 const double* maxima,  // (P, P)
-                                double* sums,          // (P, stride), of which (P, tile_size)
+                                double* sums,          // (P, stride), of which (P, tile_stride)
                                 std::int64_t stride,
                                 double* peaks) {  // (P)
     for (std::int64_t c = 0; c < num_present; ++c) std::fill_n(sums + c * stride, tile_size, 0.0);
     for (std::int64_t c = 0; c < num_present; ++c) {
       for (std::int64_t other = c + 1; other < num_present; ++other) {
-        const double* own = tile + c * tile_size;
-        const double* theirs = tile + other * tile_size;
+        const double* own = tile + c * tile_stride;
+        const double* theirs = tile + other * tile_stride;
         double* own_sum = sums + c * stride;
         double* their_sum = sums + other * stride;
         const double own_maximum = divisor(maxima[c * num_present + other]);
@@ -269,11 +479,11 @@ struct PairTanh {
 // The same where a maximum exceeds the range of float64: such pairs are computed from half the
 // differences. It is rare, so each class computes its own tanh.
 struct HalvedPairTanh {
-  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_size)
+  static CUEKIT_INLINE void run(const double* tile,  // (P, tile_stride)
                                 std::int64_t num_present,
                                 const double* maxima,       // (P, P), some of them infinite
                                 const double* half_maxima,  // (P, P): of half the differences
-                                double* sums,               // (P, stride), of which (P, tile_size)
+                                double* sums,  // (P, stride), of which (P, tile_stride)
                                 std::int64_t stride,
                                 double* peaks) {  // (P)
     for (std::int64_t c = 0; c < num_present; ++c) {
@@ -281,8 +491,8 @@ struct HalvedPairTanh {
       std::fill_n(sum, tile_size, 0.0);
       for (std::int64_t other = 0; other < num_present; ++other) {
         if (other == c) continue;
-        const double* own = tile + c * tile_size;
-        const double* theirs = tile + other * tile_size;
+        const double* own = tile + c * tile_stride;
+        const double* theirs = tile + other * tile_stride;
         const std::int64_t pair = c * num_present + other;
         const bool halved = std::isinf(maxima[pair]);
         const double maximum = divisor(halved ? half_maxima[pair] : maxima[pair]);
@@ -332,22 +542,14 @@ class Image {
     } else {
       clear_absent(threads);
       for_each_chunk(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        const std::unique_ptr<double[]> sums(new double[num_present_ * largest_width]);
-        for_each_tile(begin, end, [&](double* tile, std::int64_t tile_begin, std::int64_t count) {
-          if (num_present_ == 1) {
+        if (num_present_ == 1)
+          for_each_tile(begin, end, [&](double* tile, std::int64_t tile_begin, std::int64_t count) {
             dispatch<AloneTile>(tile, tile_begin, count, out_.data());
-          } else if (mode == SubtractMode::pairwise) {
-            // With vectors twice as wide, add_classes would run out of registers.
-            if (instruction_set == InstructionSet::avx512)
-              dispatch<PairwiseTile<8>>(maps_.data(), tile, num_present_, tile_begin, count,
-                                        sums.get(), out_.data());
-            else
-              dispatch<PairwiseTile<4>>(maps_.data(), tile, num_present_, tile_begin, count,
-                                        sums.get(), out_.data());
-          } else {
-            dispatch<StrongestTile>(tile, num_present_, tile_begin, count, out_.data());
-          }
-        });
+          });
+        else if (mode == SubtractMode::strongest)
+          strongest(begin, end);
+        else if (num_present_ > 1)
+          pairwise(begin, end);
       });
     }
     return finite_;
@@ -366,16 +568,86 @@ class Image {
     });
   }
 
+  void load_tile(std::int64_t begin, std::int64_t count, double* tile) {  // (P, tile_stride)
+    bool finite = true;
+    dispatch<LoadTile>(maps_.data(), num_present_, begin, count, tile, &finite);
+    if (!finite) finite_ = false;
+  }
+
   // Calls body(tile, tile_begin, count) for each tile of the pixels [begin, end).
   template <class Body>
   void for_each_tile(std::int64_t begin, std::int64_t end, Body body) {
-    const std::unique_ptr<double[]> tile(new double[num_present_ * tile_size]);
+    const std::unique_ptr<double[]> tile(new double[num_present_ * tile_stride]);
     for (std::int64_t i = begin; i < end && num_present_ > 0; i += tile_size) {
       const std::int64_t count = std::min(tile_size, end - i);
-      bool finite = true;
-      dispatch<LoadTile>(maps_.data(), num_present_, i, count, tile.get(), &finite);
-      if (!finite) finite_ = false;
+      load_tile(i, count, tile.get());
       body(tile.get(), i, count);
+    }
+  }
+
+  // Pixels [begin, end).
+  void strongest(std::int64_t begin, std::int64_t end) {
+    using V = difference_type<T>;
+    constexpr bool widened = !std::is_same_v<T, V>;
+    const std::unique_ptr<V[]> wide(new V[widened ? num_present_ * StrongestTile::size : 0]);
+    std::vector<const V*> rows(num_present_);
+    std::vector<T*> results(num_present_);
+    for (std::int64_t i = begin; i < end; i += StrongestTile::size) {
+      const std::int64_t count = std::min(StrongestTile::size, end - i);
+      for (std::int64_t c = 0; c < num_present_; ++c) {
+        if constexpr (widened) {
+          V* const row = wide.get() + c * StrongestTile::size;
+          dispatch<Widen>(maps_[c] + i, count, row);
+          rows[c] = row;
+        } else {
+          rows[c] = maps_[c] + i;
+        }
+        results[c] = out_[c] + i;
+      }
+      bool finite = true;
+      dispatch<StrongestTile>(std::as_const(rows).data(), num_present_, count, results.data(),
+                              &finite);
+      if (!finite) finite_ = false;
+    }
+  }
+
+  // Pixels [begin, end). With vectors twice as wide, add_classes would run out of registers.
+  void pairwise(std::int64_t begin, std::int64_t end) {
+    const double factor = 1.0 / static_cast<double>(num_present_ - 1);
+    if constexpr (std::is_floating_point_v<T>) {
+      if (num_present_ <= 4) {
+        bool finite = true;
+        dispatch_width<FewTile<2>, FewTile<4>, FewTile<8>>(maps_.data(), num_present_, begin, end,
+                                                           factor, out_.data(), &finite);
+        if (!finite) finite_ = false;
+        return;
+      }
+    }
+    const std::unique_ptr<double[]> tile(new double[num_present_ * tile_stride]);
+    const std::unique_ptr<double[]> sums(new double[num_present_ * largest_width]);
+    const bool wide = instruction_set == InstructionSet::avx512;
+    for (std::int64_t i = begin; i < end; i += tile_size) {
+      const std::int64_t count = std::min(tile_size, end - i);
+      const auto add_pairs = [&](auto narrow_tile, auto wide_tile, double scale) {
+        using Narrow = decltype(narrow_tile);
+        using Wide = decltype(wide_tile);
+        if (wide)
+          dispatch<Wide>(maps_.data(), tile.get(), num_present_, i, count, scale, sums.get(),
+                         out_.data());
+        else
+          dispatch<Narrow>(maps_.data(), tile.get(), num_present_, i, count, scale, sums.get(),
+                           out_.data());
+      };
+      double unit = 0.0;
+      if constexpr (!std::is_same_v<T, double>)
+        if (num_present_ > 4 && instruction_set != InstructionSet::baseline)
+          dispatch<LoadEvenTile>(maps_.data(), num_present_, i, count, tile.get(), &unit);
+      if (unit > 0.0) {
+        add_pairs(PairwiseTile<4, Maxima>(), PairwiseTile<8, Maxima>(), unit * factor);
+      } else {
+        load_tile(i, count, tile.get());
+        add_pairs(PairwiseTile<4, Differences>(), PairwiseTile<8, Differences>(), factor);
+      }
     }
   }
 
@@ -400,7 +672,8 @@ class Image {
       std::fill(chunk_maxima.begin(), chunk_maxima.end(), 0.0);
       for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
         for_each_tile(begin, end, [&](double* tile, std::int64_t, std::int64_t) {
-          for (std::int64_t i = 0; i < num_present_ * tile_size; ++i) tile[i] *= 0.5;
+          for (std::int64_t c = 0; c < num_present_; ++c)
+            for (std::int64_t i = 0; i < tile_size; ++i) tile[c * tile_stride + i] *= 0.5;
           dispatch<PairMaxima>(tile, num_present_, chunk_maxima.data() + chunk * pairs);
         });
       });

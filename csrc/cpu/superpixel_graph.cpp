@@ -172,8 +172,8 @@ void superpixel_graph(const SuperpixelsView& superpixels,  // (1, H, W)
   }
   counts[0] = count;
   counts[1] = find_edges(count, &contacts, edges, lengths);
-  paint_runs(runs.begin(), runs.end(), p.height * p.width, labels,
-             [](std::int32_t label) { return label; });
+  paint_runs<16>(runs.begin(), runs.end(), p.height * p.width, 1, labels,
+                 [](std::int32_t label, std::int64_t) { return label; });
 }
 
 void superpixel_colours(const std::uint8_t* image,   // (H, W, 3)

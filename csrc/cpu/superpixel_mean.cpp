@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "finite.h"
@@ -18,34 +18,17 @@
 namespace cuekit::cpu {
 namespace {
 
-// Writes each superpixel's means to its pixels. It goes run by run through all channels of the
-// block (paint_runs does one channel): the end of a run is mispredicted once, not once per channel.
+// Writes each superpixel's means to its pixels, in vectors of `width` bytes.
+template <int width>
 struct PaintMeans {
   template <class M>
   static CUEKIT_INLINE void run(const M* means,  // (S, 8)
                                 const Run* run, const Run* end, std::int64_t pixels,
                                 std::int64_t channels,
                                 M* out) {  // (channels, pixels)
-    constexpr int chunk = 64 / sizeof(M);
-    std::int64_t begin = 0;
-    for (; run != end && pixels - begin >= std::int64_t{run->length} + 2 * chunk; ++run) {
-      const M* mean = means + run->label * std::int64_t{channels_per_block};
-      for (std::int64_t j = 0; j < channels; ++j) {
-        M filled[chunk];
-        std::fill_n(filled, chunk, mean[j]);
-        M* target = out + j * pixels + begin;
-        std::memcpy(target, filled, 64);
-        std::memcpy(target + chunk, filled, 64);
-        for (std::int64_t x = 2 * chunk; x < run->length; x += chunk)
-          std::memcpy(target + x, filled, 64);
-      }
-      begin += run->length;
-    }
-    for (; run != end; begin += run->length, ++run) {
-      for (std::int64_t j = 0; j < channels; ++j)
-        std::fill_n(out + j * pixels + begin, run->length,
-                    means[run->label * std::int64_t{channels_per_block} + j]);
-    }
+    paint_runs<width>(run, end, pixels, channels, out, [means](std::int32_t label, std::int64_t j) {
+      return means[label * std::int64_t{channels_per_block} + j];
+    });
   }
 };
 
@@ -87,7 +70,8 @@ bool mean_of_block(const T* values,    // (channels, H, W)
       means[i] = store<mean_type<T>>(sums[i] / size);
     }
   }
-  dispatch<PaintMeans>(means.data(), superpixels.begin(), superpixels.end(), pixels, channels, out);
+  dispatch_width<PaintMeans<16>, PaintMeans<32>, PaintMeans<64>>(
+      std::as_const(means).data(), superpixels.begin(), superpixels.end(), pixels, channels, out);
   for (std::int64_t j = 0; superpixels.any_outside && j < channels; ++j) {
     bool kept_finite = true;
     dispatch<KeepValues>(values + j * pixels, superpixels.begin(), superpixels.end(),

@@ -1,12 +1,14 @@
 // The sums of 8 channels over every superpixel, for superpixel_mean and superpixel_table.
 //
-// Chunks of about 64 pixels are interleaved, so that the 8 values of a pixel are side by side, and
-// then added run by run: the superpixel's 8 sums are read once, stay in registers over the run, and
-// are written back.
+// Groups of 16 pixels are interleaved, so that the 8 values of a pixel are side by side, and then
+// added run by run: the superpixel's 8 sums are read once, stay in registers over the run, and are
+// written back. Each group is interleaved before the one in front of it is added: an addition waits
+// for the one before it, and meanwhile the processor interleaves.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -14,9 +16,9 @@
 
 namespace cuekit::cpu {
 
-// Pixels that are interleaved before they are added: they stay in L1. More of them would take so
-// long for each channel's plane that the hardware prefetcher loses track of the other planes.
-constexpr std::int64_t chunk_size = 64;
+// Pixels that are interleaved at a time: so few that the processor sees the additions of one group
+// and the interleaving of the next one together.
+constexpr std::int64_t group_size = 16;
 
 // The type that values are interleaved in. float32 holds every value of at most 16 bits exactly,
 // and is converted to float64 in one instruction.
@@ -24,70 +26,92 @@ template <class T>
 using interleaved_type = std::conditional_t<sizeof(T) <= 2, float, T>;
 
 // Adds every value to its superpixel's sum, in raster order.
-//
-// Whole runs are interleaved until they make up a chunk, so the buffer has room for a chunk and the
-// longest run. A run's sums are held in vectors of `width` values; for width 1, and for integers,
-// in an array, which is faster there.
 template <int width>
 struct AddRuns {
+  // The sums of a run are held in vectors of `width` values; for width 1, and for integers, in an
+  // array, which is faster there.
   template <class T>
   static CUEKIT_INLINE void add(const T* values,  // (length, 8)
-                                std::int32_t length,
+                                std::int64_t length,
                                 double* sum) {  // (8)
     if constexpr (width > 1 && std::is_floating_point_v<T>) {
       using Values = Lanes<double, width>;
       constexpr int parts = channels_per_block / width;
       Values partial[parts];
       for (int k = 0; k < parts; ++k) partial[k] = Values::load(sum + k * width);
-      for (std::int32_t x = 0; x < length; ++x, values += channels_per_block) {
+      for (std::int64_t x = 0; x < length; ++x, values += channels_per_block) {
         for (int k = 0; k < parts; ++k) {
-          double wide[width];
-          for (int j = 0; j < width; ++j) wide[j] = load(values[k * width + j]);
-          partial[k] = partial[k] + Values::load(wide);
+          // GCC compiles the conversion of a whole vector to two of its halves.
+          const auto narrow = Lanes<T, width>::load(values + k * width);
+          Values wide;
+          for (int j = 0; j < width; ++j) wide.values[j] = narrow.values[j];
+          partial[k] = partial[k] + wide;
         }
       }
       for (int k = 0; k < parts; ++k) partial[k].store(sum + k * width);
     } else {
       double partial[channels_per_block];
       for (int j = 0; j < channels_per_block; ++j) partial[j] = sum[j];
-      for (std::int32_t x = 0; x < length; ++x, values += channels_per_block) {
+      for (std::int64_t x = 0; x < length; ++x, values += channels_per_block) {
+#pragma GCC unroll 8
         for (int j = 0; j < channels_per_block; ++j) partial[j] += load(values[j]);
       }
       for (int j = 0; j < channels_per_block; ++j) sum[j] = partial[j];
     }
   }
 
+  // Interleaves pixels [begin, begin + count).
+  template <class T>
+  static CUEKIT_INLINE void interleave_pixels(const T* const* planes,  // 8 of (pixels)
+                                              std::int64_t begin, std::int64_t count,
+                                              interleaved_type<T>* group) {  // (count, 8)
+    const interleaved_type<T>* rows[channels_per_block];
+    interleaved_type<T> converted[channels_per_block][group_size];
+    for (int j = 0; j < channels_per_block; ++j) {
+      if constexpr (std::is_same_v<T, interleaved_type<T>>) {
+        rows[j] = planes[j] + begin;
+      } else {
+        for (std::int64_t x = 0; x < count; ++x)
+          converted[j][x] = static_cast<float>(load(planes[j][begin + x]));
+        rows[j] = converted[j];
+      }
+    }
+    if constexpr (width == 4 && std::is_same_v<interleaved_type<T>, float>)
+      interleave_halves(&rows[0], count, group);
+    else
+      interleave(&rows[0], count, group);
+  }
+
+  // Interleaves the group from `begin` on. The last one may have fewer pixels; for all others the
+  // loops have a fixed length.
+  template <class T>
+  static CUEKIT_INLINE void interleave_group(const T* const* planes,  // 8 of (pixels)
+                                             std::int64_t begin, std::int64_t pixels,
+                                             interleaved_type<T>* group) {  // (group_size, 8)
+    if (begin + group_size <= pixels)
+      interleave_pixels(planes, begin, group_size, group);
+    else if (begin < pixels)
+      interleave_pixels(planes, begin, pixels - begin, group);
+  }
+
   template <class T>
   static CUEKIT_INLINE void run(const T* const* planes,  // 8 of (pixels)
-                                std::int64_t pixels, const Run* run, const Run* end,
-                                std::int64_t room,            // the buffer's length in pixels
-                                interleaved_type<T>* buffer,  // (room, 8); then, only for values
-                                                              // that change type, (8, room)
-                                double* sums) {               // (S, 8)
-    for (std::int64_t begin = 0; run != end;) {
-      const Run* first = run;
-      std::int64_t count = 0;
-      do count += run++->length;
-      while (run != end && count < chunk_size);
-      // Rounded up to 8 pixels: some more pixels are cheaper than the last few one by one.
-      const std::int64_t rounded = std::min((count + 7) / 8 * 8, pixels - begin);
-      const interleaved_type<T>* rows[channels_per_block];
-      for (int j = 0; j < channels_per_block; ++j) {
-        if constexpr (std::is_same_v<T, interleaved_type<T>>) {
-          rows[j] = planes[j] + begin;
-        } else {
-          interleaved_type<T>* const converted = buffer + (channels_per_block + j) * room;
-          for (std::int64_t x = 0; x < rounded; ++x)
-            converted[x] = static_cast<float>(load(planes[j][begin + x]));
-          rows[j] = converted;
-        }
-      }
-      interleave(&rows[0], rounded, buffer);
-      begin += count;
-      const interleaved_type<T>* values = buffer;
-      for (; first != run; ++first) {
-        add(values, first->length, sums + first->label * std::int64_t{channels_per_block});
-        values += first->length * std::int64_t{channels_per_block};
+                                std::int64_t pixels, const Run* run,
+                                double* sums) {  // (S, 8)
+    interleaved_type<T> groups[2][group_size * channels_per_block];
+    interleave_group(planes, 0, pixels, groups[0]);
+    std::int64_t left = run->length;  // pixels of the run that are still to be added
+    for (std::int64_t begin = 0, index = 0; begin < pixels; begin += group_size, index ^= 1) {
+      interleave_group(planes, begin + group_size, pixels, groups[index ^ 1]);
+      const interleaved_type<T>* values = groups[index];
+      for (std::int64_t room = std::min(group_size, pixels - begin);;) {
+        const std::int64_t count = std::min(left, room);
+        add(values, count, sums + run->label * std::int64_t{channels_per_block});
+        values += count * channels_per_block;
+        room -= count;
+        left -= count;
+        if (room == 0) break;
+        left = (++run)->length;
       }
     }
   }
@@ -104,12 +128,9 @@ std::vector<double> sums_of_block(const T* values,  // (channels, H, W)
   const T* planes[channels_per_block];
   for (int j = 0; j < channels_per_block; ++j)
     planes[j] = values + std::min<std::int64_t>(j, channels - 1) * pixels;
-  const std::int64_t room = chunk_size + width + 7;
-  constexpr int buffers = std::is_same_v<T, interleaved_type<T>> ? 1 : 2;
-  std::vector<interleaved_type<T>> buffer(room * channels_per_block * buffers);
   std::vector<double> sums(superpixels.rows() * channels_per_block);
-  dispatch_width<AddRuns<1>, AddRuns<4>, AddRuns<8>>(
-      &planes[0], pixels, superpixels.begin(), superpixels.end(), room, buffer.data(), sums.data());
+  dispatch_width<AddRuns<1>, AddRuns<4>, AddRuns<8>>(&planes[0], pixels, superpixels.begin(),
+                                                     sums.data());
   return sums;
 }
 

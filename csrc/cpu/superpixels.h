@@ -10,12 +10,21 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cuekit/half.h"
 #include "cuekit/superpixels_view.h"
 #include "lanes.h"
 #include "simd.h"
+
+#define CUEKIT_SHUFFLES 0
+#if defined(__GNUC__) && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#undef CUEKIT_SHUFFLES
+#define CUEKIT_SHUFFLES 1
+#endif
+#endif
 
 namespace cuekit::cpu {
 
@@ -76,28 +85,86 @@ CUEKIT_INLINE void interleave(const T* const* rows,  // 8 of (count)
   }
 }
 
-// Writes value_of(label) to every pixel of the runs. Runs are short, so each one is written in
-// whole chunks of 64 bytes. The last chunk may reach into the next run, which then overwrites it.
-// The first two chunks are written whatever the run's length: a wasted store costs less than a
-// branch misprediction. Near the end of the output, exactly `length` values are
-// written, so that nothing is written past the end.
-template <class V, class ValueOf>
-CUEKIT_INLINE void paint_runs(const Run* run, const Run* end, std::int64_t pixels,
-                              V* out,  // (pixels)
-                              ValueOf value_of) {
-  constexpr int chunk = 64 / sizeof(V);
-  V* const stop = out + pixels;
-  for (; run != end && stop - out >= std::int64_t{run->length} + 2 * chunk; ++run) {
-    V filled[chunk];
-    std::fill_n(filled, chunk, value_of(run->label));
-    std::memcpy(out, filled, 64);
-    std::memcpy(out + chunk, filled, 64);
-    for (std::int64_t x = 2 * chunk; x < run->length; x += chunk) std::memcpy(out + x, filled, 64);
-    out += run->length;
+#if CUEKIT_SHUFFLES
+typedef float EightFloats __attribute__((vector_size(32)));
+
+// Four values of each of two rows.
+CUEKIT_INLINE EightFloats load_halves(const float* low, const float* high) {
+  typedef float FourFloats __attribute__((vector_size(16)));
+  FourFloats a, b;
+  std::memcpy(&a, low, sizeof a);
+  std::memcpy(&b, high, sizeof b);
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+// The same for float32 and AVX2, whose vectors have two halves that few shuffles cross: so both
+// halves are transposed alike, as squares of 4 by 4. Compilers make far more shuffles of the loop
+// above; but not for AVX-512.
+CUEKIT_INLINE void interleave_halves(const float* const* rows,  // 8 of (count)
+                                     std::int64_t count,
+                                     float* __restrict pixels) {  // (count, 8)
+  const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
+  const float *e = rows[4], *f = rows[5], *g = rows[6], *h = rows[7];
+  const std::int64_t fours = count / 4 * 4;
+  for (std::int64_t x = 0; x < fours; x += 4) {
+    const EightFloats ae = load_halves(a + x, e + x), bf = load_halves(b + x, f + x);
+    const EightFloats cg = load_halves(c + x, g + x), dh = load_halves(d + x, h + x);
+    const EightFloats ab = __builtin_shufflevector(ae, bf, 0, 8, 1, 9, 4, 12, 5, 13);
+    const EightFloats cd = __builtin_shufflevector(cg, dh, 0, 8, 1, 9, 4, 12, 5, 13);
+    const EightFloats ef = __builtin_shufflevector(ae, bf, 2, 10, 3, 11, 6, 14, 7, 15);
+    const EightFloats gh = __builtin_shufflevector(cg, dh, 2, 10, 3, 11, 6, 14, 7, 15);
+    const EightFloats first = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13);
+    const EightFloats second = __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    const EightFloats third = __builtin_shufflevector(ef, gh, 0, 1, 8, 9, 4, 5, 12, 13);
+    const EightFloats fourth = __builtin_shufflevector(ef, gh, 2, 3, 10, 11, 6, 7, 14, 15);
+    float* const target = pixels + x * channels_per_block;
+    std::memcpy(target, &first, sizeof first);
+    std::memcpy(target + channels_per_block, &second, sizeof second);
+    std::memcpy(target + 2 * channels_per_block, &third, sizeof third);
+    std::memcpy(target + 3 * channels_per_block, &fourth, sizeof fourth);
   }
+  for (std::int64_t x = fours; x < count; ++x) {
+    for (int j = 0; j < channels_per_block; ++j) pixels[x * channels_per_block + j] = rows[j][x];
+  }
+}
+#else
+CUEKIT_INLINE void interleave_halves(const float* const* rows, std::int64_t count, float* pixels) {
+  interleave(rows, count, pixels);
+}
+#endif
+
+// Writes value_of(label, channel) to every pixel of the runs, in each of the channels. Runs are
+// short, so the first 64 bytes of each are written at once, and the others in vectors of `width`
+// bytes. The last vector may reach into the next run, which then overwrites it. It goes run by run
+// through all channels: the end of a run is mispredicted once, not once per channel.
+template <int width, class V, class ValueOf>
+CUEKIT_INLINE void paint_runs(const Run* run, const Run* end, std::int64_t pixels,
+                              std::int64_t channels,
+                              V* out,  // (channels, pixels)
+                              ValueOf value_of) {
+  // Vectors of integers: GCC fills one of floats by an addition, which turns -0 into 0.
+  using Bits = std::conditional_t<
+      sizeof(V) == 1, std::uint8_t,
+      std::conditional_t<sizeof(V) == 2, std::uint16_t,
+                         std::conditional_t<sizeof(V) == 4, std::uint32_t, std::uint64_t>>>;
+  constexpr int step = width / static_cast<int>(sizeof(V));
+  constexpr int first = 64 / static_cast<int>(sizeof(V));
+  std::int64_t begin = 0;
   for (; run != end; ++run) {
-    const V value = value_of(run->label);
-    for (std::int32_t x = 0; x < run->length; ++x) *out++ = value;
+    const std::int64_t length = run->length;
+    if (pixels - begin < length + first) break;
+    V* target = out + begin;
+    for (std::int64_t j = 0; j < channels; ++j, target += pixels) {
+      const auto filled = Lanes<Bits, step>::all(bit_cast<Bits>(value_of(run->label, j)));
+      const auto store = [&](std::int64_t x) { filled.store(reinterpret_cast<Bits*>(target + x)); };
+      for (int x = 0; x < first; x += step) store(x);
+      for (std::int64_t x = first; x < length; x += step) store(x);
+    }
+    begin += length;
+  }
+  for (; run != end; begin += run->length, ++run) {
+    for (std::int64_t j = 0; j < channels; ++j)
+      std::fill_n(out + j * pixels + begin, run->length, value_of(run->label, j));
   }
 }
 

@@ -53,8 +53,8 @@ lean_flags = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-split-paths", "-f
 lean_flags += ["-fno-version-loops-for-strides", "--param=vect-epilogues-nomask=0"]
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
 FLAGS_OF = {
-    "background labels refine_local": ["-funswitch-loops"],
-    "embed lattice read_scores snap snap_masks": [*compact_flags, "-fpeel-loops"],
+    "background labels": ["-funswitch-loops"],
+    "embed lattice read_scores refine_local snap snap_masks": [*compact_flags, "-fpeel-loops"],
     "bilateral_filter boundary_connectivity colour_evidence crf_features mask_scores "
     "random_walk raw_cues shortest_paths": compact_flags,
 }

@@ -135,6 +135,24 @@ void read_photo(const P* photo,  // (H, W, channels), or (channels, H, W)
 // The weights of one row.
 template <LocalAffinity affinity>
 struct RowWeights {
+  // Adds one channel's terms to the sums of a block. The first channel's are the sums.
+  template <bool first, class Real>
+  static CUEKIT_INLINE void add_terms(const Real* const* neighbours, int count, std::int64_t shift,
+                                      const Real* pixel,      // (block)
+                                      const Real* deviation,  // (block)
+                                      Real* sums) {           // (neighbours, block)
+    for (int n = 0; n < count; ++n) {
+      const Real* const row = neighbours[n] + shift;
+      Real* const sum = sums + n * block;
+      for (int j = 0; j < block; ++j) {
+        const Real term = affinity == LocalAffinity::par
+                              ? par_term(row[j], pixel[j], deviation[j])
+                              : pamr_term(row[j], pixel[j], deviation[j]);
+        sum[j] = first ? term : sum[j] + term;
+      }
+    }
+  }
+
   template <class Real>
   static CUEKIT_INLINE void run(const RefineLocalParams* p, const Planes* planes,
                                 const Real* pixels,             // photo planes
@@ -170,16 +188,10 @@ struct RowWeights {
         Real deviation[block];
         for (int j = 0; j < block; ++j)
           deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
-        for (int n = 0; n < count; ++n) {
-          const Real* const row = neighbours[n] + shift;
-          Real* const sum = w + n * block;
-          for (int j = 0; j < block; ++j) {
-            const Real term = affinity == LocalAffinity::par
-                                  ? par_term(row[j], pixel[j], deviation[j])
-                                  : pamr_term(row[j], pixel[j], deviation[j]);
-            sum[j] = c == 0 ? term : sum[j] + term;
-          }
-        }
+        if (c == 0)
+          add_terms<true>(neighbours, count, shift, pixel, deviation, w);
+        else
+          add_terms<false>(neighbours, count, shift, pixel, deviation, w);
       }
       Real largest[block];
       double total[block];

@@ -79,7 +79,7 @@ def full_size() -> Iterator[Case]:
     maps = inputs.smooth_probabilities(inputs.SIZE)
     for kind, photo in inputs.smooth_and_textured().items():
         for name in ("sec", "irn"):
-            for threads, number, at_least in ((1, "one thread", 5), (2, "two threads", 8)):
+            for threads, number, at_least in ((1, "one thread", 5.5), (2, "two threads", 9)):
                 yield case(
                     f"{name}, {kind}, {number}",
                     partial(cuekit.dense_crf, maps, photo, name, threads=threads),

@@ -272,8 +272,9 @@ struct FewTile {
     using Values = Lanes<double, pixels>;
     Values own[n], own_sum[n];
     for (int k = 0; k < n; ++k) {
-      const auto narrow = Lanes<T, pixels>::load(maps[k] + begin);
-      for (int j = 0; j < pixels; ++j) own[k].values[j] = narrow.values[j];
+      double wide[pixels];
+      for (int j = 0; j < pixels; ++j) wide[j] = maps[k][begin + j];
+      own[k] = Values::load(wide);
       own_sum[k] = Values::zero();
     }
     for (int k = 0; k < n; ++k)

@@ -102,8 +102,8 @@ OPS = (
     # from L2 and L3 for a usual photo, from memory for a large one. scikit-image slows down more:
     # a photo of 3 megapixels takes it 2.9 times the time per pixel.
     Op("felzenszwalb", lambda p: cuekit.felzenszwalb(p.pixels), 70, at_most=4),
-    # In each of eleven passes it reads 88 bytes per pixel: for a usual photo from L3, for a large one
-    # from memory, at less than half the speed. That is a tenth of the time. Clearing the pages of a
+    # In each of eleven passes it reads 88 bytes per pixel: for a usual photo from L3, for a large
+    # one from memory, at less than half the speed. That is a tenth of the time. Clearing pages of a
     # gigabyte is a tenth to a quarter. And a large spatial lattice is not kept between calls.
     Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 130, at_most=1.6),
     Op("refine_local", lambda p: cuekit.refine_local(p.maps, p.pixels), 50),

@@ -46,14 +46,18 @@ user_flags = os.environ.get("CUEKIT_CXXFLAGS", "").split()  # last, so that they
 link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
 compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
-# Compiled for size, which makes them half as large: kernels that were measured to be as fast with
-# these flags, and the bindings, which have no loops. The others get slower, some by half.
-COMPACT = [
-    "bilateral_filter", "boundary_connectivity", "colour_evidence", "mask_scores",
-    "random_walk", "raw_cues", "shortest_paths", "snap_masks", "superpixel_graph",
-]  # fmt: skip
+# What GCC's -O3 adds to -O2 makes the kernels twice as large, and most of it makes none faster. It
+# is kept for the files that were measured to need it. A kernel in a header is compiled in each file
+# that includes it, and the linker keeps one copy: such files belong into the same list.
+lean_flags = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-split-paths", "-fno-ipa-cp-clone"]
+lean_flags += ["-fno-version-loops-for-strides", "--param=vect-epilogues-nomask=0"]
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
-compact_flags += ["--param=vect-epilogues-nomask=0"]
+FLAGS_OF = {
+    "background labels": ["-funswitch-loops"],
+    "embed lattice read_scores refine_local snap snap_masks": [*compact_flags, "-fpeel-loops"],
+    "bilateral_filter boundary_connectivity colour_evidence crf_features mask_scores "
+    "random_walk raw_cues shortest_paths": compact_flags,
+}
 
 NO_COMPILER = """
 cuekit is compiled when it is installed, but there is no working C++17 compiler ({reason}).
@@ -120,13 +124,17 @@ def architectures(nvcc: str) -> list[str]:
 
 
 def size_flags(source: str) -> list[str]:
-    """Return the flags of a file that is compiled for size."""
+    """Return the flags that keep a file's code small and as fast."""
     if windows:
         return []
-    if source == "csrc/bind.cpp":
+    if source == "csrc/bind.cpp":  # it has no loops
         return ["-Os"]
-    # Clang has other flags, and makes smaller code to begin with.
-    return compact_flags if is_gcc and Path(source).stem in COMPACT else []
+    if not is_gcc:  # other compilers have other flags, and make smaller code to begin with
+        return []
+    stem = Path(source).stem
+    return lean_flags + [
+        flag for stems, flags in FLAGS_OF.items() if stem in stems.split() for flag in flags
+    ]
 
 
 def nvcc_command() -> list[str]:

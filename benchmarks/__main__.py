@@ -8,12 +8,15 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import cuekit
+from cuekit._backend import INSTRUCTION_SET_VARIABLE, INSTRUCTION_SETS, cpu_kernels
 
 if TYPE_CHECKING:
     from benchmarks.harness import Result, Row, Verdict
@@ -37,22 +40,37 @@ NAMES = (
     "evidence",
     "background",
     "subtract",
+    "large",
     "threads",
     "import",
 )
 README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
+RESULTS = "\n## Results\n"
+
+
+def use_instruction_set(name: str) -> None:
+    """Let cuekit use it, in this process and in those that benchmarks start."""
+    cpu_kernels.set_instruction_set(name)
+    os.environ[INSTRUCTION_SET_VARIABLE] = name
+
+
+def processor() -> str:
+    """Return the processor's name, and what distinguishes it from others of the same name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    pairs = [re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line]
+    facts = dict(reversed(pairs))  # of the first processor
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    return "{model name} (family {cpu family}, model {model})".format(**facts)
 
 
 def machine() -> dict[str, Any]:
     """Describe the machine and the versions of all libraries."""
-    config = {key: value for key, value in cuekit.build_config().items() if value is not None}
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    config = {key: value for key, value in cuekit.build_config().items() if value}
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": usable,
         "system": platform.system(),
         **config,
@@ -105,11 +123,18 @@ def tables(facts: dict[str, Any], results: list[Result]) -> str:
     )
 
 
-def write_readme(text: str) -> None:
-    """Write the tables between the markers in the README."""
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+def with_section(readme: str, title: str, body: str) -> str:
+    """Return the README with a section of its results replaced, or put before the others."""
+    before, results = readme.split(RESULTS)
+    introduction, *sections = re.split(r"^(?=### )", results, flags=re.MULTILINE)
+    heading = f"### {title}\n"
+    section = f"{heading}\n{body}\n"
+    if any(each.startswith(heading) for each in sections):
+        sections = [section if each.startswith(heading) else each for each in sections]
+    else:
+        sections = [section, *sections]
+    text = "\n".join(each.rstrip("\n") + "\n" for each in sections)
+    return f"{before}{RESULTS}{introduction}{text}"
 
 
 def parse() -> argparse.Namespace:
@@ -120,6 +145,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="few rounds, to check that all benchmarks run"
     )
+    parser.add_argument(
+        "--instruction-set",
+        action="append",
+        choices=INSTRUCTION_SETS,
+        dest="instruction_sets",
+        help="what cuekit may use; can be repeated (default: the widest; with --write, avx2 too)",
+    )
     parser.add_argument("--write", action="store_true", help="write the tables into README.md")
     parser.add_argument("--strict", action="store_true", help="fail if a claim does not hold")
     args = parser.parse_args()
@@ -127,25 +159,47 @@ def parse() -> argparse.Namespace:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     if args.write and (args.names or args.quick):
         parser.error("--write needs a complete run, without names and without --quick")
+    possible = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(cpu_kernels.widest_instruction_set()) + 1]
+    if not args.instruction_sets:
+        args.instruction_sets = [cpu_kernels.instruction_set()]
+        if args.write and args.instruction_sets == ["avx512"]:
+            args.instruction_sets.append("avx2")
+    if lacking := set(args.instruction_sets) - set(possible):
+        parser.error(f"this processor lacks {', '.join(sorted(lacking))}")
     return args
 
 
-def main() -> int:
-    """Run the benchmarks that were named, or all."""
-    args = parse()
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
+    """Run the benchmarks that were named, or all; return facts of the machine, and results."""
     results: list[Result] = []
     for name in args.names or NAMES:
-        sys.stderr.write(f"{name} …\n")
+        start = perf_counter()
+        sys.stderr.write(f"{name} … ")
+        sys.stderr.flush()
         results += importlib.import_module(f"benchmarks.bench_{name}").run(quick=args.quick)
-    facts = machine()
-    text = tables(facts, results)
-    sys.stdout.write(text + "\n")
+        sys.stderr.write(f"{perf_counter() - start:.0f} s\n")
+    return machine(), results
+
+
+def main() -> int:
+    """Run the benchmarks with every instruction set that was named."""
+    args = parse()
+    reports = []
+    broken = False
+    for instruction_set in args.instruction_sets:
+        use_instruction_set(instruction_set)
+        facts, results = run(args)
+        title, text = f"{facts['cpu']}, {instruction_set}", tables(facts, results)
+        sys.stdout.write(f"### {title}\n\n{text}\n")
+        if args.write:
+            readme = README.read_text(encoding="utf-8")
+            README.write_text(with_section(readme, title, text), encoding="utf-8")
+        reports.append(
+            {"machine": facts, "results": [dataclasses.asdict(result) for result in results]}
+        )
+        broken |= any(not verdict.holds for result in results for verdict in result.verdicts)
     if args.json:
-        report = {"machine": facts, "results": [dataclasses.asdict(result) for result in results]}
-        args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    if args.write:
-        write_readme(text)
-    broken = any(not verdict.holds for result in results for verdict in result.verdicts)
+        args.json.write_text(json.dumps(reports, indent=1, ensure_ascii=False), encoding="utf-8")
     return 1 if args.strict and broken else 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 import cuekit
-from benchmarks import inputs, peers
+from benchmarks import inputs, peers, peers_compiled
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
 
@@ -38,8 +40,19 @@ def case() -> Case:
                 for name, call, value, tolerance in readers
             ),
             Contender("NumPy", lambda: peers.background_numpy(features, out), expected, loose),
-            Contender(
-                "torch", lambda: peers.background_torch(tensors, tensor_out), expected, loose
+            *(
+                Contender(name, partial(way, tensors, tensor_out), expected, loose, "torch")
+                for name, way in (
+                    ("torch, sums", peers.background_torch),
+                    ("torch, products with ones", peers.background_torch_product),
+                )
+            ),
+            *peers_compiled.contenders(
+                "torch, compiled",
+                partial(peers_compiled.background, *tensors, tensor_out),
+                expected,
+                loose,
+                "torch",
             ),
         ],
         [

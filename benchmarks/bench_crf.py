@@ -1,7 +1,6 @@
 """dense_crf and dense_crf_features, ten iterations: whole calls, with lattices and unaries.
 
-Two other packages are not timed here. MONAI's CRF needs a C++ extension that its wheel lacks.
-SimpleCRF returns labels only; it was built for Python 3.10 alone.
+The README of the benchmarks says which other packages are not timed here, and why.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def full_size() -> Iterator[Case]:
     maps = inputs.smooth_probabilities(inputs.SIZE)
     for kind, photo in inputs.smooth_and_textured().items():
         for name in ("sec", "irn"):
-            for threads, number, at_least in ((1, "one thread", 5), (2, "two threads", 8)):
+            for threads, number, at_least in ((1, "one thread", 5.5), (2, "two threads", 9)):
                 yield case(
                     f"{name}, {kind}, {number}",
                     partial(cuekit.dense_crf, maps, photo, name, threads=threads),
@@ -162,7 +161,7 @@ def gray() -> Case:
         ]
         return peers.crf_features_pydensecrf(flat, kernels).reshape(maps.shape)
 
-    return case("sec, gray photo", partial(cuekit.dense_crf, maps, photo), theirs, 3)
+    return case("sec, gray photo", partial(cuekit.dense_crf, maps, photo), theirs, 5)
 
 
 def points(
@@ -173,7 +172,7 @@ def points(
         title,
         lambda: cuekit.dense_crf_features(maps, kernels())[:, None],
         lambda: peers.crf_features_pydensecrf(maps, kernels())[:, None],
-        3,
+        4,
     )
 
 

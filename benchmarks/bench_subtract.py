@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
 
 import cuekit
-from benchmarks import inputs, peers
+from benchmarks import inputs, peers, peers_compiled
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
 from cuekit.subtract import Mode
@@ -69,6 +70,12 @@ def torch_ways(cams: np.ndarray, mode: Mode) -> dict[str, Callable[[], torch.Ten
     }
 
 
+def compiled_way(cams: np.ndarray, mode: Mode) -> Callable[[], torch.Tensor]:
+    """Return torch's implementation of a mode for torch.compile."""
+    maps = torch.from_numpy(cams).flatten(1)
+    return partial(getattr(peers_compiled, mode), maps, torch.empty_like(maps))
+
+
 def all_present(cams: np.ndarray, mode: Mode) -> Case:
     """Compare with torch."""
     own = ours(cams, np.ones(len(cams), dtype=bool), mode)
@@ -92,7 +99,10 @@ def all_present(cams: np.ndarray, mode: Mode) -> Case:
         [
             Contender(f"torch, {name}", call, answer, THEIRS, "torch")
             for name, call in torch_ways(cams, mode).items()
-        ],
+        ]
+        + peers_compiled.contenders(
+            "torch, compiled", compiled_way(cams, mode), answer, THEIRS, "torch"
+        ),
         claims.get(mode, ()),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import cuekit
-from benchmarks import inputs, peers
+from benchmarks import inputs, peers, peers_compiled
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
 
@@ -56,6 +56,13 @@ def case() -> Case:
             *(
                 Contender(name, partial(way, *args), answer, tolerance, group)
                 for name, way, args, tolerance, group in ways
+            ),
+            *peers_compiled.contenders(
+                "torch index_add, compiled",
+                partial(peers_compiled.mean, *tensors),
+                answer,
+                single,
+                "torch",
             ),
         ],
         [

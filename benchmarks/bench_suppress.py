@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import cuekit
-from benchmarks import inputs, peers
+from benchmarks import inputs, peers, peers_compiled
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import reference
 
@@ -31,6 +31,11 @@ def case() -> Case:
             Contender("warm copy", copy, scores),
             Contender("NumPy", lambda: peers.suppress_numpy(*arrays), expected),
             Contender("torch", lambda: peers.suppress_torch(*tensors), expected),
+            *peers_compiled.contenders(
+                "torch, compiled",
+                lambda: peers_compiled.suppress(tensors[0], tuple(present.tolist())),
+                expected,
+            ),
         ],
         [Claim("suppress_absent against a warm copy", ("warm copy",), at_most=1.5)],
     )

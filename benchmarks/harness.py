@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 ROUNDS = 21  # minimum per comparison
+SLOW_ROUNDS, SLOW_SECONDS = 10, 0.3  # minimum if both calls together take so long
 QUICK_ROUNDS = 5
 MOST_ROUNDS = 201
 SECONDS = 0.5  # short calls are repeated for about this long
@@ -150,7 +151,8 @@ def compare(ours: Contender, peer: Contender, *, quick: bool, settled: bool = Fa
         return [seconds(contender.call) for _ in range(calls)]
 
     pair = trial(ours) + trial(peer)
-    rounds = QUICK_ROUNDS if quick else max(ROUNDS, min(MOST_ROUNDS, round(SECONDS / pair)))
+    fewest = SLOW_ROUNDS if pair > SLOW_SECONDS else ROUNDS
+    rounds = QUICK_ROUNDS if quick else max(fewest, min(MOST_ROUNDS, round(SECONDS / pair)))
     gc.collect()
     gc.disable()
     try:

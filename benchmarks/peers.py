@@ -670,6 +670,16 @@ def background_torch(features: Sequence[Tensor], out: Tensor) -> Tensor:
     return out.sub_(low).div_(high - low)
 
 
+def background_torch_product(features: Sequence[Tensor], out: Tensor) -> Tensor:
+    """Sum over the channels by products with ones: the library for matrices reads faster."""
+    flat = out.view(1, -1)
+    torch.mm(torch.ones(1, len(features[0])), features[0].flatten(1), out=flat)
+    for maps in features[1:]:
+        flat.addmm_(torch.ones(1, len(maps)), maps.flatten(1))
+    low, high = torch.aminmax(out)
+    return out.sub_(low).div_(high - low)
+
+
 # --- subtract_classes: maps and out (C, N); all classes present -----------------------------------
 
 

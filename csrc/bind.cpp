@@ -787,9 +787,13 @@ void set_instruction_set(const std::string& name) {
   cpu::instruction_set = std::min(wanted, cpu::best_instruction_set());
 }
 
-std::string instruction_set() {
-  return instruction_sets[static_cast<std::size_t>(cpu::instruction_set.load())];
+std::string name_of(cpu::InstructionSet set) {
+  return instruction_sets[static_cast<std::size_t>(set)];
 }
+
+std::string instruction_set() { return name_of(cpu::instruction_set); }
+
+std::string widest_instruction_set() { return name_of(cpu::best_instruction_set()); }
 
 const char* compiler() {
 #if defined(__clang__)
@@ -900,6 +904,7 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   m.def("set_instruction_set", &set_instruction_set, arg("name"),
         "Use these instructions, or the best the processor has where it lacks them.");
   m.def("instruction_set", &instruction_set, "The instructions that the kernels use.");
+  m.def("widest_instruction_set", &widest_instruction_set, "The best that the processor has.");
   m.attr("compiler") = compiler();
   m.attr("cuda_missing") = CUEKIT_CUDA_MISSING;  // why _cuda was not built, or empty
 #endif

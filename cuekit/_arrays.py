@@ -119,5 +119,6 @@ def find_all_infinite(array: AnyArray, present: Any) -> tuple[int, ...] | None:
 
 def first_true(found: Array) -> tuple[int, ...] | None:
     """Return the index of the first true value, or None."""
-    indices = np.argwhere(found)
-    return tuple(map(int, indices[0])) if len(indices) else None
+    if not found.any():
+        return None
+    return tuple(map(int, np.unravel_index(found.argmax(), found.shape)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,43 @@ except ImportError as error:
         f"cuekit's compiled core does not load from {Path(__file__).parent} ({error}): in a clone "
         "of its sources run `pip install -e .`, or start Python in another folder"
     ) from error
+from cuekit._checks import check_choice
 from cuekit._device import AnyArray, Context, DeviceArray
 
 if TYPE_CHECKING:
     from cuekit._kernels import CpuKernels, CudaKernels, Kernels
 
 cpu_kernels: CpuKernels = _cpu
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SET_VARIABLE = "CUEKIT_INSTRUCTION_SET"
+
+
+def _read_instruction_set() -> None:
+    """Use the instruction set that the environment variable names, or the best up to it.
+
+    All sets give the same bits. So a job that names a set which some machines lack only gets
+    slower there: a warning. A name that does not exist is an error: ignored, it would put the
+    figures of another set into somebody's table.
+    """
+    wanted = os.environ.get(INSTRUCTION_SET_VARIABLE)
+    if not wanted:
+        return
+    cpu_kernels.set_instruction_set(
+        check_choice(
+            wanted, f"the environment variable {INSTRUCTION_SET_VARIABLE}", INSTRUCTION_SETS
+        )
+    )
+    used = cpu_kernels.instruction_set()
+    if used != wanted:
+        warnings.warn(
+            f"{INSTRUCTION_SET_VARIABLE} is {wanted}, which this processor lacks: "
+            f"cuekit uses {used}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_read_instruction_set()
 
 
 @lru_cache(maxsize=1)
@@ -64,8 +97,16 @@ def build_config() -> dict[str, Any]:
     -------
     dict
         Versions of cuekit, Python and NumPy, the machine, the compiler, the instruction
-        set in use, CUDA (nvcc's version and the architectures, or None, and why there is none),
-        and each optional package (None: not installed).
+        set in use and the widest that the processor has, CUDA (nvcc's version and the
+        architectures, or None, and why there is none), and each optional package (None: not
+        installed).
+
+    Notes
+    -----
+    The environment variable ``CUEKIT_INSTRUCTION_SET`` (``baseline``, ``avx2`` or ``avx512``) is
+    read when cuekit is imported, and limits the instructions of the CPU kernels. All give the same
+    bits: it is for measuring what other processors do. Another name is an error. A set that the
+    processor lacks is a warning, and the widest that it has is used.
     """
     # These imports take half of cuekit's import time: only on use.
     import platform
@@ -87,6 +128,7 @@ def build_config() -> dict[str, Any]:
         "machine": platform.machine(),
         "compiler": cpu_kernels.compiler,
         "instruction_set": cpu_kernels.instruction_set(),
+        "processor_has": cpu_kernels.widest_instruction_set(),
         "cuda": None if cuda is None else f"{cuda.version}: {cuda.architectures}",
         "cuda_missing": reason,
         **optional,

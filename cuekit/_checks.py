@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Sequence, Sized
 from functools import lru_cache
@@ -265,6 +266,14 @@ def check_channel_last(photos: AnyArray, name: str, hint: str = "") -> None:
             f"{name} must have shape (..., H, W, channels), got {photos.shape}: the channels seem "
             f"to come first; pass channel_axis=-3{hint}"
         )
+
+
+def warn_caller(message: str) -> None:
+    """Warn of the line that called cuekit, however deep in it the reason was found."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "cuekit":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def warn_of_range(photos: Array) -> None:

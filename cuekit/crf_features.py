@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
@@ -37,6 +36,7 @@ from cuekit._checks import (
     check_values,
     integers_of,
     lattice_width,
+    warn_caller,
 )
 from cuekit._device import AnyArray, AnyFramework, Array, DeviceArray
 from cuekit._torch import is_tensor, needs_gradient
@@ -1000,11 +1000,10 @@ def _check_levels(photo: Array, srgb: Sequence[float]) -> None:
         return
     spans = np.ptp(photo.astype(np.float64), axis=(0, 1))
     if spans.any() and (spans <= srgb).all():
-        warnings.warn(
+        warn_caller(
             f"bilateral_srgb should be less than the range of image, which is {spans.max():g}, got "
             f"{min(srgb):g}: colours hardly matter; its unit is that of image, and presets are for "
-            "levels from 0 to 255",
-            stacklevel=7,  # of dense_crf
+            "levels from 0 to 255"
         )
 
 

@@ -196,11 +196,12 @@ def refine_local(
     at that size.
 
     Workspace with six dilations is some 245 bytes per pixel for each image that is worked on at a
-    time, twice as much for float64 maps; up to 128 MB are kept for the next call. On a CUDA device
-    it is 204 bytes per pixel and 4 more per map, 8 for float16 and twice as much for float64; as
-    many photos of a batch are worked on at a time as fit in 4 GB, at least one. Input that is not
-    C-contiguous is copied once. A call in the main thread runs signal handlers while it computes on
-    the CPU, so Ctrl-C ends it.
+    time, twice as much for float64 maps; up to 128 MB are kept for the next call. Photos of more
+    than about 1000 rows need less, because only some hundred rows are in memory at a time: 34
+    bytes per pixel for two maps of 3000 by 4000. On a CUDA device it is 204 bytes per pixel and 4
+    more per map, 8 for float16 and twice as much for float64; as many photos of a batch are worked
+    on at a time as fit in 4 GB, at least one. Input that is not C-contiguous is copied once. A call
+    in the main thread runs signal handlers while it computes on the CPU, so Ctrl-C ends it.
 
     References
     ----------

@@ -457,9 +457,14 @@ def test_photos_that_are_not_finite(dtype):
 def test_levels_below_the_width_are_warned_of(recwarn):
     maps, photo = np.full((2, 4, 5), 0.5), np.linspace(0, 1, 20).reshape(4, 5)
     message = r"^bilateral_srgb should be less than the range of image"
-    with pytest.warns(UserWarning, match=message) as warned:
-        cuekit.dense_crf(maps, photo)
-    assert [each.filename for each in warned] == [__file__]
+    for call in (
+        lambda: cuekit.dense_crf(maps, photo),
+        lambda: cuekit.MeanField.of_photo(maps, photo),
+        lambda: photo_kernels(photo),
+    ):
+        with pytest.warns(UserWarning, match=message) as warned:
+            call()
+        assert [each.filename for each in warned] == [__file__]
     recwarn.clear()
     cuekit.dense_crf(maps, photo * 255)
     cuekit.dense_crf(maps, photo, CRFParams(3, 3, 10, 50, 0.05))

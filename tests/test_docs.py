@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from common import ROOT, needs
@@ -38,7 +39,7 @@ def documented(page):
 
 def public_names(module):
     """Return what a module without __all__ defines; it is not imported, as it may need torch."""
-    tree = ast.parse((ROOT / "cuekit" / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(Path(cuekit.__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
     defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     return {name for name in defined if not name.startswith("_")}
 

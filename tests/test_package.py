@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import ROOT, needs
+from common import INSTRUCTION_SETS, ROOT, needs
 
 import cuekit
 
@@ -157,11 +157,45 @@ def test_info_prints_facts():
     assert facts["cuekit"] == cuekit.__version__
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["numpy"] == metadata.version("numpy")
-    assert facts["instruction_set"] in ("baseline", "avx2", "avx512")
+    assert facts["instruction_set"] in INSTRUCTION_SETS
+    assert facts["processor_has"] in INSTRUCTION_SETS
     assert facts["compiler"] != "unknown"
     config = cuekit.build_config()
     assert set(facts) == set(config) - {"cuda_missing"}
     assert facts["cuda"] == config["cuda"] or facts["cuda"] == f"missing: {config['cuda_missing']}"
+
+
+def import_with(instruction_set):
+    """Import cuekit in a new process with the environment variable, and print what it uses."""
+    program = "import cuekit; print(cuekit.build_config()['instruction_set'])"
+    return subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "CUEKIT_INSTRUCTION_SET": instruction_set},
+    )
+
+
+@pytest.mark.parametrize("wanted", ["", *INSTRUCTION_SETS])
+def test_environment_chooses_the_instruction_set(wanted):
+    widest = cuekit.build_config()["processor_has"]
+    done = import_with(wanted)
+    expected = min(wanted or widest, widest, key=INSTRUCTION_SETS.index)
+    assert (done.returncode, done.stdout) == (0, f"{expected}\n")
+    lacks = f"which this processor lacks: cuekit uses {widest}"
+    assert (lacks in done.stderr) == (wanted not in ("", expected))
+
+
+@pytest.mark.parametrize("wanted", ["sse", "AVX2", "avx2 "])
+def test_environment_names_an_unknown_instruction_set(wanted):
+    done = import_with(wanted)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "ValueError: the environment variable CUEKIT_INSTRUCTION_SET must be one of 'baseline', "
+        f"'avx2', 'avx512', got {wanted!r}\n"
+    )
 
 
 def test_sources_without_the_core_say_what_to_do(tmp_path):
@@ -254,12 +288,11 @@ def test_there_are_doctests():
         assert any(test.examples for test in finder.find(getattr(cuekit, name), name)), name
 
 
-def test_files_that_are_compiled_for_size_exist():
-    listed = re.search(r"^COMPACT = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S | re.M).group(
-        1
-    )
-    names = re.findall(r'"(\w+)"', listed)
-    assert names
+def test_files_with_flags_of_their_own_exist():
+    setup = (ROOT / "setup.py").read_text()
+    listed = re.search(r"^FLAGS_OF = \{(.*?)^\}", setup, re.S | re.M).group(1)
+    names = [name for stems in re.findall(r'"([a-z_][a-z_ ]*)"', listed) for name in stems.split()]
+    assert len({*names}) == len(names) > 0
     assert {*names} <= {path.stem for path in (ROOT / "csrc" / "cpu").rglob("*.cpp")}
 
 

@@ -107,6 +107,44 @@ def test_groups_of_maps(instruction_set, dtype, channels):
     assert_close(result, reference.refine_local(maps, photo, "par", SIX, 3), maps)
 
 
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("affinity", ["par", "pamr"])
+@pytest.mark.parametrize(
+    ("height", "dilations", "iterations", "channels"),
+    [
+        (96, (1,), 1, 1),  # a whole number of chunks
+        (97, (1,), 1, 6),  # a last chunk of one row
+        (150, (8, 2), 2, 3),  # neighbours as far away as a chunk is long
+        (250, (9,), 3, 21),  # several tasks in a chunk
+        (400, (3, 10**6), 1, 2),  # farther than the photo: no waves
+    ],
+)
+def test_tall_photos(instruction_set, affinity, height, dilations, iterations, channels):
+    """They are refined in waves, of which few rows are in memory at a time."""
+    set_instruction_set(instruction_set)
+    photo = RNG.integers(0, 256, (2, height, 21, 3), np.uint8)
+    maps = RNG.random((2, channels, height // 3, 5)).astype(np.float32)
+    params = RefineParams(affinity, dilations, iterations)
+    result = cuekit.refine_local(maps, photo, params)
+    for own, each, image in zip(result, maps, photo, strict=True):
+        expected = reference.refine_local(each, image, affinity, dilations, iterations)
+        assert_close(own, expected, maps)
+    for threads in (2, 8):
+        assert same_bits(cuekit.refine_local(maps, photo, params, threads=threads), result)
+    alone = cuekit.refine_local(maps[:1], photo[:1], params, threads=2)
+    assert same_bits(alone, result[:1])
+
+
+def test_tall_photos_whose_result_is_not_finite():
+    """Weights sum to 1.01: values near the largest of float16 leave it, here in some row."""
+    photo = np.zeros((200, 9, 3), np.uint8)
+    for row in (0, 100, 199):
+        maps = np.zeros((1, 200, 9), np.float16)
+        maps[:, max(0, row - 1) : row + 2] = np.finfo(np.float16).max
+        with pytest.raises(ValueError, match="finite"):
+            cuekit.refine_local(maps, photo, dilations=[1], iterations=1)
+
+
 def test_without_iterations_maps_are_resized():
     result = cuekit.refine_local(MAPS, PHOTO, iterations=0)
     np.testing.assert_array_equal(result[:, ::18, ::22], MAPS[:, ::4, ::5])  # corners are aligned

@@ -37,39 +37,59 @@ namespace {
 
 constexpr std::int64_t block_size = Patch::max_columns;
 
-// Replaces logits in units of ln 2 by probabilities.
+// Replaces logits in units of ln 2 by probabilities. The maximum, the sum and the reciprocal of a
+// point are in all lanes of a vector: no step waits for a scalar value. Two loops, because a
+// point's operations depend on each other, and the processor overlaps more points of a short loop.
 template <class X, bool many>
 struct Softmax {
-  static CUEKIT_INLINE void run(std::int64_t count,  // at most block_size
-                                std::int64_t row,
+  using V = typename X::Vector;
+  static CUEKIT_INLINE void run(std::int64_t count, std::int64_t row,
                                 float* values) {  // (count, stride)
     const std::int64_t stride = many ? row : X::size;
-    float sums[4 * block_size], factors[block_size];
     for (std::int64_t i = 0; i < count; ++i) {
       float* const own = values + i * stride;
       X largest = X::load(own);
       for (std::int64_t k = X::size; k < stride; k += X::size) largest.raise_to(X::load(own + k));
-      const float shift = max_of(largest);
-      for (std::int64_t k = 0; k < stride; ++k) own[k] = exp2_of(own[k] - shift);
-      X sum = X::load(own);
-      for (std::int64_t k = X::size; k < stride; k += X::size) sum.add(X::load(own + k));
-      four_sums(sum).store(sums + 4 * i);
-    }
-    // The last additions and the division are in a loop of their own, which vectorises.
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float* const four = sums + 4 * i;
-      factors[i] = 1.0f / ((four[0] + four[2]) + (four[1] + four[3]));
+      const V shift = largest_of(largest);
+      for (std::int64_t k = 0; k < stride; k += X::size) {
+        X x = X::load(own + k);
+        x.subtract(shift);
+        for (V& part : x.part) part = exp2_of_each(part);
+        x.store(own + k);
+      }
     }
     for (std::int64_t i = 0; i < count; ++i) {
       float* const own = values + i * stride;
+      X sum = X::load(own);
+      for (std::int64_t k = X::size; k < stride; k += X::size) sum.add(X::load(own + k));
+      const V factor = V::all(1.0f) / sum_of(sum);
       for (std::int64_t k = 0; k < stride; k += X::size) {
         X x = X::load(own + k);
-        x.multiply(factors[i]);
+        x.multiply_all(factor);
         x.store(own + k);
       }
     }
   }
 };
+
+// The same for rows of four classes. V: the values of one point, or of two.
+template <class V>
+struct SoftmaxOfFours {
+  static CUEKIT_INLINE void run(std::int64_t count,
+                                float* values) {  // (count, 4), and room for one point more
+    for (std::int64_t i = 0; i < 4 * count; i += V::size) {
+      V x = V::load(values + i);
+      x = exp2_of_each(x - largest_of_fours(x));
+      (x * (V::all(1.0f) / sums_of_fours(x))).store(values + i);
+    }
+  }
+};
+
+void softmax(std::int64_t classes, std::int64_t count, std::int64_t stride, float* values) {
+  if (stride > 4) return run_for_group<Softmax>(classes, count, stride, values);
+  dispatch_up_to_avx2<SoftmaxOfFours<Lanes<float, 4>>, SoftmaxOfFours<Lanes<float, 8>>>(count,
+                                                                                        values);
+}
 
 // One kernel of the CRF in a call: its lattice and values, and its gains for the classes that take
 // part.
@@ -86,7 +106,7 @@ struct Term {
     const auto classes = static_cast<std::int64_t>(channels.size());
     rows = term.is_diagonal ? 1 : classes;
     values.allocate(filter.lattice.get(), stride);
-    values.prefetch_values = filter.lattice->node_count() * stride > std::int64_t{1} << 17;
+    values.prefetch_values = filter.lattice->node_count() * stride > std::int64_t{1} << 20;
     gains = Workspace<float>(rows * stride);
     std::fill_n(gains.get(), rows * stride, 0.0f);
     const auto unit = static_cast<float>(log2_of_e);
@@ -191,7 +211,7 @@ class PointInference {
           energies.data()[b] +=
               energy_of(marginals_.get() + i * stride_, rows.get(), count * stride_);
         if (number > p_.iterations) continue;
-        run_for_group<Softmax>(classes_, count, stride_, rows.get());
+        softmax(classes_, count, stride_, rows.get());
         if (number == 0 && start_ != nullptr) read_start(patch, rows.get());
         if (marginals_.get() != nullptr)
           std::copy_n(rows.get(), count * stride_,

@@ -59,9 +59,32 @@ struct Lanes {
     positive->values = reinterpret_cast<Vector>(bits & (sign - 1));
   }
 
+  // Adds the low bits of another float32 to the exponent (exp2_of()).
+  CUEKIT_INLINE Lanes with_exponents_of(Lanes other) const {
+    typedef std::uint32_t Bits __attribute__((vector_size(count * sizeof(T))));
+    return {reinterpret_cast<Vector>(reinterpret_cast<Bits>(values) +
+                                     (reinterpret_cast<Bits>(other.values) << 23))};
+  }
+  // Value j is that of a at j ^ distance: of a neighbour, of the neighbouring pair, and so on.
+  template <int distance>
+  CUEKIT_INLINE Lanes swapped() const {
+#if defined(__clang__)
+    Lanes result;
+    for (int j = 0; j < count; ++j) result.values[j] = values[j ^ distance];
+    return result;
+#else
+    using Bits = typename float_bits<T>::type;
+    typedef Bits Order __attribute__((vector_size(count * sizeof(T))));
+    Order order;
+    for (int j = 0; j < count; ++j) order[j] = static_cast<Bits>(j ^ distance);
+    return {__builtin_shuffle(values, order)};
+#endif
+  }
+
   friend CUEKIT_INLINE Lanes operator+(Lanes a, Lanes b) { return {a.values + b.values}; }
   friend CUEKIT_INLINE Lanes operator-(Lanes a, Lanes b) { return {a.values - b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, Lanes b) { return {a.values * b.values}; }
+  friend CUEKIT_INLINE Lanes operator/(Lanes a, Lanes b) { return {a.values / b.values}; }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) { return {a.values * factor}; }
   // What follows compares, so it is for vectors no wider than a register, for the same reason.
   // a where a < b, else b
@@ -120,6 +143,20 @@ struct Lanes {
     }
   }
 
+  CUEKIT_INLINE Lanes with_exponents_of(const Lanes& other) const {
+    Lanes result;
+    for (int j = 0; j < count; ++j)
+      result.values[j] = bit_cast<T>(bit_cast<std::uint32_t>(values[j]) +
+                                     (bit_cast<std::uint32_t>(other.values[j]) << 23));
+    return result;
+  }
+  template <int distance>
+  CUEKIT_INLINE Lanes swapped() const {
+    Lanes result;
+    for (int j = 0; j < count; ++j) result.values[j] = values[j ^ distance];
+    return result;
+  }
+
   friend CUEKIT_INLINE Lanes operator+(Lanes a, const Lanes& b) {
     for (int j = 0; j < count; ++j) a.values[j] += b.values[j];
     return a;
@@ -130,6 +167,10 @@ struct Lanes {
   }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, const Lanes& b) {
     for (int j = 0; j < count; ++j) a.values[j] *= b.values[j];
+    return a;
+  }
+  friend CUEKIT_INLINE Lanes operator/(Lanes a, const Lanes& b) {
+    for (int j = 0; j < count; ++j) a.values[j] /= b.values[j];
     return a;
   }
   friend CUEKIT_INLINE Lanes operator*(Lanes a, T factor) {

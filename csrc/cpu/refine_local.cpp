@@ -16,6 +16,11 @@
 // Memory per pixel: 4 bytes of weights per neighbour (8 for float64), and two copies of a group's
 // maps with their borders. Weights are read from memory once per group and iteration, so a group
 // has as many maps as 250 bytes per pixel with six dilations allow.
+//
+// Of a large photo that would be gigabytes, whose pages the system clears in up to half of the
+// time. It is refined in waves from its top to its bottom instead: every iteration follows the one
+// before at a distance of some rows, and only the rows between the first and the last step are in
+// memory.
 #include "cuekit/refine_local.h"
 
 #include <algorithm>
@@ -40,12 +45,19 @@ constexpr int most_neighbours = 8 * most_dilations;
 
 constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
 
-// Some planes of pixels: row y of each, then row y + 1 of each. All rows have a border.
+// Of row y among the `rows` last ones.
+constexpr std::int64_t place_of(std::int64_t y, std::int64_t rows) {
+  return y < rows ? y : y % rows;
+}
+
+// Some planes of pixels: row y of each, then row y + 1 of each. All rows have a border. With fewer
+// rows than the photo, row y takes the place of row y - rows.
 struct Planes {
-  Planes(const RefineLocalParams& p, std::int64_t plane_count)
+  Planes(const RefineLocalParams& p, std::int64_t plane_count, std::int64_t row_count)
       : height(p.height),
         width(p.width),
         count(plane_count),
+        rows(row_count),
         blocks(round_up(p.width, block) / block) {
     for (int k = 0; k < p.dilation_count; ++k)
       reach = std::max<std::int64_t>(reach, std::min<std::int64_t>(p.dilations[k], p.width - 1));
@@ -55,9 +67,9 @@ struct Planes {
     if (stride % 256 == 0) stride += block;
   }
 
-  std::int64_t size() const { return height * count * stride; }
+  std::int64_t size() const { return rows * count * stride; }
   std::int64_t offset(std::int64_t y, std::int64_t plane) const {
-    return (y * count + plane) * stride + border;
+    return (place_of(y, rows) * count + plane) * stride + border;
   }
   std::int64_t clamped_row(std::int64_t y) const {
     return std::clamp<std::int64_t>(y, 0, height - 1);
@@ -84,17 +96,21 @@ struct Planes {
     }
   }
 
-  std::int64_t height, width, count, blocks;
+  std::int64_t height, width, count, rows, blocks;
   std::int64_t reach = 0, border = 0, stride = 0;
 };
 
-// Calls body(first, end) for some rows at a time, on all threads.
+struct Rows {
+  std::int64_t first, end;
+};
+
+// Calls body(rows) for some rows at a time, on all threads.
 template <class Body>
 void for_rows(std::int64_t height, int threads, Body&& body) {
   parallel_for((height + rows_of_task - 1) / rows_of_task, threads, [&](std::int64_t task) {
     // Maps and weights decay to values as small as one likes, and denormals are slow.
     const DenormalsFlushed state;
-    body(task * rows_of_task, std::min(height, (task + 1) * rows_of_task));
+    body(Rows{task * rows_of_task, std::min(height, (task + 1) * rows_of_task)});
   });
 }
 
@@ -103,24 +119,40 @@ void for_rows(std::int64_t height, int threads, Body&& body) {
 template <class P, class Real>
 void read_photo(const P* photo,  // (H, W, channels), or (channels, H, W)
                 Real* pixels,    // planes
-                const RefineLocalParams& p, const Planes& planes, int threads) {
+                const RefineLocalParams& p, const Planes& planes, Rows rows) {
   const std::int64_t step = p.channels_first ? 1 : p.photo_channels;
-  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
-    for (std::int64_t y = first; y < end; ++y) {
-      for (std::int64_t c = 0; c < p.photo_channels; ++c) {
-        const P* source = photo + (p.channels_first ? (c * p.height + y) * p.width
-                                                    : y * p.width * p.photo_channels + c);
-        Real* const row = pixels + planes.offset(y, c);
-        for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(source[x * step]);
-        planes.fill_border(row);
-      }
+  for (std::int64_t y = rows.first; y < rows.end; ++y) {
+    for (std::int64_t c = 0; c < p.photo_channels; ++c) {
+      const P* source = photo + (p.channels_first ? (c * p.height + y) * p.width
+                                                  : y * p.width * p.photo_channels + c);
+      Real* const row = pixels + planes.offset(y, c);
+      for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(source[x * step]);
+      planes.fill_border(row);
     }
-  });
+  }
 }
 
 // The weights of one row.
 template <LocalAffinity affinity>
 struct RowWeights {
+  // Adds one channel's terms to the sums of a block. The first channel's are the sums.
+  template <bool first, class Real>
+  static CUEKIT_INLINE void add_terms(const Real* const* neighbours, int count, std::int64_t shift,
+                                      const Real* pixel,      // (block)
+                                      const Real* deviation,  // (block)
+                                      Real* sums) {           // (neighbours, block)
+    for (int n = 0; n < count; ++n) {
+      const Real* const row = neighbours[n] + shift;
+      Real* const sum = sums + n * block;
+      for (int j = 0; j < block; ++j) {
+        const Real term = affinity == LocalAffinity::par
+                              ? par_term(row[j], pixel[j], deviation[j])
+                              : pamr_term(row[j], pixel[j], deviation[j]);
+        sum[j] = first ? term : sum[j] + term;
+      }
+    }
+  }
+
   template <class Real>
   static CUEKIT_INLINE void run(const RefineLocalParams* p, const Planes* planes,
                                 const Real* pixels,             // photo planes
@@ -156,16 +188,10 @@ struct RowWeights {
         Real deviation[block];
         for (int j = 0; j < block; ++j)
           deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
-        for (int n = 0; n < count; ++n) {
-          const Real* const row = neighbours[n] + shift;
-          Real* const sum = w + n * block;
-          for (int j = 0; j < block; ++j) {
-            const Real term = affinity == LocalAffinity::par
-                                  ? par_term(row[j], pixel[j], deviation[j])
-                                  : pamr_term(row[j], pixel[j], deviation[j]);
-            sum[j] = c == 0 ? term : sum[j] + term;
-          }
-        }
+        if (c == 0)
+          add_terms<true>(neighbours, count, shift, pixel, deviation, w);
+        else
+          add_terms<false>(neighbours, count, shift, pixel, deviation, w);
       }
       Real largest[block];
       double total[block];
@@ -196,29 +222,32 @@ struct RowWeights {
   }
 };
 
-template <class P, class Real>
-void find_weights(const P* photo,  // (H, W, channels), or (channels, H, W)
-                  Real* weights,   // (H, blocks, neighbours, block)
-                  Real* pixels,    // planes: scratch
-                  const RefineLocalParams& p, int threads) {
-  const Planes planes(p, p.photo_channels);
-  read_photo(photo, pixels, p, planes, threads);
-  const std::int64_t row_size = planes.blocks * p.neighbours() * block;
-  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
-    const Real* neighbours[most_neighbours];
-    for (std::int64_t y = first; y < end; ++y) {
-      planes.find_neighbours(p, pixels, y, neighbours);
-      const auto run = [&](auto kernel) {
-        dispatch<decltype(kernel)>(&p, &planes, static_cast<const Real*>(pixels),
-                                   static_cast<const Real* const*>(neighbours), y,
-                                   weights + y * row_size);
-      };
-      if (p.affinity == LocalAffinity::par)
-        run(RowWeights<LocalAffinity::par>());
-      else
-        run(RowWeights<LocalAffinity::pamr>());
-    }
-  });
+// Weights of all pixels, or of the last rows.
+template <class Real>
+struct Weights {
+  const Real* row(std::int64_t y) const { return values + place_of(y, rows) * row_size; }
+  Real* row(std::int64_t y) { return values + place_of(y, rows) * row_size; }
+
+  Real* values;  // (rows, blocks, neighbours, block)
+  std::int64_t rows, row_size;
+};
+
+template <class Real>
+void find_weights(const Real* pixels,  // planes
+                  Weights<Real> weights, const RefineLocalParams& p, const Planes& planes,
+                  Rows rows) {
+  const Real* neighbours[most_neighbours];
+  for (std::int64_t y = rows.first; y < rows.end; ++y) {
+    planes.find_neighbours(p, pixels, y, neighbours);
+    const auto run = [&](auto kernel) {
+      dispatch<decltype(kernel)>(&p, &planes, pixels, static_cast<const Real* const*>(neighbours),
+                                 y, weights.row(y));
+    };
+    if (p.affinity == LocalAffinity::par)
+      run(RowWeights<LocalAffinity::par>());
+    else
+      run(RowWeights<LocalAffinity::pamr>());
+  }
 }
 
 // ---- maps ----
@@ -228,30 +257,28 @@ template <class T, class Real>
 void read_maps(const T* maps,             // (count, h, w)
                const CornerTap* columns,  // (W)
                Real* values,              // planes
-               const RefineLocalParams& p, const Planes& planes, int threads) {
-  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
-    std::vector<double> between(p.in_width);
-    for (std::int64_t y = first; y < end; ++y) {
-      const CornerTap tap = corner_tap(y, p.in_height, p.height);
-      for (std::int64_t k = 0; k < planes.count; ++k) {
-        const T* const low = maps + (k * p.in_height + tap.low) * p.in_width;
-        const T* const high = maps + (k * p.in_height + tap.high) * p.in_width;
-        Real* const row = values + planes.offset(y, k);
-        if (tap.weight == 0.0 && p.in_width == p.width) {
-          for (std::int64_t x = 0; x < p.width; ++x) row[x] = static_cast<Real>(load(low[x]));
-        } else {
-          for (std::int64_t x = 0; x < p.in_width; ++x)
-            between[x] = interpolate(load(low[x]), load(high[x]), tap.weight);
-          for (std::int64_t x = 0; x < p.width; ++x) {
-            const CornerTap& column = columns[x];
-            row[x] = static_cast<Real>(
-                interpolate(between[column.low], between[column.high], column.weight));
-          }
+               const RefineLocalParams& p, const Planes& planes, Rows rows) {
+  std::vector<double> between(p.in_width);
+  for (std::int64_t y = rows.first; y < rows.end; ++y) {
+    const CornerTap tap = corner_tap(y, p.in_height, p.height);
+    for (std::int64_t k = 0; k < planes.count; ++k) {
+      const T* const low = maps + (k * p.in_height + tap.low) * p.in_width;
+      const T* const high = maps + (k * p.in_height + tap.high) * p.in_width;
+      Real* const row = values + planes.offset(y, k);
+      if (tap.weight == 0.0 && p.in_width == p.width) {
+        for (std::int64_t x = 0; x < p.width; ++x) row[x] = static_cast<Real>(load(low[x]));
+      } else {
+        for (std::int64_t x = 0; x < p.in_width; ++x)
+          between[x] = interpolate(load(low[x]), load(high[x]), tap.weight);
+        for (std::int64_t x = 0; x < p.width; ++x) {
+          const CornerTap& column = columns[x];
+          row[x] = static_cast<Real>(
+              interpolate(between[column.low], between[column.high], column.weight));
         }
-        planes.fill_border(row);
       }
+      planes.fill_border(row);
     }
-  });
+  }
 }
 
 // One iteration of one row of a group of maps. A vector has `bytes` bytes.
@@ -283,65 +310,235 @@ struct RefineRow {
 };
 
 template <int maps, class Real>
-void iterate(const Real* weights,  // (H, blocks, neighbours, block)
-             const Real* source,   // planes
-             Real* target,         // planes
-             const RefineLocalParams& p, const Planes& planes, int threads) {
-  const int count = p.neighbours();
-  const std::int64_t row_size = planes.blocks * count * block;
-  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
-    const Real* neighbours[most_neighbours];
-    for (std::int64_t y = first; y < end; ++y) {
-      planes.find_neighbours(p, source, y, neighbours);
-      Real* const row = target + planes.offset(y, 0);
-      dispatch_width<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
-          weights + y * row_size, static_cast<const Real* const*>(neighbours), planes.blocks, count,
-          planes.stride, row);
-      for (int k = 0; k < maps; ++k) planes.fill_border(row + k * planes.stride);
-    }
-  });
+void iterate_maps(Weights<Real> weights,
+                  const Real* source,  // planes
+                  Real* target,        // planes
+                  const RefineLocalParams& p, const Planes& planes, Rows rows) {
+  const Real* neighbours[most_neighbours];
+  for (std::int64_t y = rows.first; y < rows.end; ++y) {
+    planes.find_neighbours(p, source, y, neighbours);
+    Real* const row = target + planes.offset(y, 0);
+    dispatch_width<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
+        static_cast<const Real*>(weights.row(y)), static_cast<const Real* const*>(neighbours),
+        planes.blocks, p.neighbours(), planes.stride, row);
+    for (int k = 0; k < maps; ++k) planes.fill_border(row + k * planes.stride);
+  }
+}
+
+// The same for a group of planes.count maps, at most `maps`.
+template <int maps = most_maps, class Real>
+void iterate(Weights<Real> weights, const Real* source, Real* target, const RefineLocalParams& p,
+             const Planes& planes, Rows rows) {
+  if constexpr (maps > 1)
+    if (planes.count < maps) return iterate<maps - 1>(weights, source, target, p, planes, rows);
+  iterate_maps<maps>(weights, source, target, p, planes, rows);
 }
 
 // Returns false if a result is not finite.
 template <class T, class Real>
 bool write_maps(const Real* values,  // planes
                 T* out,              // (count, H, W)
-                const RefineLocalParams& p, const Planes& planes, int threads) {
-  std::atomic<bool> all_finite{true};
-  for_rows(p.height, threads, [&](std::int64_t first, std::int64_t end) {
-    for (std::int64_t k = 0; k < planes.count; ++k) {
-      for (std::int64_t y = first; y < end; ++y) {
-        const Real* const row = values + planes.offset(y, k);
-        T* const target = out + (k * p.height + y) * p.width;
-        for (std::int64_t x = 0; x < p.width; ++x) target[x] = store<T>(row[x]);
-      }
-      const T* const rows = out + (k * p.height + first) * p.width;
-      if (any_nonfinite(nonfinite_bits(rows, (end - first) * p.width))) all_finite = false;
+                const RefineLocalParams& p, const Planes& planes, Rows rows) {
+  bool all_finite = true;
+  for (std::int64_t k = 0; k < planes.count; ++k) {
+    for (std::int64_t y = rows.first; y < rows.end; ++y) {
+      const Real* const row = values + planes.offset(y, k);
+      T* const target = out + (k * p.height + y) * p.width;
+      for (std::int64_t x = 0; x < p.width; ++x) target[x] = store<T>(row[x]);
     }
-  });
+    const T* const written = out + (k * p.height + rows.first) * p.width;
+    if (any_nonfinite(nonfinite_bits(written, (rows.end - rows.first) * p.width)))
+      all_finite = false;
+  }
   return all_finite;
 }
 
-// Refines a group of `count` maps, at most `maps`.
-template <int maps, class T, class Real>
-bool refine_group(const T* in,               // (count, h, w)
-                  const CornerTap* columns,  // (W)
-                  const Real* weights,       // (H, blocks, neighbours, block)
-                  Real* values,              // planes, twice: scratch
-                  T* out,                    // (count, H, W)
-                  int count, const RefineLocalParams& p, int threads) {
-  if constexpr (maps > 1)
-    if (count < maps)
-      return refine_group<maps - 1>(in, columns, weights, values, out, count, p, threads);
-  const Planes planes(p, maps);
-  Real *source = values, *target = values + planes.size();
-  read_maps(in, columns, source, p, planes, threads);
-  for (std::int64_t i = 0; i < p.iterations; ++i) {
-    iterate<maps>(weights, source, target, p, planes, threads);
-    std::swap(source, target);
+// ---- one photo ----
+
+// Some maps that are refined together.
+struct Group {
+  std::int64_t first, count;
+};
+
+// Groups of sizes as equal as possible, at most `most_maps`.
+std::vector<Group> divide(std::int64_t channels) {
+  const std::int64_t count = (channels + most_maps - 1) / most_maps;
+  std::vector<Group> groups;
+  for (std::int64_t g = 0; g < count; ++g) {
+    const std::int64_t first = channels * g / count;
+    groups.push_back({first, channels * (g + 1) / count - first});
   }
-  return write_maps(source, out, p, planes, threads);
+  return groups;
 }
+
+// What all steps of one photo and its maps need.
+template <class T, class P>
+struct Photo {
+  const T* maps;             // (C, h, w)
+  const CornerTap* columns;  // (W)
+  const P* photo;            // (H, W, channels), or (channels, H, W)
+  T* out;                    // (C, H, W)
+  const RefineLocalParams& p;
+  const std::vector<Group>& groups;
+  int threads;
+
+  const T* maps_of(const Group& group) const {
+    return maps + group.first * p.in_height * p.in_width;
+  }
+  T* out_of(const Group& group) const { return out + group.first * p.height * p.width; }
+};
+
+// Whole maps, iteration by iteration and group by group.
+template <class T, class P>
+class InSweeps {
+ public:
+  using Real = refine_type<T>;
+
+  explicit InSweeps(const Photo<T, P>& of)
+      : of_(of),
+        photo_planes_(of.p, of.p.photo_channels, of.p.height),
+        weights_{nullptr, of.p.height, photo_planes_.blocks * of.p.neighbours() * block} {
+    for (const Group& group : of.groups)
+      map_size_ = std::max(map_size_, Planes(of.p, group.count, of.p.height).size());
+  }
+
+  std::int64_t size() const {
+    return of_.p.iterations == 0
+               ? map_size_
+               : weights_.rows * weights_.row_size + std::max(2 * map_size_, photo_planes_.size());
+  }
+
+  // Returns false if a result is not finite.
+  bool run() {
+    const RefineLocalParams& p = of_.p;
+    const Workspace<Real> workspace(size());
+    Real* scratch = workspace.get();
+    if (p.iterations > 0) {
+      weights_.values = scratch;
+      scratch += weights_.rows * weights_.row_size;
+      for_rows(p.height, of_.threads,
+               [&](Rows rows) { read_photo(of_.photo, scratch, p, photo_planes_, rows); });
+      for_rows(p.height, of_.threads,
+               [&](Rows rows) { find_weights<Real>(scratch, weights_, p, photo_planes_, rows); });
+    }
+    std::atomic<bool> finite{true};
+    for (const Group& group : of_.groups) {
+      const Planes planes(p, group.count, p.height);
+      Real *source = scratch, *target = scratch + planes.size();
+      for_rows(p.height, of_.threads, [&](Rows rows) {
+        read_maps(of_.maps_of(group), of_.columns, source, p, planes, rows);
+      });
+      for (std::int64_t i = 0; i < p.iterations; ++i) {
+        for_rows(p.height, of_.threads, [&](Rows rows) {
+          iterate<most_maps, Real>(weights_, source, target, p, planes, rows);
+        });
+        std::swap(source, target);
+      }
+      for_rows(p.height, of_.threads, [&](Rows rows) {
+        if (!write_maps(source, of_.out_of(group), p, planes, rows)) finite = false;
+      });
+    }
+    return finite;
+  }
+
+ private:
+  const Photo<T, P>& of_;
+  Planes photo_planes_;
+  Weights<Real> weights_;
+  std::int64_t map_size_ = 0;
+};
+
+// All steps of all groups in one pass over the photo. A chunk is so many rows that a pixel's
+// neighbours are in its own chunk or a next one. In wave w each step works on one chunk:
+//   reading the photo           w
+//   reading the maps            w - 1
+//   weights                     w - 2
+//   iteration i of n, from 1    w - 1 - 2 i
+//   writing                     w - 2 - 2 n
+// What a step reads was complete before the wave, so the steps of a wave are independent tasks.
+template <class T, class P>
+class InWaves {
+ public:
+  using Real = refine_type<T>;
+
+  explicit InWaves(const Photo<T, P>& of)
+      : of_(of),
+        chunk_(round_up(std::clamp<std::int64_t>(
+                            *std::max_element(of.p.dilations, of.p.dilations + of.p.dilation_count),
+                            1, of.p.height),
+                        rows_of_task)),
+        photo_planes_(of.p, of.p.photo_channels, kept_chunks * chunk_),
+        weights_{nullptr, 2 * of.p.iterations * chunk_,
+                 photo_planes_.blocks * of.p.neighbours() * block} {
+    for (const Group& group : of.groups)
+      map_planes_.emplace_back(of.p, group.count, photo_planes_.rows);
+  }
+
+  std::int64_t size() const {
+    std::int64_t sum = weights_.rows * weights_.row_size + photo_planes_.size();
+    for (const Planes& planes : map_planes_) sum += (of_.p.iterations + 1) * planes.size();
+    return sum;
+  }
+
+  // Returns false if a result is not finite.
+  bool run() {
+    const Workspace<Real> workspace(size());
+    weights_.values = workspace.get();
+    pixels_ = weights_.values + weights_.rows * weights_.row_size;
+    const std::int64_t groups = of_.groups.size(), iterations = of_.p.iterations;
+    values_.assign(1, pixels_ + photo_planes_.size());
+    for (std::int64_t g = 0; g < groups; ++g)
+      for (std::int64_t i = 0; i <= iterations; ++i)
+        values_.push_back(values_.back() + map_planes_[g].size());
+    const std::int64_t steps = 2 + groups * (iterations + 2);
+    const std::int64_t chunks = (of_.p.height + chunk_ - 1) / chunk_;
+    const std::int64_t parts = chunk_ / rows_of_task;
+    for (std::int64_t wave = 0; wave < chunks + 2 + 2 * iterations; ++wave) {
+      parallel_for(steps * parts, of_.threads, [&](std::int64_t task) {
+        const DenormalsFlushed state;
+        run_step(task / parts, wave, task % parts * rows_of_task);
+      });
+    }
+    return finite_;
+  }
+
+ private:
+  // Of the planes that a step writes: one that it writes, and three that the next step reads.
+  static constexpr std::int64_t kept_chunks = 4;
+
+  void run_step(std::int64_t step, std::int64_t wave, std::int64_t part) {
+    const RefineLocalParams& p = of_.p;
+    const auto rows_at = [&](std::int64_t chunk) {
+      const std::int64_t first = chunk < 0 ? p.height : chunk * chunk_ + part;
+      return Rows{first, std::min(p.height, first + rows_of_task)};
+    };
+    if (step == 0) return read_photo(of_.photo, pixels_, p, photo_planes_, rows_at(wave));
+    if (step == 1)
+      return find_weights<Real>(pixels_, weights_, p, photo_planes_, rows_at(wave - 2));
+    const std::int64_t g = (step - 2) / (p.iterations + 2), i = (step - 2) % (p.iterations + 2);
+    const Group& group = of_.groups[g];
+    const Planes& planes = map_planes_[g];
+    Real* const* const values = values_.data() + g * (p.iterations + 1);
+    if (i == 0)
+      return read_maps(of_.maps_of(group), of_.columns, values[0], p, planes, rows_at(wave - 1));
+    if (i <= p.iterations)
+      return iterate<most_maps, Real>(weights_, values[i - 1], values[i], p, planes,
+                                      rows_at(wave - 1 - 2 * i));
+    const Rows rows = rows_at(wave - 2 - 2 * p.iterations);
+    if (rows.first < rows.end &&
+        !write_maps(values[p.iterations], of_.out_of(group), p, planes, rows))
+      finite_ = false;
+  }
+
+  const Photo<T, P>& of_;
+  std::int64_t chunk_;  // rows
+  Planes photo_planes_;
+  Weights<Real> weights_;
+  std::vector<Planes> map_planes_;  // of each group
+  Real* pixels_ = nullptr;
+  std::vector<Real*> values_;  // of each group, before the first iteration and after each
+  std::atomic<bool> finite_{true};
+};
 
 template <class T>
 bool all_finite(const T* values, std::int64_t count, int threads) {
@@ -362,35 +559,26 @@ bool refine_local(const T* maps,    // (B, C, h, w)
                   const P* photos,  // (B, H, W, channels), or (B, channels, H, W)
                   T* out,           // (B, C, H, W)
                   const RefineLocalParams& p, Context& context) {
-  using Real = refine_type<T>;
   const std::int64_t in_pixels = p.in_height * p.in_width, pixels = p.height * p.width;
   if (!all_finite(maps, p.batch * p.channels * in_pixels, context.threads)) return false;
   if constexpr (!std::is_same_v<P, std::uint8_t>)
     if (!all_finite(photos, p.batch * p.photo_channels * pixels, context.threads)) return false;
   std::vector<CornerTap> columns;
   for (std::int64_t x = 0; x < p.width; ++x) columns.push_back(corner_tap(x, p.in_width, p.width));
-  // Groups of sizes as equal as possible.
-  const std::int64_t groups = (p.channels + most_maps - 1) / most_maps;
-  const std::int64_t largest_group = (p.channels + groups - 1) / groups;
+  const std::vector<Group> groups = divide(p.channels);
   std::atomic<bool> finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const Planes maps_planes(p, largest_group), photo_planes(p, p.photo_channels);
-    const std::int64_t weight_count =
-        p.iterations > 0 ? p.height * maps_planes.blocks * p.neighbours() * block : 0;
-    const Workspace<Real> workspace(weight_count +
-                                    std::max(2 * maps_planes.size(), photo_planes.size()));
-    Real *const weights = workspace.get(), *const scratch = weights + weight_count;
-    if (p.iterations > 0)
-      find_weights(photos + b * p.photo_channels * pixels, weights, scratch, p, threads);
-    for (std::int64_t group = 0; group < groups; ++group) {
-      const std::int64_t first = p.channels * group / groups;
-      const auto count = static_cast<int>(p.channels * (group + 1) / groups - first);
-      const std::int64_t map = b * p.channels + first;
-      if (!refine_group<most_maps>(maps + map * in_pixels, columns.data(),
-                                   static_cast<const Real*>(weights), scratch, out + map * pixels,
-                                   count, p, threads))
-        finite = false;
-    }
+    const Photo<T, P> photo{maps + b * p.channels * in_pixels,
+                            columns.data(),
+                            photos + b * p.photo_channels * pixels,
+                            out + b * p.channels * pixels,
+                            p,
+                            groups,
+                            threads};
+    InSweeps<T, P> sweeps(photo);
+    InWaves<T, P> waves(photo);
+    const bool large = p.iterations > 0 && 2 * waves.size() <= sweeps.size();
+    if (!(large ? waves.run() : sweeps.run())) finite = false;
   });
   return finite;
 }

@@ -27,6 +27,16 @@
 #define CUEKIT_INLINE inline
 #endif
 
+// Before a loop over the few vectors of a ClassVector: unrolls it. Otherwise GCC may keep the
+// vectors in memory, and copy them in halves.
+#if defined(__clang__)
+#define CUEKIT_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define CUEKIT_UNROLL _Pragma("GCC unroll 8")
+#else
+#define CUEKIT_UNROLL
+#endif
+
 #if defined(__GNUC__) && defined(__x86_64__)
 #define CUEKIT_MULTIVERSION 1
 #if defined(__clang__)
@@ -57,6 +67,11 @@ inline InstructionSet best_instruction_set() {
 inline std::atomic<InstructionSet> instruction_set{best_instruction_set()};
 
 #if CUEKIT_MULTIVERSION
+// Cold: compiled for size. Only processors without AVX2 run it, few of them made after 2015.
+template <class Kernel, class... Args>
+__attribute__((noinline, cold)) void run_baseline(Args... args) {
+  Kernel::run(args...);
+}
 template <class Kernel, class... Args>
 __attribute__((target("avx2"))) void run_avx2(Args... args) {
   Kernel::run(args...);
@@ -78,10 +93,11 @@ void dispatch_width(Args... args) {
     case InstructionSet::avx2:
       return run_avx2<Avx2, Args...>(args...);
     case InstructionSet::baseline:
-      break;
+      return run_baseline<Baseline, Args...>(args...);
   }
-#endif
+#else
   Baseline::run(args...);
+#endif
 }
 
 // The same for kernels of vectors of 32 bytes: AVX-512 has nothing for them that AVX2 has not.
@@ -90,8 +106,10 @@ void dispatch_up_to_avx2(Args... args) {
 #if CUEKIT_MULTIVERSION
   if (instruction_set.load(std::memory_order_relaxed) != InstructionSet::baseline)
     return run_avx2<Avx2, Args...>(args...);
-#endif
+  run_baseline<Baseline, Args...>(args...);
+#else
   Baseline::run(args...);
+#endif
 }
 
 // Runs the kernel as it was compiled for the current instruction set.

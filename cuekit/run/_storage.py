@@ -230,7 +230,8 @@ def _index(shard: str, file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
     """Yield where each member of a tar is: name, offset, size; only headers are read."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
+            # Offset 0: there are no members, and `next` of Python 3.10 would raise an OSError.
+            while archive.offset and (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined] # else all are kept
                 if member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), member.offset_data, member.size

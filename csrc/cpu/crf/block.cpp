@@ -19,7 +19,6 @@ struct Simplices {
     return computed_once(b.values + b.nodes[i * corners + c] * stride + k);
   }
   CUEKIT_INLINE void prefetch_values(std::int64_t i) const {
-    if (i >= b.prefetch_end) return;
     for (std::int64_t c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c, 0), stride);
   }
 };
@@ -27,11 +26,16 @@ struct Simplices {
 template <class X, bool many, int known_corners>
 struct Splat {
   static CUEKIT_INLINE void run(const Block* block, const float* rows) {  // (count, stride)
-    const Block b = *block;
+    block->prefetches ? splat<true>(*block, rows) : splat<false>(*block, rows);
+  }
+
+ private:
+  template <bool prefetches>
+  static CUEKIT_INLINE void splat(const Block b, const float* rows) {
     const Simplices<X, many, known_corners> simplices{b};
     const std::int64_t corners = simplices.corners, stride = simplices.stride;
     for (std::int64_t i = 0; i < b.count; ++i) {
-      simplices.prefetch_values(i);
+      if (prefetches) simplices.prefetch_values(i);
       for (std::int64_t k = 0; k < stride; k += X::size) {
         X x = X::load(rows + i * stride + k);
         if (b.norms != nullptr) x.multiply(b.norms[i]);
@@ -53,11 +57,18 @@ struct Slice {
                                 const float* before,  // (count, stride)
                                 float* logits,        // (count, stride)
                                 float* filtered) {    // (count, stride)
-    const Block b = *block;
+    block->prefetches ? slice<true>(*block, gains, before, logits, filtered)
+                      : slice<false>(*block, gains, before, logits, filtered);
+  }
+
+ private:
+  template <bool prefetches>
+  static CUEKIT_INLINE void slice(const Block b, const float* gains, const float* before,
+                                  float* logits, float* filtered) {
     const Simplices<X, many, known_corners> simplices{b};
     const std::int64_t corners = simplices.corners, stride = simplices.stride;
     for (std::int64_t i = 0; i < b.count; ++i) {
-      simplices.prefetch_values(i);
+      if (prefetches) simplices.prefetch_values(i);
       for (std::int64_t k = 0; k < stride; k += X::size) {
         X x = X::zero();
         for (std::int64_t c = 0; c < corners; ++c)
@@ -138,7 +149,7 @@ Block block_of(const Filter& filter, const Workspace<float>& values, const float
           corners,
           count,
           stride,
-          filter.prefetch_values ? band.last_pixel - first - Block::ahead : 0};
+          filter.prefetch_values && first + count + Block::ahead <= band.last_pixel};
 }
 
 void clear_splatted(const Filter& filter, std::int64_t b, std::int64_t stride) {

@@ -18,7 +18,7 @@ struct Block {
   const float* norms;    // (count): factors of the points; null: none
   float* values;         // (nodes of the lattice, stride)
   std::int64_t corners, count, stride;
-  std::int64_t prefetch_end;  // points below it prefetch values
+  bool prefetches;  // whether the values of points that come later are prefetched
 
   static constexpr std::int64_t ahead = 16;
 };

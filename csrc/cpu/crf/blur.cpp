@@ -59,20 +59,48 @@ struct BlurChains {
   }
 };
 
-template <class Group, class T>
-void blur_chains(const Node* chain, std::int64_t count, T* values, std::int64_t stride,
-                 bool in_l2) {
-  using Fours = BlurChains<typename Group::template FourOf<T>, Group::fours>;
-  using Wides = BlurChains<typename Group::template WideOf<T>, Group::wides>;
-  for (std::int64_t k = 0; k < stride; k += Group::size)
-    dispatch_width<Fours, Wides, Wides>(chain, count, values + k, stride, in_l2);
-}
+// Adds copies to their vertices, those in [first, last).
+template <class V, int parts>
+struct AddCopies {
+  using X = ClassVector<V, parts>;
+  using T = typename V::Value;
+  static CUEKIT_INLINE void run(const Node* originals, std::int64_t count, T* values,
+                                std::int64_t stride, std::int64_t first_copy, std::int64_t first,
+                                std::int64_t last) {
+    for (std::int64_t c = 0; c < count; ++c) {
+      const std::int64_t vertex = originals[c];
+      if (vertex < first || vertex >= last) continue;
+      X sum = X::load(values + vertex * stride);
+      sum.add(X::load(values + (first_copy + c) * stride));
+      sum.store(values + vertex * stride);
+    }
+  }
+};
 
-template <class T>
-using Kernel = void (*)(const Node* chain,  // (count + Lattice::chain_padding)
-                        std::int64_t count,
-                        T* values,  // (nodes, stride)
-                        std::int64_t stride, bool in_l2);
+// Sets copies to the values of their vertices.
+template <class V, int parts>
+struct SetCopies {
+  using X = ClassVector<V, parts>;
+  using T = typename V::Value;
+  static CUEKIT_INLINE void run(const Node* originals, std::int64_t count, T* values,
+                                std::int64_t stride, std::int64_t first_copy) {
+    for (std::int64_t c = 0; c < count; ++c)
+      X::load(values + originals[c] * stride).store(values + (first_copy + c) * stride);
+  }
+};
+
+// Runs a kernel for each group of classes.
+template <template <class, int> class Kernel, class T, class... Args>
+void run_for_groups(std::int64_t classes, const Node* nodes, std::int64_t count, T* values,
+                    std::int64_t stride, Args... args) {
+  with_class_group(classes, [=](auto group) {
+    using Group = decltype(group);
+    using Fours = Kernel<typename Group::template FourOf<T>, Group::fours>;
+    using Wides = Kernel<typename Group::template WideOf<T>, Group::wides>;
+    for (std::int64_t k = 0; k < stride; k += Group::size)
+      dispatch_width<Fours, Wides, Wides>(nodes, count, values + k, stride, args...);
+  });
+}
 
 }  // namespace
 
@@ -83,8 +111,6 @@ std::int64_t blur_tasks(std::int64_t vertices, int threads) {
 template <class T>
 void blur_in_place(const Lattice& lattice, T* values, std::int64_t classes, AxisOrder order,
                    std::int64_t tasks, int threads) {
-  const Kernel<T> kernel = with_class_group(
-      classes, [](auto group) -> Kernel<T> { return &blur_chains<decltype(group), T>; });
   const Node* const originals = lattice.originals.data();
   const std::int64_t copies = lattice.copies(), stride = class_stride(classes);
   // Limit: 512 kB of values. A usual L2 then still has room for the other data.
@@ -101,13 +127,8 @@ void blur_in_place(const Lattice& lattice, T* values, std::int64_t classes, Axis
   in_tasks([&](std::int64_t t) {
     const std::int64_t first = t * lattice.vertices / tasks;
     const std::int64_t last = (t + 1) * lattice.vertices / tasks;
-    for (std::int64_t c = 0; c < copies; ++c) {
-      const std::int64_t vertex = originals[c];
-      if (vertex < first || vertex >= last) continue;
-      const T* const copy = values + (lattice.vertices + c) * stride;
-      T* const original = values + vertex * stride;
-      for (std::int64_t k = 0; k < stride; ++k) original[k] += copy[k];
-    }
+    run_for_groups<AddCopies>(classes, originals, copies, values, stride, lattice.vertices, first,
+                              last);
   });
   for (int step = 0; step < lattice.corners; ++step) {
     const int axis = order == AxisOrder::ascending ? step : lattice.corners - 1 - step;
@@ -122,14 +143,15 @@ void blur_in_place(const Lattice& lattice, T* values, std::int64_t classes, Axis
       const std::int64_t last = chain_from((t + 1) * length / tasks);
       for (std::int64_t i = chain_from(t * length / tasks), end; i < last; i = end) {
         end = chain_from(std::min(i + most_at_once, last));
-        kernel(chain.data() + i, end - i, values, stride, in_l2);
+        run_for_groups<BlurChains>(classes, chain.data() + i, end - i, values, stride, in_l2);
         poll_after((end - i) * stride);
       }
     });
   }
   in_tasks([&](std::int64_t t) {
-    for (std::int64_t c = t * copies / tasks; c < (t + 1) * copies / tasks; ++c)
-      std::copy_n(values + originals[c] * stride, stride, values + (lattice.vertices + c) * stride);
+    const std::int64_t first = t * copies / tasks, last = (t + 1) * copies / tasks;
+    run_for_groups<SetCopies>(classes, originals + first, last - first, values, stride,
+                              lattice.vertices + first);
   });
 }
 

@@ -18,40 +18,54 @@ namespace cuekit::cpu {
 // The values of one group of classes, in `parts` vectors.
 template <class V, int parts>
 struct ClassVector {
+  using Vector = V;
   using Value = typename V::Value;
   static constexpr std::int64_t size = std::int64_t{parts} * V::size;
   V part[parts];
 
   static CUEKIT_INLINE ClassVector zero() {
     ClassVector result;
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) result.part[j] = V::zero();
     return result;
   }
   static CUEKIT_INLINE V all(Value value) { return V::all(value); }
   static CUEKIT_INLINE ClassVector load(const Value* source) {  // (size)
     ClassVector result;
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) result.part[j] = V::load(source + j * V::size);
     return result;
   }
   CUEKIT_INLINE void store(Value* target) const {  // (size)
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j].store(target + j * V::size);
   }
   CUEKIT_INLINE void add(const ClassVector& other) {
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j];
   }
   CUEKIT_INLINE void add(const ClassVector& other, Value factor) {
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = part[j] + other.part[j] * factor;
   }
   CUEKIT_INLINE void add_product(const ClassVector& a, const ClassVector& b) {
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = part[j] + a.part[j] * b.part[j];
   }
   CUEKIT_INLINE void subtract(V shift) {
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = part[j] - shift;
   }
   CUEKIT_INLINE void multiply(Value factor) {
+    CUEKIT_UNROLL
+    for (int j = 0; j < parts; ++j) part[j] = part[j] * factor;
+  }
+  CUEKIT_INLINE void multiply_all(V factor) {
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = part[j] * factor;
   }
   CUEKIT_INLINE void raise_to(const ClassVector& other) {  // the larger of both, element-wise
+    CUEKIT_UNROLL
     for (int j = 0; j < parts; ++j) part[j] = larger(part[j], other.part[j]);
   }
 };
@@ -83,6 +97,7 @@ CUEKIT_INLINE Lanes<float, 4> four_sums(const ClassVector<Lanes<float, 4>, parts
 template <int parts>
 CUEKIT_INLINE Lanes<float, 4> four_sums(const ClassVector<Lanes<float, 8>, parts>& x) {
   Lanes<float, 8> all = x.part[0];
+  CUEKIT_UNROLL
   for (int j = 1; j < parts; ++j) all = all + x.part[j];
   Lanes<float, 4> low, high;
   split(all, &low, &high);
@@ -92,16 +107,57 @@ CUEKIT_INLINE Lanes<float, 4> four_sums(const ClassVector<Lanes<float, 8>, parts
 template <int parts>
 CUEKIT_INLINE float max_of(const ClassVector<Lanes<float, 4>, parts>& x) {
   Lanes<float, 4> all = x.part[0];
+  CUEKIT_UNROLL
   for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
   return max_of(all);
 }
 template <int parts>
 CUEKIT_INLINE float max_of(const ClassVector<Lanes<float, 8>, parts>& x) {
   Lanes<float, 8> all = x.part[0];
+  CUEKIT_UNROLL
   for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
   Lanes<float, 4> low, high;
   split(all, &low, &high);
   return max_of(larger(low, high));
+}
+
+// In every group of four lanes, the largest of their values or the sum of them, in all four.
+template <class V>
+CUEKIT_INLINE V largest_of_fours(V v) {
+  v = larger(v, v.template swapped<2>());
+  return larger(v, v.template swapped<1>());
+}
+template <class V>
+CUEKIT_INLINE V sums_of_fours(V v) {
+  v = v + v.template swapped<2>();
+  return v + v.template swapped<1>();
+}
+// The same over all classes of a point, in all lanes. The order of additions is that of four_sums()
+// and of mean_field.cpp.
+template <int parts>
+CUEKIT_INLINE Lanes<float, 4> largest_of(const ClassVector<Lanes<float, 4>, parts>& x) {
+  Lanes<float, 4> all = x.part[0];
+  CUEKIT_UNROLL
+  for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
+  return largest_of_fours(all);
+}
+template <int parts>
+CUEKIT_INLINE Lanes<float, 8> largest_of(const ClassVector<Lanes<float, 8>, parts>& x) {
+  Lanes<float, 8> all = x.part[0];
+  CUEKIT_UNROLL
+  for (int j = 1; j < parts; ++j) all = larger(all, x.part[j]);
+  return largest_of_fours(larger(all, all.template swapped<4>()));
+}
+template <int parts>
+CUEKIT_INLINE Lanes<float, 4> sum_of(const ClassVector<Lanes<float, 4>, parts>& x) {
+  return sums_of_fours(four_sums(x));
+}
+template <int parts>
+CUEKIT_INLINE Lanes<float, 8> sum_of(const ClassVector<Lanes<float, 8>, parts>& x) {
+  Lanes<float, 8> all = x.part[0];
+  CUEKIT_UNROLL
+  for (int j = 1; j < parts; ++j) all = all + x.part[j];
+  return sums_of_fours(all + all.template swapped<4>());
 }
 
 // A group of 8 * eights classes, or of 4 for eights = 0; `many`: a row has more than one of them.

@@ -26,6 +26,23 @@ CUEKIT_INLINE float exp2_of(float x) {
   return bit_cast<float>(bit_cast<std::uint32_t>(p) + exponent);
 }
 
+// The same for each lane of a vector. Written with vectors, because the compiler works on a
+// vector's values one by one if they are copied to an array for a loop.
+template <class V>
+CUEKIT_INLINE V exp2_of_each(V x) {
+  const V round = V::all(12582912.0f);
+  x = larger(x, V::all(-125.0f));
+  const V shifted = x + round;
+  const V fraction = x - (shifted - round);
+  V p = V::all(1.326472731307149e-3f);
+  p = p * fraction + V::all(9.671512991189957e-3f);
+  p = p * fraction + V::all(5.550733581185341e-2f);
+  p = p * fraction + V::all(2.4022242426872253e-1f);
+  p = p * fraction + V::all(6.931470036506653e-1f);
+  p = p * fraction + V::all(1.0f);
+  return p.with_exponents_of(shifted);
+}
+
 // Binary logarithm of a positive normal number, with the polynomial of Cephes (Moshier 1992).
 CUEKIT_INLINE float log2_of(float value) {
   constexpr std::int32_t root_half = 0x3f3504f3;  // bits of sqrt(1/2)

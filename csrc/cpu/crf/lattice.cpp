@@ -122,7 +122,7 @@ VertexTable join_bands(Lattice& lattice, std::vector<BandVertices>& found,
 // Replaces the bands' own numbers of vertices by nodes, and multiplies the weights by the square
 // root of the filter's weight and, if it is symmetric, by the normalisation: of the filter of ones,
 // `ones` (vertices), half divides before the filter and half after, so each weight takes the square
-// root of it.
+// root of it. In blocks, so that roots and divisions are in a loop that vectorises.
 void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
                const WorkspaceVector<float>& ones, Normalisation normalisation, int threads) {
   const int corners = lattice.corners;
@@ -131,25 +131,44 @@ void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
   const double scale = std::sqrt(static_cast<double>(lattice.weight) * static_cast<double>(alpha));
   if (normalisation == Normalisation::mean) lattice.norms = Workspace<float>(lattice.pixels);
   parallel_for(static_cast<std::int64_t>(found.size()), threads, [&](std::int64_t b) {
+    struct Vertex {
+      Node node;
+      float ones;
+    };
+    const WorkspaceVector<Node>& nodes_of = found.data()[b].nodes;
+    const Workspace<Vertex> vertices(static_cast<std::int64_t>(nodes_of.size()));
+    for (std::size_t v = 0; v < nodes_of.size(); ++v) {
+      const Node node = nodes_of[v];
+      const bool is_copy = node >= lattice.vertices;
+      const Node vertex = is_copy ? lattice.originals.data()[node - lattice.vertices] : node;
+      vertices.get()[v] = {node, ones.data()[vertex]};
+    }
+    constexpr std::int64_t block = 256;
+    float sums[block], factors[block];
     const Band& band = lattice.bands.data()[b];
-    const Node* const node_of = found.data()[b].nodes.data();
-    for (std::int64_t i = band.first_pixel; i < band.last_pixel; ++i) {
-      Node* const nodes = lattice.nodes.get() + i * corners;
-      float* const weights = lattice.weights.get() + i * corners;
-      float sum = 0;
-      for (int k = 0; k < corners; ++k) {
-        nodes[k] = node_of[nodes[k]];
-        const Node vertex = nodes[k] < lattice.vertices
-                                ? nodes[k]
-                                : lattice.originals.data()[nodes[k] - lattice.vertices];
-        sum += weights[k] * ones.data()[vertex];
+    for (std::int64_t first = band.first_pixel; first < band.last_pixel; first += block) {
+      const std::int64_t count = std::min(block, band.last_pixel - first);
+      Node* const nodes = lattice.nodes.get() + first * corners;
+      float* const weights = lattice.weights.get() + first * corners;
+      for (std::int64_t i = 0; i < count; ++i) {
+        float sum = 0;
+        for (std::int64_t k = i * corners; k < (i + 1) * corners; ++k) {
+          const Vertex vertex = vertices.get()[nodes[k]];
+          nodes[k] = vertex.node;
+          sum += weights[k] * vertex.ones;
+        }
+        sums[i] = sum;
       }
-      const double of_ones = static_cast<double>(alpha * sum) + 1e-20;
-      double factor = scale;
-      if (normalisation == Normalisation::symmetric) factor *= 1 / std::sqrt(of_ones);
+      const bool symmetric = normalisation == Normalisation::symmetric;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const double of_ones = static_cast<double>(alpha * sums[i]) + 1e-20;
+        sums[i] = static_cast<float>(1 / of_ones);
+        factors[i] = static_cast<float>(symmetric ? scale * (1 / std::sqrt(of_ones)) : scale);
+      }
       if (normalisation == Normalisation::mean)
-        lattice.norms.get()[i] = static_cast<float>(1 / of_ones);
-      for (int k = 0; k < corners; ++k) weights[k] *= static_cast<float>(factor);
+        std::copy_n(sums, count, lattice.norms.get() + first);
+      for (std::int64_t i = 0; i < count; ++i)
+        for (std::int64_t k = i * corners; k < (i + 1) * corners; ++k) weights[k] *= factors[i];
     }
   });
 }

@@ -31,7 +31,7 @@ void MergeByCost::run(const Area& area, BucketedEdges& edges, Candidates& candid
   for (std::int64_t bucket = 0; bucket < Buckets::count; ++bucket) {
     // Keeps the parents near their roots, so that select_candidates finds most pairs of pixels that
     // are in the same region.
-    if (merges_ > area_pixels / 30) {
+    if (merges_ > area_pixels / 20) {
       for (std::int64_t y = area.top; y < area.bottom; ++y)
         forest_.halve_paths(y * graph_.width + area.left, y * graph_.width + area.right);
       merges_ = 0;
@@ -87,6 +87,9 @@ CUEKIT_INLINE std::int64_t MergeByCost::select_candidates(const BucketedEdges& e
     const Edge upcoming = edges[i + prefetch_distance];  // may be any value: see prefetch()
     prefetch(parents + first_pixel(upcoming), 1);
     prefetch(parents + graph.second_pixel(upcoming), 1);
+    const Edge next = edges[std::min(i + 16, last - 1)];
+    prefetch(regions + parents[first_pixel(next)], 1);
+    prefetch(regions + parents[graph.second_pixel(next)], 1);
     const std::int32_t a = parents[first_pixel(edge)], b = parents[graph.second_pixel(edge)];
     const bool different = a != b;
     const bool candidate = needs_decision(regions[a].threshold, regions[b].threshold, lowest_cost);

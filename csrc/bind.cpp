@@ -286,8 +286,9 @@ class Call final : public cuda::Context {
 
 View view_of(const py::handle& value) {
   const auto array = py::reinterpret_borrow<py::array>(value);
-  if ((array.flags() & py::array::c_style) == 0)
-    throw std::invalid_argument("a kernel's array is not C-contiguous");
+  constexpr int required = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & required) != required)
+    throw std::invalid_argument("a kernel's array is not C-contiguous and aligned");
   View view;
   view.data = const_cast<void*>(array.data());
   view.shape.assign(array.shape(), array.shape() + array.ndim());

@@ -422,7 +422,7 @@ class MeanField:
         index = first_true(~np.isfinite(array))
         if index is not None:
             raise ValueError(f"q must be finite, got {array[index]} at index {index}")
-        return np.ascontiguousarray(array, self._dtype)
+        return np.require(array, self._dtype, ("C", "A"))
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return zeros(shape, dtype, self._checked.scores)
@@ -599,7 +599,7 @@ class Checked(NamedTuple):
 
     def _filter(self, f: int, index: tuple[int, ...]) -> CrfFilter:
         features, _, normalization = self.kernels[f]
-        own = np.ascontiguousarray(features[index])
+        own = flat(features[index], *features.shape[-2:])
         try:
             return cpu_kernels.crf_filter(own, normalization, self.threads)
         except ValueError as error:
@@ -765,7 +765,7 @@ def _gains(value: Any, name: str, channels: int, normalization: str) -> Array:
                 f"{table[index[::-1]]} at {index[::-1]}"
             )
         table = -table
-    return np.ascontiguousarray(table, np.float32)
+    return np.require(table, np.float32, ("C", "A"))
 
 
 # ----------------------------------------------------------------------------- features of grids

@@ -326,7 +326,7 @@ def main() -> None:
     if start is None:
         return
     sys.path[:] = start["path"]
-    with contextlib.suppress(BrokenPipeError):  # the caller has ended
+    try:
         try:
             work = load(start["task"])(start["settings"])
             answer({"ready": True})
@@ -340,3 +340,5 @@ def main() -> None:
             answer({"stop": str(error)})
         except Exception as error:  # the task could not be made
             answer({"stop": describe(error)})
+    except BrokenPipeError:  # the caller has ended; nobody reads what is left in the buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())

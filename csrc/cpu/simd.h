@@ -63,13 +63,14 @@ inline InstructionSet best_instruction_set() {
   return InstructionSet::baseline;
 }
 
-// The one that dispatch() uses. Tests change it to run the other versions too.
+// The one that dispatch() uses. CUEKIT_INSTRUCTION_SET and tests choose narrower ones.
 inline std::atomic<InstructionSet> instruction_set{best_instruction_set()};
 
 #if CUEKIT_MULTIVERSION
-// Cold: compiled for size. Only processors without AVX2 run it, few of them made after 2015.
+// Not inlined, like the others. Virtual machines often have no AVX2, so it is not compiled for
+// size.
 template <class Kernel, class... Args>
-__attribute__((noinline, cold)) void run_baseline(Args... args) {
+__attribute__((noinline)) void run_baseline(Args... args) {
   Kernel::run(args...);
 }
 template <class Kernel, class... Args>

@@ -105,14 +105,14 @@ OPS = (
     # In each of eleven passes it reads 88 bytes per pixel: for a usual photo from L3, for a large
     # one from memory, at less than half the speed. That is a tenth of the time. Clearing pages of a
     # gigabyte is a tenth to a quarter. And a large spatial lattice is not kept between calls.
-    Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 130, at_most=1.6),
+    Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 135, at_most=1.6),
     Op("refine_local", lambda p: cuekit.refine_local(p.maps, p.pixels), 50),
     Op("rgb_to_lab", lambda p: cuekit.rgb_to_lab(p.pixels), 13),
     Op("superpixel_graph", lambda p: cuekit.superpixel_graph(p.superpixels, p.pixels), 15),
     Op("colour_evidence", lambda p: cuekit.colour_evidence(p.maps, p.pixels), 12),
     Op("superpixel_mean", lambda p: cuekit.superpixel_mean(p.maps, p.superpixels), 10),
     Op("snap_cues", lambda p: cuekit.snap_cues(p.cues, p.superpixels), 5),
-    Op("subtract_classes", lambda p: cuekit.subtract_classes(p.maps), 9),
+    Op("subtract_classes", lambda p: cuekit.subtract_classes(p.maps), 9, copies=1.5),
     Op("suppress_absent", lambda p: cuekit.suppress_absent(p.maps, NONE_PRESENT), 9, copies=1.5),
 )
 

@@ -93,6 +93,11 @@ def all_present(cams: np.ndarray, mode: Mode) -> Case:
         ],
         "dcsm": [Claim("subtract_classes, 20 of 20, dcsm, against torch", ("torch",), at_most=1)],
     }
+    compiled = peers_compiled.contenders(
+        "torch, compiled", compiled_way(cams, mode), answer, THEIRS, "compiled"
+    )
+    text = f"subtract_classes, 20 of 20, {mode}, against compiled torch"
+    against_compiled = Claim(text, ("compiled",), at_least=1)
     return Case(
         f"subtract_classes, 20 of 20 present, {mode}",
         own,
@@ -100,10 +105,8 @@ def all_present(cams: np.ndarray, mode: Mode) -> Case:
             Contender(f"torch, {name}", call, answer, THEIRS, "torch")
             for name, call in torch_ways(cams, mode).items()
         ]
-        + peers_compiled.contenders(
-            "torch, compiled", compiled_way(cams, mode), answer, THEIRS, "torch"
-        ),
-        claims.get(mode, ()),
+        + compiled,
+        [*claims.get(mode, ()), *[against_compiled for _ in compiled]],
     )
 
 

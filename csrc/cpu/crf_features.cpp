@@ -106,7 +106,7 @@ struct Term {
     const auto classes = static_cast<std::int64_t>(channels.size());
     rows = term.is_diagonal ? 1 : classes;
     values.allocate(filter.lattice.get(), stride);
-    values.prefetch_values = filter.lattice->node_count() * stride > std::int64_t{1} << 20;
+    values.prefetch_values = prefetch_pays(*filter.lattice, stride);
     gains = Workspace<float>(rows * stride);
     std::fill_n(gains.get(), rows * stride, 0.0f);
     const auto unit = static_cast<float>(log2_of_e);

@@ -93,7 +93,7 @@ struct Term {
   Term(const RecordedTerm& term, std::int64_t stride, std::int64_t bands, double* wanted)
       : forward(term), gains(term.rows * stride), of_gains(wanted) {
     values.allocate(term.lattice.get(), stride);
-    values.prefetch_values = term.lattice->node_count() * stride > std::int64_t{1} << 20;
+    values.prefetch_values = prefetch_pays(*term.lattice, stride);
     std::fill_n(gains.get(), term.rows * stride, 0.0f);
     for (std::int64_t l = 0; l < term.rows; ++l)
       for (std::int64_t k = 0; k < (one_row() ? stride : term.rows); ++k)

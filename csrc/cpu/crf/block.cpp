@@ -19,7 +19,7 @@ struct Simplices {
     return computed_once(b.values + b.nodes[i * corners + c] * stride + k);
   }
   CUEKIT_INLINE void prefetch_values(std::int64_t i) const {
-    for (std::int64_t c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c, 0), stride);
+    for (std::int64_t c = 0; c < corners; ++c) prefetch(row(i + Block::ahead, c, 0), stride);
   }
 };
 

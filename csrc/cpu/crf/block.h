@@ -30,6 +30,13 @@ Block block_of(const Filter& filter, const Workspace<float>& values, const float
 // Sets the values that a band splats into to 0; nothing if there is no filter.
 void clear_splatted(const Filter& filter, std::int64_t band, std::int64_t stride);
 
+// Whether prefetching the values at a point's vertices takes less time than it saves: where they do
+// not fit in L2, and rows of less than a cache line only where they do not fit in L3 either.
+inline bool prefetch_pays(const Lattice& lattice, std::int64_t stride) {
+  const std::int64_t values = lattice.node_count() * stride;
+  return values > std::int64_t{1} << (stride < 16 ? 20 : 17);
+}
+
 // Adds rows to the values at their vertices.
 void splat(std::int64_t classes, const Block& block, const float* rows);  // (count, stride)
 // Writes logits: `before`, which may be the same array, plus gains times filtered values. If

@@ -76,7 +76,7 @@ CUEKIT_HD inline int direction_x(int i) {
 CUEKIT_HD inline double distance_weight(const RefineLocalParams& p, int neighbour) {
   const int i = neighbour % 8;
   const bool diagonal = direction_y(i) != 0 && direction_x(i) != 0;
-  return (diagonal ? p.diagonal : p.straight)[neighbour / 8];
+  return diagonal ? p.diagonal[neighbour / 8] : p.straight[neighbour / 8];
 }
 
 // Fills in the weights of distances.

@@ -271,7 +271,7 @@ def check_channel_last(photos: AnyArray, name: str, hint: str = "") -> None:
 def warn_caller(message: str) -> None:
     """Warn of the line that called cuekit, however deep in it the reason was found."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "cuekit":
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "cuekit":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
 

@@ -700,16 +700,26 @@ void boundary_connectivity(const View& edges, const View& sizes, const View& bor
                                  contrast.as<double>(), p, context);
 }
 
-cpu::CrfFilter crf_filter(const View& features, const std::string& normalization, Call& context) {
+cpu::CrfOrder crf_order(const View& features, Call& context) {
+  return cpu::crf_order(features.as<float>(), static_cast<int>(features.shape[0]),
+                        features.shape[1], context);
+}
+
+cpu::CrfFilter crf_filter(const View& features, const std::string& normalization,
+                          const cpu::CrfOrder* order, Call& context) {
   return cpu::crf_filter(features.as<float>(), static_cast<int>(features.shape[0]),
-                         features.shape[1], crf_normalisation(normalization), context);
+                         features.shape[1], crf_normalisation(normalization),
+                         order == nullptr ? cpu::CrfOrder{} : *order, context);
 }
 
 std::vector<cpu::CrfTerm> crf_terms(const std::vector<const cpu::CrfFilter*>& filters,
                                     const std::vector<View>& gains) {
   std::vector<cpu::CrfTerm> terms;
-  for (std::size_t f = 0; f < filters.size(); ++f)
+  for (std::size_t f = 0; f < filters.size(); ++f) {
+    if (filters[f]->order != filters[0]->order)
+      throw std::invalid_argument("filters must have one order of points");
     terms.push_back({filters[f], gains.at(f).as<float>(), gains.at(f).shape.size() == 1});
+  }
   return terms;
 }
 
@@ -888,12 +898,16 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
   kernel("boundary_connectivity", boundary_connectivity, arg("edges"), arg("sizes"),
          arg("border_pixels"), arg("centres"), arg("colours"), arg("connectivity"), arg("contrast"),
          arg("sigma"), arg("clip"), arg("spatial_sigma"), arg("context"));
-  py::class_<cpu::CrfFilter>(py::handle(), "CrfFilter", py::module_local());  // not a public name
-  kernel("crf_filter", crf_filter, arg("features"), arg("normalization"), arg("context"));
+  // CrfOrder, CrfFilter and CrfRecord are not public names.
+  py::class_<cpu::CrfOrder>(py::handle(), "CrfOrder", py::module_local());
+  kernel("crf_order", crf_order, arg("features"), arg("context"));
+  py::class_<cpu::CrfFilter>(py::handle(), "CrfFilter", py::module_local());
+  kernel("crf_filter", crf_filter, arg("features"), arg("normalization"), arg("order"),
+         arg("context"));
   kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
          arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
          arg("epsilon"), arg("context"));
-  py::class_<cpu::CrfRecord>(py::handle(), "CrfRecord", py::module_local());  // not a public name
+  py::class_<cpu::CrfRecord>(py::handle(), "CrfRecord", py::module_local());
   kernel("crf_recorded", crf_recorded, arg("scores"), arg("photos"), arg("present"), arg("out"),
          arg("gaussian_weight"), arg("gaussian_sxy"), arg("bilateral_weight"), arg("bilateral_sxy"),
          arg("bilateral_srgb"), arg("energies"), arg("iterations"), arg("epsilon"), arg("context"));

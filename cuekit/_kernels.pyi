@@ -129,6 +129,9 @@ class Kernels(Protocol):
         context: Context,
     ) -> bool: ...
 
+class CrfOrder:
+    """The order in which a CRF visits points, without public members."""
+
 class CrfFilter:
     """One kernel's filter of a CRF, without public members."""
 
@@ -213,8 +216,9 @@ class CpuKernels(Kernels, Protocol):
         spatial_sigma: float,
         context: int,
     ) -> None: ...
+    def crf_order(self, features: Array, context: int) -> CrfOrder: ...
     def crf_filter(
-        self, features: Array, normalization: Normalization, context: int
+        self, features: Array, normalization: Normalization, order: CrfOrder | None, context: int
     ) -> CrfFilter: ...
     def crf_features(
         self,

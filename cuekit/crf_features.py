@@ -62,7 +62,7 @@ from cuekit.crf_gradient import (
 )
 
 if TYPE_CHECKING:
-    from cuekit._kernels import CrfFilter, CrfRecord
+    from cuekit._kernels import CrfFilter, CrfOrder, CrfRecord
 
 Normalization: TypeAlias = Literal["symmetric", "before", "after", "none"]
 
@@ -173,8 +173,9 @@ def dense_crf_features(
     on each other, as the channels of photos.
 
     Workspace for K classes, rounded up to 4, 8, 16 or more: 4 K bytes for each point, and for each
-    kernel 8 (D + 1) for each point and 8 K + 100 for each vertex of its lattice. Points that are in
-    order, as those of volumes, are faster.
+    kernel 8 (D + 1) for each point and 8 K + 100 for each vertex of its lattice. Points in no order,
+    as those of a shuffled cloud, are sorted within the call (10 bytes for each more), which is
+    faster. The order of sums, and so the last bits, then depend on the sorting.
 
     On a CUDA device, features must be float32. Workspace is allocated for the largest number of
     vertices that is possible: for each of the D + 1 corners of a point, some 100 bytes, 8 (D + 1)
@@ -371,7 +372,9 @@ class MeanField:
     ) -> None:
         self._first, self._shape = probabilities, scores.shape
         points = flat(scores, len(scores), math.prod(scores.shape[1:]))
-        self._checked = _checked(points, kernels, present, epsilon, unary, check_threads(threads))
+        self._checked = _checked(
+            points, kernels, present, epsilon, unary, check_threads(threads), sort=scores.ndim == 2
+        )
         self._field = self._checked.field(())
         self._dtype = np.promote_types(scores.dtype, np.float32)
 
@@ -564,6 +567,7 @@ class Checked(NamedTuple):
     energies: bool
     epsilon: float
     threads: int
+    sort: bool  # whether points may be visited in another order
 
     @classmethod
     def of(
@@ -576,32 +580,50 @@ class Checked(NamedTuple):
         threads: int,
         *,
         validate: bool = False,
+        sort: bool = False,
     ) -> Checked:
         """Check kernels; all else is checked."""
         listed = _check_kernels(kernels, scores, validate=validate)
-        return cls(scores, tags, listed, energies, epsilon, threads)
+        return cls(scores, tags, listed, energies, epsilon, threads, sort)
 
     def field(self, index: tuple[int, ...], first: CrfFilter | None = None) -> Field:
         """Build the lattices of one image; `first`: the one of the first kernel, if it is there."""
         channels, points = self.scores.shape[-2:]
-        make = self._filter if is_on_cpu(self.scores) else self._device_filter
+        kernels = range(len(self.kernels)) if points else ()
+        filters: list[Any]
+        if is_on_cpu(self.scores):
+            order = self._order(index) if self.sort and kernels else None
+            filters = [
+                first if f == 0 and first is not None else self._filter(f, index, order)
+                for f in kernels
+            ]
+        else:
+            filters = [self._device_filter(f, index) for f in kernels]
         return Field(
             flat(part(self.scores, index), channels, points),
             flat(part(self.tags, index), channels - 1),
-            [make(f, index) if f > 0 or first is None else first for f in range(len(self.kernels))]
-            if points
-            else [],
+            filters,
             [kernel.compatibility for kernel in self.kernels] if points else [],
             self.energies,
             self.epsilon,
             self.threads,
         )
 
-    def _filter(self, f: int, index: tuple[int, ...]) -> CrfFilter:
-        features, _, normalization = self.kernels[f]
-        own = flat(features[index], *features.shape[-2:])
+    def _features(self, f: int, index: tuple[int, ...]) -> Array:
+        features = self.kernels[f].features
+        own: Array = flat(features[index], *features.shape[-2:])
+        return own
+
+    def _order(self, index: tuple[int, ...]) -> CrfOrder:
+        """Return the order of the points by the kernel with the most features."""
+        counts = [kernel.features.shape[-2] for kernel in self.kernels]
+        widest = self._features(counts.index(max(counts)), index)
+        return cpu_kernels.crf_order(widest, self.threads)
+
+    def _filter(self, f: int, index: tuple[int, ...], order: CrfOrder | None) -> CrfFilter:
+        own = self._features(f, index)
         try:
-            return cpu_kernels.crf_filter(own, normalization, self.threads)
+            return cpu_kernels.crf_filter(own, self.kernels[f].normalization, order, self.threads)
         except ValueError as error:
             raise ValueError(
                 f"kernels[{f}].features must span fewer standard deviations: the lattice of "
@@ -650,6 +672,7 @@ def _checked(
     threads: int,
     *,
     validate: bool = False,
+    sort: bool = True,
 ) -> Checked:
     check_values(validate)
     *batch, channels, points = scores.shape
@@ -673,7 +696,9 @@ def _checked(
             raise ValueError(fault)
     if not is_on_cpu(scores):
         scores, tags = flat(scores, *scores.shape), flat(tags, *tags.shape)
-    return Checked.of(scores, tags, kernels, energies, epsilon, threads, validate=validate)
+    return Checked.of(
+        scores, tags, kernels, energies, epsilon, threads, validate=validate, sort=sort
+    )
 
 
 def _check_kernels(kernels: Any, scores: AnyArray, *, validate: bool) -> list[CRFKernel]:
@@ -969,7 +994,7 @@ def kept_gaussian_filter(photo: Any, params: CRFParams, threads: int) -> CrfFilt
 @lru_cache(maxsize=4)
 def _gaussian_filter(height: int, width: int, sx: float, sy: float, threads: int) -> CrfFilter:
     features = np.ascontiguousarray(gaussian_features((height, width), (sy, sx))[::-1])
-    return cpu_kernels.crf_filter(features, "symmetric", threads)
+    return cpu_kernels.crf_filter(features, "symmetric", None, threads)
 
 
 def _kernels_on_device(

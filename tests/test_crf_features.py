@@ -180,6 +180,73 @@ def test_same_bits_for_any_threads_and_instructions(channels):
             assert same_bits(result, expected), (name, threads)
 
 
+# --------------------------------------------------------------------------- points in no order
+
+
+def a_cloud(channels=5, points=40_000):
+    """Return maps and kernels of points in no order, and an order of neighbours."""
+    rng = np.random.default_rng(channels)
+    clusters = rng.normal(size=(4, 40)) * 9
+    of_cluster = rng.integers(0, 40, points)
+    features = (clusters[:, of_cluster] + rng.normal(size=(4, points)) / 3).astype(np.float32)
+    maps = rng.dirichlet(np.ones(channels), points).T.astype(np.float32)
+    matrix = rng.normal(size=(channels, channels))
+    kernels = [(features, 3), (features[:2], matrix + matrix.T, "after")]
+    return maps, kernels, np.argsort(of_cluster, kind="stable")
+
+
+def permuted(kernels, order):
+    return [(features[:, order], *others) for features, *others in kernels]
+
+
+@pytest.mark.parametrize("channels", [2, 5, 21])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_points_in_no_order_are_those_in_order(channels, dtype):
+    """Points in no order are sorted within the call; those that come in order are not."""
+    maps, kernels, order = a_cloud(channels)
+    maps = maps.astype(dtype)
+    present = np.arange(1, channels) % 3 != 2
+    options = {"present": present, "iterations": 3}
+    result = cuekit.dense_crf_features(maps, kernels, **options)
+    expected = cuekit.dense_crf_features(maps[:, order], permuted(kernels, order), **options)
+    # Vertices sum the same float32 values in another order.
+    np.testing.assert_allclose(result[:, order], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(result.sum(0), 1, rtol=0, atol=1e-5)
+
+
+def test_mean_field_of_points_in_no_order():
+    maps, kernels, order = a_cloud()
+    field, sorted_field = (
+        MeanField(maps, kernels),
+        MeanField(maps[:, order], permuted(kernels, order)),
+    )
+    q = np.random.default_rng(0).dirichlet(np.ones(5), maps.shape[1]).T
+    expected = sorted_field.step(q[:, order])
+    np.testing.assert_allclose(field.step(q)[:, order], expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(field.start()[:, order], sorted_field.start())
+    assert same_bits(field.run(2), field.step(field.step(field.start())))
+    assert same_bits(field.run(2), cuekit.dense_crf_features(maps, kernels, iterations=2))
+    assert field.kl_divergence(q) == pytest.approx(sorted_field.kl_divergence(q[:, order]), 1e-5)
+
+
+def test_a_bad_score_among_points_in_no_order():
+    maps, kernels, _ = a_cloud()
+    maps[2, 31_234] = np.nan
+    with pytest.raises(ValueError, match=r"got nan at index \(2, 31234\)"):
+        cuekit.dense_crf_features(maps, kernels)
+
+
+def test_features_that_are_hard_to_sort_by():
+    """One that is constant, one that has an outlier, and all equal."""
+    maps, ((features, _), _), order = a_cloud()
+    features[1], features[2, 7] = 3, 90_000
+    for hard in (features, np.zeros_like(features), np.repeat(features[:1], 10, 0)):
+        kernels = [(hard, 3)]
+        result = cuekit.dense_crf_features(maps, kernels, iterations=1)
+        expected = cuekit.dense_crf_features(maps[:, order], permuted(kernels, order), iterations=1)
+        np.testing.assert_allclose(result[:, order], expected, rtol=0, atol=1e-4)
+
+
 # ------------------------------------------------------------------------------ meaning of kernels
 
 
@@ -352,10 +419,15 @@ def test_mean_field_of_a_photo():
         assert same_bits(q.reshape(3, -1), own)
         assert kl == own_kl == field.kl_divergence(q)
     assert same_bits(field.run(3), field.step(field.step(field.step(field.start()))))
+    # Pixels stay in their order, even where the values of a photo are in none.
+    noise = np.random.default_rng(1).integers(0, 256, (190, 180), np.uint8)
+    maps = np.random.default_rng(2).dirichlet(np.ones(3), noise.shape).transpose(2, 0, 1)
+    q = MeanField.of_photo(maps, noise, "irn").run(2)
+    assert same_bits(q, cuekit.dense_crf(maps, noise, "irn", iterations=2))
     with refused("probabilities must have shape (K, H, W), got (1, 3, 20, 29)"):
-        MeanField.of_photo(maps[None], photo[None])
+        MeanField.of_photo(np.zeros((1, 3, 20, 29)), photo[None])
     with refused("q must have shape (3, 20, 29) to match probabilities, got (3, 580)"):
-        field.step(q.reshape(3, -1))
+        field.step(np.zeros((3, 580)))
 
 
 # --------------------------------------------------------------------------- photos of other kinds

@@ -327,6 +327,36 @@ def test_threads_and_instruction_sets_give_the_same_bits():
         assert same_bits(of_table, results[0][1])
 
 
+def test_points_in_no_order_have_the_gradient_of_those_in_order():
+    """The former are sorted within the call."""
+    rng = np.random.default_rng(0)
+    points = 40_000
+    of_cluster = rng.integers(0, 30, points)
+    features = rng.normal(size=(3, 30))[:, of_cluster] * 9 + rng.normal(size=(3, points)) / 3
+    values = rng.dirichlet(np.ones(4), points).T
+    weights = torch.from_numpy(rng.random((4, points)))
+    order = np.argsort(of_cluster, kind="stable")
+
+    def gradients(order):
+        leaf = torch.from_numpy(values[:, order]).requires_grad_()
+        weight = torch.tensor(3.0).requires_grad_()
+        result = cuekit.dense_crf_features(
+            leaf, [(features[:, order], weight)], iterations=2, differentiable=True
+        )
+        return torch.autograd.grad(result, (leaf, weight), weights[:, order])
+
+    of_values, of_weight = gradients(np.arange(points))
+    expected, of_weight_expected = gradients(order)
+    # Vertices sum the same float32 values in another order; gradients are up to 1 / epsilon.
+    torch.testing.assert_close(
+        of_values[:, order] * torch.from_numpy(values[:, order]),
+        expected * torch.from_numpy(values[:, order]),
+        rtol=0,
+        atol=1e-4,
+    )
+    torch.testing.assert_close(of_weight, of_weight_expected, rtol=1e-3, atol=0)
+
+
 def test_photos_that_follow_each_other_and_are_equal():
     """Without a gradient, they are computed in pairs."""
     both = leaf_of(np.stack([PROBABILITIES, PROBABILITIES[::-1].copy()]))

@@ -22,6 +22,7 @@
 #include "cpu/crf/filter.h"
 #include "cpu/crf/lattice.h"
 #include "cpu/crf/patch.h"
+#include "cpu/crf/point_order.h"
 #include "cpu/crf/read_scores.h"
 #include "cpu/crf/record.h"
 #include "cpu/crf/write_results.h"
@@ -38,7 +39,7 @@ namespace {
 constexpr std::int64_t block_size = Patch::max_columns;
 
 // Replaces logits in units of ln 2 by probabilities. The maximum, the sum and the reciprocal of a
-// point are in all lanes of a vector: no step waits for a scalar value. Two loops, because a
+// point are in all lanes of a vector: no step waits for a scalar value. Three loops, because a
 // point's operations depend on each other, and the processor overlaps more points of a short loop.
 template <class X, bool many>
 struct Softmax {
@@ -54,10 +55,11 @@ struct Softmax {
       for (std::int64_t k = 0; k < stride; k += X::size) {
         X x = X::load(own + k);
         x.subtract(shift);
-        for (V& part : x.part) part = exp2_of_each(part);
         x.store(own + k);
       }
     }
+    for (std::int64_t k = 0; k < count * stride; k += V::size)
+      exp2_of_each(V::load(values + k)).store(values + k);
     for (std::int64_t i = 0; i < count; ++i) {
       float* const own = values + i * stride;
       X sum = X::load(own);
@@ -143,6 +145,7 @@ class PointInference {
     if (recorded || energy != nullptr)
       marginals_ = Workspace<float>(p.points * stride_ + p.iterations * step_size_);
     bands_ = divide_points(p.points);
+    if (!terms.empty()) order_ = terms.front().filter->order;
     terms_.reserve(terms.size());
     for (const CrfTerm& term : terms) terms_.emplace_back(term, channels_, p.channels, stride_);
   }
@@ -150,6 +153,7 @@ class PointInference {
   PointInference& operator=(const PointInference&) = delete;
 
   bool run() {
+    if (order_ != nullptr && !read_in_order()) return false;
     // The energy of a Q needs its messages, which are there one pass later.
     const std::int64_t last = p_.iterations + (p_.energy_of_result ? 1 : 0);
     for (std::int64_t i = 0; i <= last; ++i) {
@@ -162,6 +166,8 @@ class PointInference {
         }
       if (!pass(i, i == p_.iterations, i < last)) return false;
     }
+    if (order_ != nullptr)
+      write_in_order(results(), stride_, *order_, bands_, channels_, threads_, out_);
     return true;
   }
 
@@ -173,6 +179,7 @@ class PointInference {
     result.iterations = p_.iterations;
     result.pixels = p_.points;
     result.bands = bands_;
+    result.order = order_;
     for (Term& term : terms_)
       result.terms.push_back({term.filter.lattice, term.filter.normalisation, term.is_diagonal,
                               std::move(term.gains), term.rows});
@@ -181,8 +188,28 @@ class PointInference {
   }
 
  private:
-  // Pass 0 has no messages, and is the only one that reads scores. Passes after `write` only find
-  // the energy.
+  // Q of each place after the last iteration. Without a record or energies it replaces the unaries.
+  float* results() const {
+    return marginals_.get() == nullptr ? unary_.get()
+                                       : marginals_.get() + p_.iterations * step_size_;
+  }
+
+  bool read_in_order() const {
+    std::atomic<bool> valid{true};
+    const Workspace<float> planes(static_cast<std::int64_t>(bands_.size()) * planes_size());
+    for_points(*order_, bands_, stride_, threads_,
+               [&](std::int64_t b, const Patch& patch, float* rows, const std::int32_t* places) {
+                 if (!read(patch, planes.get() + b * planes_size(), rows)) valid = false;
+                 for (std::int64_t i = 0; i < patch.columns; ++i)
+                   std::copy_n(rows + i * stride_, stride_, unary_.get() + places[i] * stride_);
+               });
+    return valid;
+  }
+
+  std::int64_t planes_size() const { return classes_ * plane_size; }
+
+  // Pass 0 has no messages, and reads scores unless read_in_order() has. Passes after `write` only
+  // find the energy.
   bool pass(std::int64_t number, bool write, bool splat) {
     std::atomic<bool> valid{true};
     std::vector<double> energies(bands_.size());
@@ -191,7 +218,8 @@ class PointInference {
       const Band& band = bands_.data()[b];
       if (splat)
         for (const Term& term : terms_) clear_splatted(term.values, b, stride_);
-      const Workspace<float> planes(number == 0 ? classes_ * plane_size : 0);
+      const bool reads = number == 0 && order_ == nullptr;
+      const Workspace<float> planes(reads ? planes_size() : 0);
       const Workspace<float> rows(block_size * stride_), filtered(block_size * stride_);
       PollAfterWork poll_after;
       for (std::int64_t i = band.first_pixel; i < band.last_pixel; i += block_size) {
@@ -199,7 +227,7 @@ class PointInference {
         poll_after(count * stride_ * static_cast<std::int64_t>(terms_.size() + 1));
         const Patch patch{0, 1, i, count, p_.points, p_.points};
         float* const unary = unary_.get() + i * stride_;
-        if (number == 0 && !read(patch, planes.get(), unary)) {
+        if (reads && !read(patch, planes.get(), unary)) {
           valid = false;
           return;
         }
@@ -217,7 +245,10 @@ class PointInference {
           std::copy_n(rows.get(), count * stride_,
                       marginals_.get() + number * step_size_ + i * stride_);
         if (splat) splat_rows(band, i, count, rows.get());
-        if (write) write_results(rows.get(), stride_, patch, channels_, out_);
+        if (write && order_ == nullptr)
+          write_results(rows.get(), stride_, patch, channels_, out_);
+        else if (write && marginals_.get() == nullptr)
+          std::copy_n(rows.get(), count * stride_, results() + i * stride_);
       }
     });
     if (number > 0 && energy_ != nullptr) {
@@ -237,10 +268,12 @@ class PointInference {
   }
 
   void read_start(const Patch& patch, float* rows) const {
-    for (std::int64_t k = 0; k < classes_; ++k)
-      for (std::int64_t i = 0; i < patch.columns; ++i)
-        rows[i * stride_ + k] =
-            static_cast<float>(start_[patch.offset(channels_.data()[k], 0) + i]);
+    for (std::int64_t i = 0; i < patch.columns; ++i) {
+      const std::int64_t place = patch.first_column + i;
+      const std::int64_t point = order_ == nullptr ? place : order_->point_at.get()[place];
+      for (std::int64_t k = 0; k < classes_; ++k)
+        rows[i * stride_ + k] = static_cast<float>(start_[channels_.data()[k] * p_.points + point]);
+    }
   }
 
   // Writes logits: unaries and what all kernels add.
@@ -287,7 +320,8 @@ class PointInference {
   const CrfFeaturesParams& p_;
   int threads_;
   std::vector<Band> bands_;
-  std::vector<std::int64_t> channels_;  // of each class: background and present classes
+  std::shared_ptr<const PointOrder> order_;  // null: that of the caller
+  std::vector<std::int64_t> channels_;       // of each class: background and present classes
   std::int64_t classes_, stride_;
   Workspace<float> unary_;      // (N, stride)
   Workspace<float> marginals_;  // (N, stride), or those of all steps, or nothing
@@ -297,17 +331,22 @@ class PointInference {
 
 }  // namespace
 
+CrfOrder crf_order(const float* features, int d, std::int64_t points, Context&) {
+  const DefaultFloatState state;
+  return {order_of_points(features, d, points)};
+}
+
 CrfFilter crf_filter(const float* features, int d, std::int64_t points,
-                     CrfNormalisation normalisation, Context& context) {
+                     CrfNormalisation normalisation, const CrfOrder& order, Context& context) {
   const DefaultFloatState state;
   // By `mean`, the factors are kept apart from the weights.
   const Normalisation of_lattice = normalisation == CrfNormalisation::symmetric
                                        ? Normalisation::symmetric
                                    : normalisation == CrfNormalisation::none ? Normalisation::none
                                                                              : Normalisation::mean;
-  return {std::make_shared<const Lattice>(
-              lattice_of_points(features, d, points, of_lattice, context.threads)),
-          normalisation};
+  return {std::make_shared<const Lattice>(lattice_of_points(features, d, points, order.order.get(),
+                                                            of_lattice, context.threads)),
+          normalisation, order.order};
 }
 
 template <class T>

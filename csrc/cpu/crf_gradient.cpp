@@ -18,6 +18,7 @@
 #include "cpu/crf/class_vector.h"
 #include "cpu/crf/filter.h"
 #include "cpu/crf/patch.h"
+#include "cpu/crf/point_order.h"
 #include "cpu/crf/record.h"
 #include "cpu/crf/write_results.h"
 #include "cpu/float_state.h"
@@ -141,6 +142,9 @@ class Gradient {
         std::swap(term.values.sliced, term.values.splatted);
       }
     }
+    if (record_.order != nullptr)
+      write_in_order(logits_.get(), stride_, *record_.order, record_.bands, record_.channels,
+                     threads_, of_logits_);
     for (const Term& term : terms_)
       if (term.of_gains != nullptr) write_of_gains(term);
   }
@@ -176,18 +180,28 @@ class Gradient {
                          band, pixel, count, stride_);
             splat(classes_, block, rows.get());
           }
-        if (last) write_results(logits, stride_, patch, record_.channels, of_logits_);
+        if (last && record_.order == nullptr)
+          write_results(logits, stride_, patch, record_.channels, of_logits_);
       });
     });
   }
 
   void read(const Patch& patch, float* rows) const {  // (pixels of the patch, stride)
+    if (record_.order != nullptr) return read_in_order(patch, rows);
     for (std::int64_t r = 0; r < patch.rows; ++r)
       for (std::int64_t k = 0; k < classes_; ++k) {
         const Q* const row = of_out_ + patch.offset(record_.channels.data()[k], r);
         for (std::int64_t x = 0; x < patch.columns; ++x)
           rows[(x * patch.rows + r) * stride_ + k] = static_cast<float>(row[x]);
       }
+  }
+
+  void read_in_order(const Patch& patch, float* rows) const {  // (pixels of the patch, stride)
+    const std::int32_t* const point_at = record_.order->point_at.get() + patch.first_pixel();
+    for (std::int64_t i = 0; i < patch.columns; ++i)
+      for (std::int64_t k = 0; k < classes_; ++k)
+        rows[i * stride_ + k] =
+            static_cast<float>(of_out_[record_.channels.data()[k] * record_.pixels + point_at[i]]);
   }
 
   // Adds what comes back through a kernel to the gradient with respect to Q.

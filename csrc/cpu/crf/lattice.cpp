@@ -13,6 +13,7 @@
 #include "cpu/parallel.h"
 #include "cuekit/simplex.h"
 #include "embed.h"
+#include "point_order.h"
 #include "vertex_table.h"
 
 namespace cuekit::cpu {
@@ -232,11 +233,18 @@ Embedding<d> embedding_of(const float* features, std::int64_t points) {
 }
 
 template <int d>
-Lattice build_of_points(const float* features, std::int64_t points, Normalisation normalisation,
-                        int threads) {
+Lattice build_of_points(const float* features, std::int64_t points, const PointOrder* order,
+                        Normalisation normalisation, int threads) {
   const auto fill = [&](const Strip& strip, float* target, std::int64_t padded) {
-    for (int j = 0; j < d; ++j)
-      std::copy_n(features + j * points + strip.first_row, strip.rows, target + j * padded);
+    for (int j = 0; j < d; ++j) {
+      const float* const feature = features + j * points;
+      if (order == nullptr) {
+        std::copy_n(feature + strip.first_row, strip.rows, target + j * padded);
+        continue;
+      }
+      const std::int32_t* const point_at = order->point_at.get() + strip.first_row;
+      for (std::int64_t r = 0; r < strip.rows; ++r) target[j * padded + r] = feature[point_at[r]];
+    }
   };
   return build(embedding_of<d>(features, points), 1, divide_points(points), strip_of_points, 1.0f,
                normalisation, fill, threads);
@@ -289,11 +297,11 @@ Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::i
 }
 
 Lattice lattice_of_points(const float* features, int d, std::int64_t points,
-                          Normalisation normalisation, int threads) {
+                          const PointOrder* order, Normalisation normalisation, int threads) {
   switch (d) {
 #define CUEKIT_CASE(d) \
   case d:              \
-    return build_of_points<d>(features, points, normalisation, threads);
+    return build_of_points<d>(features, points, order, normalisation, threads);
     CUEKIT_FOR_ALL_FEATURE_COUNTS(CUEKIT_CASE)
 #undef CUEKIT_CASE
     default:

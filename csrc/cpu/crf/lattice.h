@@ -28,6 +28,8 @@
 
 namespace cuekit::cpu {
 
+struct PointOrder;
+
 using Node = std::int32_t;  // the index of a vertex or copy
 
 struct Lattice {
@@ -64,9 +66,12 @@ Lattice spatial_lattice(std::int64_t height, std::int64_t width, float sxy, floa
 Lattice bilateral_lattice(const std::uint8_t* photo,  // (H, W, 3)
                           std::int64_t height, std::int64_t width, float sxy, float srgb,
                           float weight, Normalisation normalisation, int threads);
-// Any d features, 1 to 10, of points that are no image (bands.h). They must be finite. Throws
-// std::invalid_argument where they span so many standard deviations that keys have no room for it.
+// Any d features, 1 to 10, of points that are no image (bands.h). They must be finite. The pixels
+// of the lattice are the places of `order` (point_order.h), or the points if it is null. Throws
+// std::invalid_argument where features span so many standard deviations that keys have no room for
+// it.
 Lattice lattice_of_points(const float* features,  // (d, points)
-                          int d, std::int64_t points, Normalisation normalisation, int threads);
+                          int d, std::int64_t points, const PointOrder* order,
+                          Normalisation normalisation, int threads);
 
 }  // namespace cuekit::cpu

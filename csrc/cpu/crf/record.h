@@ -29,6 +29,7 @@ struct Record {
   std::int64_t stride = 0, iterations = 0;
   std::int64_t pixels = 0, width = 0;  // width 0: points that are no image
   std::vector<Band> bands;
+  std::shared_ptr<const PointOrder> order;  // of points; null: that of the caller
   std::vector<RecordedTerm> terms;
   Workspace<float> marginals;  // (iterations + 1, pixels, stride): Q after each step
 

@@ -68,16 +68,29 @@ void crf_photo_features(const T* photo,   // (H, W, channels)
 #else
 
 struct Lattice;
+struct PointOrder;
+
+// The order in which a CRF visits points (cpu/crf/point_order.h). It can be used by several
+// threads.
+struct CrfOrder {
+  std::shared_ptr<const PointOrder> order;  // null: that of the caller
+};
 
 // The filter of one kernel. It can be used by several threads.
 struct CrfFilter {
   std::shared_ptr<const Lattice> lattice;
   CrfNormalisation normalisation;
+  std::shared_ptr<const PointOrder> order;
 };
 
-// Throws std::invalid_argument where features span too many standard deviations for the lattice.
+// An order in which points of similar features are close to each other.
+CrfOrder crf_order(const float* features,  // (d, points), finite
+                   int d, std::int64_t points, Context& context);
+// All filters of a CRF have the same order. Throws std::invalid_argument where features span too
+// many standard deviations for the lattice.
 CrfFilter crf_filter(const float* features,  // (d, points), finite
-                     int d, std::int64_t points, CrfNormalisation normalisation, Context& context);
+                     int d, std::int64_t points, CrfNormalisation normalisation,
+                     const CrfOrder& order, Context& context);
 
 #endif
 

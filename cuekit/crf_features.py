@@ -173,9 +173,9 @@ def dense_crf_features(
     on each other, as the channels of photos.
 
     Workspace for K classes, rounded up to 4, 8, 16 or more: 4 K bytes for each point, and for each
-    kernel 8 (D + 1) for each point and 8 K + 100 for each vertex of its lattice. Points in no order,
-    as those of a shuffled cloud, are sorted within the call (10 bytes for each more), which is
-    faster. The order of sums, and so the last bits, then depend on the sorting.
+    kernel 8 (D + 1) for each point and 8 K + 100 for each vertex of its lattice. Points in no
+    order, as those of a shuffled cloud, are sorted within the call, which is faster and takes 10
+    bytes more for each. The last bits depend on the order, because sums do.
 
     On a CUDA device, features must be float32. Workspace is allocated for the largest number of
     vertices that is possible: for each of the D + 1 corners of a point, some 100 bytes, 8 (D + 1)

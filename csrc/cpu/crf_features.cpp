@@ -7,7 +7,8 @@
 // loop over a block for one kernel.
 //
 // Memory, L = classes that take part, rounded up to whole vectors: 4 L bytes per point, 8 L if
-// energies are wanted; for each kernel 8 (D + 1) per point, 8 L per vertex.
+// energies are wanted; for each kernel 8 (D + 1) per point, 8 L per vertex; 10 bytes per point if
+// the points are sorted.
 #include "cuekit/crf_features.h"
 
 #include <algorithm>

@@ -1,5 +1,6 @@
-// Sorts the points of point_order.h by cells: a grid over the range of their features, of which
-// each feature gets as many levels as fit. Within a cell, points keep their order.
+// Sorts the points of point_order.h by the cells of a grid (counting sort). The number of a cell
+// has 16 bits, which the features share: each has 2^(16 / d) levels. Within a cell, points keep
+// their order.
 #include "point_order.h"
 
 #include <cmath>

@@ -67,10 +67,12 @@ def cases() -> Iterator[Case]:
                 ),
             ],
             [
+                # Of 5.7 ms for 20 classes, reading the masks takes 1.0, reading the maps twice 1.4
+                # (the levels of cues depend on all values), interleaving them .6, and sums 2.
                 Claim(
                     f"mask_scores, {classes} classes: means and both ratios",
-                    ("NumPy matrix product, means only",),
-                    at_least=10,
+                    ("NumPy matrix products, the same scores",),
+                    at_least=10 if classes == 4 else 8,
                 )
             ],
         )

@@ -103,6 +103,23 @@ def test_neither_classes_nor_masks_have_an_order(arrays, run):
         assert same_bits(first, np.ascontiguousarray(got[..., :1]))
 
 
+# Empty pixels are skipped in blocks of 512, 64 and 8; what a mask covers is anywhere in them.
+@pytest.mark.parametrize("one", [1, 255])
+@pytest.mark.parametrize("size", [(1, 1301), (7, 193)])
+def test_masks_of_one_pixel_and_of_few(size, one):
+    pixels = size[0] * size[1]
+    starts = np.concatenate([np.arange(pixels), RNG.integers(0, pixels, 400)])
+    lengths = np.concatenate([np.ones(pixels, int), RNG.integers(2, 90, 400)])
+    x = np.arange(pixels)
+    covered = (x >= starts[:, None]) & (x < (starts + lengths)[:, None])
+    masks = (one * covered).astype(np.uint8).reshape(-1, *size)
+    maps = RNG.integers(0, 100, (3, *size)).astype(np.float32)
+    scores = cuekit.mask_scores(maps, masks, top=None)
+    np.testing.assert_array_equal(scores.area, covered.sum(1))
+    sums = covered.astype(np.float64) @ maps.reshape(3, -1).T  # of integers, so exact
+    np.testing.assert_array_equal(scores.mean, sums / covered.sum(1)[:, None])
+
+
 @given(inputs(), runs, st.sampled_from([1, 255]))
 def test_uint8_masks_are_masks(arrays, run, one):
     _, maps, stack = arrays

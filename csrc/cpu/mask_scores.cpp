@@ -4,7 +4,7 @@
 // whose maps are 0 everywhere are skipped: their scores are 0.
 //
 // Means and overlaps, for 8 classes at a time (ClassBlock), row by row: the rows of the maps are
-// resized and interleaved, and every chunk of 16 pixels is added up; a span then costs its whole
+// resized and interleaved, and every chunk of 8 pixels is added up; a span then costs its whole
 // chunks and the pixels before and after them. Differences of prefix sums would cost less, but they
 // lose the digits of small values that follow large ones.
 //
@@ -31,7 +31,7 @@
 namespace cuekit::cpu {
 namespace {
 
-constexpr std::int64_t pixels_per_chunk = 16;
+constexpr std::int64_t pixels_per_chunk = 8;
 
 // Pixels of the image that one mask covers, [begin, begin + length).
 struct Stretch {
@@ -165,8 +165,8 @@ struct ResizedRow {
 // in the cue, all float64.
 constexpr std::int64_t tally_size = 2 * channels_per_block;
 
-// A tally in vector registers; `lanes` is what one of them holds.
-template <int lanes>
+// The first `channels` classes of a tally in vector registers; `lanes` is what one of them holds.
+template <int channels, int lanes>
 class Tally {
  public:
   explicit CUEKIT_INLINE Tally(const double* level) {  // (8): a cue is on above it
@@ -211,12 +211,12 @@ class Tally {
 
  private:
   using Part = Lanes<double, lanes>;
-  static constexpr int parts = channels_per_block / lanes;
+  static constexpr int parts = channels / lanes;
   Part level_[parts], sum_[parts], count_[parts];
 };
 
 // Adds one row to the tallies of the masks, and to that of the image.
-template <int lanes>
+template <int channels, int lanes>
 struct AddRow {
   template <class S>
   static CUEKIT_INLINE void run(const S* pixels,  // (width, 8): values, interleaved
@@ -229,11 +229,11 @@ struct AddRow {
     constexpr std::int64_t step = pixels_per_chunk * channels_per_block;
     const std::int64_t whole = width / pixels_per_chunk;
     for (std::int64_t i = 0; i < whole; ++i) {
-      Tally<lanes> chunk(level);
+      Tally<channels, lanes> chunk(level);
       chunk.add_pixels(pixels + i * step, pixels_per_chunk);
       chunk.store(chunks + i * tally_size);
     }
-    Tally<lanes> tally(level);
+    Tally<channels, lanes> tally(level);
     tally.load(total);
     tally.add_tallies(chunks, whole);
     tally.add_pixels(pixels + whole * step, width - whole * pixels_per_chunk);
@@ -255,9 +255,13 @@ struct AddRow {
   }
 };
 
+// Most photos have few classes: half a block, if that is all, takes half the time.
 template <class S, class... Others>
-void add_row(const S* pixels, Others... others) {
-  dispatch_width<AddRow<2>, AddRow<4>, AddRow<8>>(pixels, others...);
+void add_row(std::int64_t classes, const S* pixels, Others... others) {
+  if (classes <= 4)
+    dispatch_width<AddRow<4, 2>, AddRow<4, 4>, AddRow<4, 4>>(pixels, others...);
+  else
+    dispatch_width<AddRow<8, 2>, AddRow<8, 4>, AddRow<8, 8>>(pixels, others...);
 }
 
 // Means and overlaps of at most 8 classes of one image.
@@ -357,8 +361,8 @@ class ClassBlock {
     std::vector<double> values(p_.width * channels_per_block);
     std::vector<double> chunks(p_.width / pixels_per_chunk * tally_size);
     const auto add = [&](const auto* row, std::int64_t y) {
-      add_row(row, p_.width, static_cast<const double*>(level), spans_begin(y), spans_end(y),
-              chunks.data(), tallies_.data(), &total_[0]);
+      add_row(count_, row, p_.width, static_cast<const double*>(level), spans_begin(y),
+              spans_end(y), chunks.data(), tallies_.data(), &total_[0]);
     };
     PollAfterWork poll_after;
     for (std::int64_t y = 0; y < p_.height; ++y) {

@@ -20,6 +20,9 @@
 #else
 #define CUEKIT_SSE2 0
 #endif
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 
 #if defined(__GNUC__)
 #define CUEKIT_INLINE inline __attribute__((always_inline))
@@ -155,6 +158,17 @@ CUEKIT_INLINE T* computed_once(T* address) {
   __asm__("" : "+r"(address));
 #endif
   return address;
+}
+
+// The number of zero bits below the lowest one of a word that is not 0.
+CUEKIT_INLINE int lowest_bit(std::uint64_t word) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  unsigned long bit;
+  _BitScanForward64(&bit, word);
+  return static_cast<int>(bit);
+#else
+  return __builtin_ctzll(word);
+#endif
 }
 
 // The number of elements before the next start of a cache line, at most `count`. A loop that writes

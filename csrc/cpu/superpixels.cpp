@@ -10,24 +10,10 @@
 #include <stdexcept>
 #include <string>
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#endif
-
 namespace cuekit::cpu {
 namespace {
 
 constexpr std::uint64_t top_bit = std::uint64_t{1} << 63;
-
-CUEKIT_INLINE int lowest_bit(std::uint64_t word) {
-#if defined(_MSC_VER) && !defined(__clang__)
-  unsigned long bit;
-  _BitScanForward64(&bit, word);
-  return static_cast<int>(bit);
-#else
-  return __builtin_ctzll(word);
-#endif
-}
 
 CUEKIT_INLINE int count_bits(std::uint64_t word) {
 #if defined(_MSC_VER) && !defined(__clang__)

@@ -11,6 +11,7 @@ import cuekit
 from benchmarks import inputs
 from benchmarks.harness import Case, Claim, Contender, Result, measure
 from cuekit import recipes
+from cuekit.crf import PhotoCRF
 from cuekit.io import Maps
 
 PHOTOS = 20
@@ -33,10 +34,15 @@ def case() -> Case:
     natural = [each for each in inputs.natural_photos(2 * PHOTOS) if each.shape[:2] == inputs.SIZE]
     photos = natural[:PHOTOS] or [inputs.photo(name) for name in ("chelsea", "coffee", "rocket")]
     sets = [maps_of_two(seed) for seed in range(len(photos))]
-    module = sys.modules["cuekit.recipes.evidence"]
-    with mock.patch.object(module, "run_crf", wraps=module.run_crf) as run_crf:
+    calls = []
+
+    class Noting(PhotoCRF):
+        def __call__(self, probabilities: np.ndarray, iterations: int) -> np.ndarray:
+            calls.append((probabilities, self._photo, self._params, iterations))
+            return super().__call__(probabilities, iterations)
+
+    with mock.patch.object(sys.modules["cuekit.recipes.evidence"], "PhotoCRF", Noting):
         expected = [recipes.evidence(*each) for each in zip(photos, sets, strict=True)]
-    calls = [call.args for call in run_crf.call_args_list]
 
     def crfs() -> list[np.ndarray]:
         return [

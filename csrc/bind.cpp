@@ -712,6 +712,32 @@ cpu::CrfFilter crf_filter(const View& features, const std::string& normalization
                          order == nullptr ? cpu::CrfOrder{} : *order, context);
 }
 
+cpu::CrfFilter crf_photo_filter(const View& photo, float sxy, float srgb, float weight,
+                                Call& context) {
+  return cpu::crf_photo_filter(photo.as<std::uint8_t>(), photo.shape[0], photo.shape[1], sxy, srgb,
+                               weight, context);
+}
+
+bool crf_of_photo(const View& scores, const cpu::CrfFilter& bilateral, const View& present,
+                  const View& out, float gaussian_weight, float gaussian_sxy, bool energies,
+                  std::int64_t iterations, float epsilon, Call& context) {
+  CrfParams p{};
+  p.batch = 1;
+  p.channels = scores.shape[0];
+  p.height = scores.shape[1];
+  p.width = scores.shape[2];
+  p.gaussian_weight = gaussian_weight;
+  p.gaussian_sxy = gaussian_sxy;
+  p.energies = energies;
+  p.iterations = iterations;
+  p.epsilon = epsilon;
+  return visit_floating(scores, [&](auto type) {
+    using T = decltype(type);
+    return cpu::crf_of_photo(scores.as<T>(), bilateral, present.as_flags(),
+                             out.as<marginal_type<T>>(), p, context);
+  });
+}
+
 std::vector<cpu::CrfTerm> crf_terms(const std::vector<const cpu::CrfFilter*>& filters,
                                     const std::vector<View>& gains) {
   std::vector<cpu::CrfTerm> terms;
@@ -906,6 +932,11 @@ PYBIND11_MODULE(CUEKIT_MODULE, m, py::mod_gil_not_used()) {
          arg("context"));
   kernel("crf_features", crf_features, arg("scores"), arg("present"), arg("start"), arg("out"),
          arg("energy"), arg("filters"), arg("gains"), arg("energies"), arg("iterations"),
+         arg("epsilon"), arg("context"));
+  kernel("crf_photo_filter", crf_photo_filter, arg("photo"), arg("sxy"), arg("srgb"), arg("weight"),
+         arg("context"));
+  kernel("crf_of_photo", crf_of_photo, arg("scores"), arg("bilateral"), arg("present"), arg("out"),
+         arg("gaussian_weight"), arg("gaussian_sxy"), arg("energies"), arg("iterations"),
          arg("epsilon"), arg("context"));
   py::class_<cpu::CrfRecord>(py::handle(), "CrfRecord", py::module_local());
   kernel("crf_recorded", crf_recorded, arg("scores"), arg("photos"), arg("present"), arg("out"),

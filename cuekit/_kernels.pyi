@@ -220,6 +220,22 @@ class CpuKernels(Kernels, Protocol):
     def crf_filter(
         self, features: Array, normalization: Normalization, order: CrfOrder | None, context: int
     ) -> CrfFilter: ...
+    def crf_photo_filter(
+        self, photo: Array, sxy: float, srgb: float, weight: float, context: int
+    ) -> CrfFilter: ...
+    def crf_of_photo(
+        self,
+        scores: Array,
+        bilateral: CrfFilter,  # of crf_photo_filter()
+        present: Array,
+        out: Array,
+        gaussian_weight: float,
+        gaussian_sxy: float,
+        energies: bool,
+        iterations: int,
+        epsilon: float,
+        context: int,
+    ) -> bool: ...
     def crf_features(
         self,
         scores: Array,

@@ -53,7 +53,9 @@ from cuekit.crf_gradient import (
 )
 
 if TYPE_CHECKING:
-    from cuekit._kernels import CrfRecord
+    from numpy.typing import NDArray
+
+    from cuekit._kernels import CrfFilter, CrfRecord
 
 Unary: TypeAlias = Literal["probabilities", "energies"]
 Storage: TypeAlias = Literal["float32", "float16"]
@@ -458,8 +460,12 @@ def _refined(
     *,
     validate: bool,
     threads: int,
+    bilateral: CrfFilter | None = None,
 ) -> AnyFramework:
-    """Check the arguments of `dense_crf` and return its result; append records for a gradient."""
+    """Check the arguments of `dense_crf` and return its result; append records for a gradient.
+
+    `bilateral`: of this photo, the only one, and these parameters, if it is there.
+    """
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
     *batch, channels, height, width = scores.shape
@@ -497,6 +503,20 @@ def _refined(
         _check_float32(storage, scores)
         each = _Inference(energies, iterations, tolerance, epsilon, records, threads)
         _refine_any_photo(scores, photos, params, tags, out, each)
+    elif bilateral is not None:
+        valid = cpu_kernels.crf_of_photo(
+            flat(scores, *scores.shape),
+            bilateral,
+            tags,
+            out,
+            params.gaussian_weight,
+            lattice_width(params.widths("gaussian_sxy", 2)[0]),
+            energies,
+            iterations,
+            epsilon,
+            threads,
+        )
+        _check_valid(scores, tags, valid=valid, energies=energies)
     elif out.size:
         kernels, context = backend(scores, threads)
         arguments = (
@@ -519,10 +539,51 @@ def _refined(
             _check_float32(storage, scores)
             records += cpu_kernels.crf_recorded(*arguments, threads)
             valid = len(records) > 0
-        if not valid:
-            fault = _fault(scores, tags, energies=energies)
-            raise ValueError(fault or "probabilities must not change while they are read")
+        _check_valid(scores, tags, valid=valid, energies=energies)
     return like(out, probabilities)
+
+
+class PhotoCRF:
+    """`dense_crf` of one photo, again and again: its bilateral lattice is built once."""
+
+    def __init__(self, photo: NDArray[np.uint8], params: str | CRFParams) -> None:
+        own = params_of(params)
+        self._photo, self._params = photo, own
+        self._bilateral: CrfFilter | None = None
+        if photo.ndim == 3 and photo.size and own.bilateral_weight > 0 and _is_plain(photo, own):
+            self._bilateral = cpu_kernels.crf_photo_filter(
+                flat(photo, *photo.shape),
+                lattice_width(own.widths("bilateral_sxy", 2)[0]),
+                lattice_width(own.widths("bilateral_srgb", 3)[0]),
+                own.bilateral_weight,
+                1,
+            )
+
+    def __call__(self, probabilities: Array, iterations: int) -> Array:
+        """Return `dense_crf` of probabilities (K, H, W)."""
+        refined: Array = _refined(
+            probabilities,
+            self._photo,
+            self._params,
+            None,
+            iterations,
+            None,
+            1e-5,
+            "probabilities",
+            "float32",
+            None,
+            validate=False,
+            threads=1,
+            bilateral=self._bilateral,
+        )
+        return refined
+
+
+def _check_valid(scores: AnyArray, tags: AnyArray, *, valid: bool, energies: bool) -> None:
+    """Refuse scores for which the kernel has returned False."""
+    if not valid:
+        fault = _fault(scores, tags, energies=energies)
+        raise ValueError(fault or "probabilities must not change while they are read")
 
 
 def params_of(params: Any) -> CRFParams:

@@ -40,7 +40,7 @@ from strategies import (
 )
 
 import cuekit
-from cuekit import CRFParams, _torch, crf, reference
+from cuekit import CRFParams, _backend, _torch, crf, reference
 from cuekit._checks import NARROWEST, RANGE_TOLERANCE
 
 # One name of each setting.
@@ -799,6 +799,51 @@ def test_images_of_one_photo_are_as_alone(
         alone.append(cuekit.dense_crf(*pair, setting, present=tags, **options))
     together = run(cuekit.dense_crf, scores, batch, params=setting, present=present, **options)
     assert same_bits(together, np.stack(alone))
+
+
+@at_most(100)
+@given(inputs(), params, st.integers(0, 3))
+def test_a_crf_that_keeps_its_photo(arrays, setting, iterations):
+    """It gives the same bits, for one set of probabilities after another."""
+    maps, photo, _ = arrays
+    for index in np.ndindex(maps.shape[:-3]):
+        refine = crf.PhotoCRF(photo[index], setting)
+        for scores in (maps[index], maps[index][::-1]):
+            expected = cuekit.dense_crf(scores, photo[index], setting, iterations=iterations)
+            assert same_bits(refine(scores, iterations), expected)
+
+
+@pytest.mark.parametrize(
+    ("photo", "setting"),
+    [
+        (np.arange(12, dtype=np.uint8).reshape(4, 3), "sec"),  # gray, three columns
+        (np.zeros((4, 3, 3), np.uint8), CRFParams(3, 3, 10, 80, (13, 13, 5))),
+        (np.zeros((4, 3, 3), np.uint8), CRFParams(3, 3, 0, 80, 13)),
+    ],
+)
+def test_a_crf_that_keeps_any_photo(photo, setting):
+    maps = smooth_probabilities((4, 3), 3)
+    expected = cuekit.dense_crf(maps, photo, setting)
+    assert same_bits(crf.PhotoCRF(photo, setting)(maps, 10), expected)
+
+
+def test_a_crf_that_keeps_its_photo_checks_probabilities():
+    refine = crf.PhotoCRF(np.zeros((4, 5, 3), np.uint8), "sec")
+    with pytest.raises(ValueError, match="finite, got nan"):
+        refine(np.full((2, 4, 5), np.nan), 1)
+    with pytest.raises(ValueError, match=r"image must have shape .*5, 4"):
+        refine(np.full((2, 5, 4), 0.5), 1)
+
+
+def test_a_filter_of_another_photo():
+    """The binding refuses what the Python code never passes."""
+    kernels = _backend.cpu_kernels
+    photo, scores = np.zeros((4, 5, 3), np.uint8), np.full((2, 4, 6), 0.5, np.float32)
+    of_photo = kernels.crf_photo_filter(photo, 80, 13, 10, 1)
+    of_points = kernels.crf_filter(np.zeros((4, 24), np.float32), "symmetric", None, 1)
+    for each in (of_photo, of_points):
+        with pytest.raises(ValueError, match="filter must be one of the photo"):
+            kernels.crf_of_photo(scores, each, np.ones(1, bool), scores, 3, 3, False, 1, 1e-5, 1)
 
 
 def test_the_second_image_of_a_photo_is_checked():

@@ -14,7 +14,7 @@ from cuekit._checks import check_choice, check_integer, check_number
 from cuekit.background import background_map
 from cuekit.boundary_connectivity import boundary_connectivity
 from cuekit.colour_evidence import colour_evidence
-from cuekit.crf import CRFParams
+from cuekit.crf import CRFParams, PhotoCRF
 from cuekit.felzenszwalb import felzenszwalb
 from cuekit.io.maps import Maps
 from cuekit.recipes._evidence_network import NETWORKS, network_scores, network_terms
@@ -25,7 +25,6 @@ from cuekit.recipes._steps import (
     at_photo_size,
     choose_maps,
     normalized,
-    run_crf,
     softmax,
     to_labels,
 )
@@ -245,7 +244,6 @@ def evidence(
     weighed = check_weights(weights)
     correction = check_number(correction, "correction", minimum=0)
     rounds = check_integer(rounds, "rounds", minimum=1)
-    crf_params = EVIDENCE_CRF if params is None else params
     sets, ids = choose_maps(photo, maps, tags)
     if not ids:
         return np.zeros(photo.shape[:2], np.uint8)
@@ -253,6 +251,7 @@ def evidence(
     terms, soft = evidence_terms(sets, photo, graph)
     fixed = sum(getattr(weighed, name) * each for name, each in terms.items())
     lab = rgb_to_lab(photo)
+    refine = PhotoCRF(photo, EVIDENCE_CRF if params is None else params)
     for i in range(rounds):
         colours = graph.mean(colour_evidence(soft, lab, space="lab"))
         if i == 0 and correction > 0 and isinstance(weights, str) and weights in NETWORKS:
@@ -261,7 +260,7 @@ def evidence(
             change -= fixed + weighed.colour * colours
             fixed = fixed + change.clip(-correction, correction)
         scores = fixed + (weighed.recolour if i else weighed.colour) * colours
-        soft = run_crf(graph.paint(with_zero(scores)), photo, crf_params, iterations)
+        soft = refine(graph.paint(with_zero(scores)), iterations)
     return to_labels(soft, ids)
 
 

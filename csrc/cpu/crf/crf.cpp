@@ -24,6 +24,7 @@
 
 #include "cpu/float_state.h"
 #include "cpu/parallel.h"
+#include "cuekit/crf_features.h"
 #include "cuekit/crf_gradient.h"
 #include "cuekit/half.h"
 #include "inference.h"
@@ -55,6 +56,22 @@ RecordedTerm recorded_term(std::shared_ptr<const Lattice> lattice, std::int64_t 
   return {std::move(lattice), CrfNormalisation::symmetric, true, std::move(gains), 1};
 }
 
+// Null if there is no such filter.
+std::shared_ptr<const Lattice> spatial_lattice_of(const CrfParams& p, int threads) {
+  if (p.gaussian_weight <= 0 || p.iterations == 0) return nullptr;
+  return kept_spatial_lattice(p.height, p.width, p.gaussian_sxy,
+                              p.gaussian_weight * static_cast<float>(log2_of_e), threads);
+}
+
+std::shared_ptr<const Lattice> bilateral_lattice_of(const std::uint8_t* photo,  // (H, W, 3)
+                                                    std::int64_t height, std::int64_t width,
+                                                    float sxy, float srgb, float weight,
+                                                    int threads) {
+  return std::make_shared<const Lattice>(bilateral_lattice(photo, height, width, sxy, srgb,
+                                                           weight * static_cast<float>(log2_of_e),
+                                                           Normalisation::symmetric, threads));
+}
+
 // `records` (B): of each image; null: not wanted.
 template <class T>
 bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
@@ -62,11 +79,7 @@ bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
   if (p.half_storage)
     throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
   const DefaultFloatState state;  // the kept lattice must not depend on the caller's
-  std::shared_ptr<const Lattice> spatial;
-  if (p.gaussian_weight > 0 && p.iterations > 0)
-    spatial =
-        kept_spatial_lattice(p.height, p.width, p.gaussian_sxy,
-                             p.gaussian_weight * static_cast<float>(log2_of_e), context.threads);
+  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, context.threads);
   const std::int64_t pixels = p.height * p.width;
   const std::vector<std::int64_t> firsts = first_images_of_photos(photos, p);
   const auto count = static_cast<std::int64_t>(firsts.size()) - 1;
@@ -77,9 +90,9 @@ bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
     const bool filters = p.bilateral_weight > 0 && p.iterations > 0;
     std::shared_ptr<const Lattice> bilateral;
     if (filters)
-      bilateral = std::make_shared<const Lattice>(bilateral_lattice(
-          photos + first * 3 * pixels, p.height, p.width, p.bilateral_sxy, p.bilateral_srgb,
-          p.bilateral_weight * static_cast<float>(log2_of_e), Normalisation::symmetric, threads));
+      bilateral =
+          bilateral_lattice_of(photos + first * 3 * pixels, p.height, p.width, p.bilateral_sxy,
+                               p.bilateral_srgb, p.bilateral_weight, threads);
     const std::int64_t tags = p.channels - 1;
     for (std::int64_t b = first, runs; b < last; b += runs) {
       const std::uint8_t* const present_here = present + b * tags;
@@ -118,6 +131,26 @@ std::vector<CrfRecord> crf_recorded(const T* scores, const std::uint8_t* photos,
   return records;
 }
 
+CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
+                           float sxy, float srgb, float weight, Context& context) {
+  const DefaultFloatState state;
+  return {bilateral_lattice_of(photo, height, width, sxy, srgb, weight, context.threads),
+          CrfNormalisation::symmetric, nullptr};
+}
+
+template <class T>
+bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
+                  marginal_type<T>* out, const CrfParams& p, Context& context) {
+  const Lattice& lattice = *bilateral.lattice;
+  if (lattice.corners != 6 || lattice.pixels != p.height * p.width)
+    throw std::invalid_argument("the filter must be one of the photo's");
+  const DefaultFloatState state;
+  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, context.threads);
+  Inference<T> inference(1, scores, present, out, spatial.get(),
+                         p.iterations > 0 ? &lattice : nullptr, p, false, context.threads);
+  return inference.run();
+}
+
 template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
                   Context&);
 template bool crf(const float*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,
@@ -131,5 +164,11 @@ template std::vector<CrfRecord> crf_recorded(const float*, const std::uint8_t*, 
 template std::vector<CrfRecord> crf_recorded(const double*, const std::uint8_t*,
                                              const std::uint8_t*, double*, const CrfParams&,
                                              Context&);
+template bool crf_of_photo(const half*, const CrfFilter&, const std::uint8_t*, float*,
+                           const CrfParams&, Context&);
+template bool crf_of_photo(const float*, const CrfFilter&, const std::uint8_t*, float*,
+                           const CrfParams&, Context&);
+template bool crf_of_photo(const double*, const CrfFilter&, const std::uint8_t*, double*,
+                           const CrfParams&, Context&);
 
 }  // namespace cuekit::cpu

@@ -92,6 +92,18 @@ CrfFilter crf_filter(const float* features,  // (d, points), finite
                      int d, std::int64_t points, CrfNormalisation normalisation,
                      const CrfOrder& order, Context& context);
 
+// crf() (crf.h) of one photo whose bilateral filter is there already: several calls share it.
+CrfFilter crf_photo_filter(const std::uint8_t* photo,  // (H, W, 3)
+                           std::int64_t height, std::int64_t width, float sxy, float srgb,
+                           float weight, Context& context);
+// p.batch is 1. Throws std::invalid_argument for a filter of other points.
+template <class T>
+bool crf_of_photo(const T* scores,              // (K, H, W)
+                  const CrfFilter& bilateral,   // of crf_photo_filter()
+                  const std::uint8_t* present,  // (K - 1)
+                  marginal_type<T>* out,        // (K, H, W)
+                  const CrfParams& p, Context& context);
+
 #endif
 
 struct CrfTerm {

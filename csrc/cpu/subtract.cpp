@@ -264,6 +264,19 @@ struct PairwiseTile {
 // pairwise of two to four classes: everything is in registers between the maps and the results.
 template <int width>
 struct FewTile {
+  // Two classes have one difference, so it is computed in their own type: rounding it from float64
+  // to float32 gives the bits of rounding it once (difference_type).
+  template <class T>
+  static CUEKIT_INLINE void subtract_two(const T* one, const T* other,  // (N)
+                                         std::int64_t begin, std::int64_t end, T* __restrict of_one,
+                                         T* __restrict of_other) {  // (N)
+    for (std::int64_t i = begin; i < end; ++i) {
+      const T difference = one[i] - other[i];
+      of_one[i] = positive(difference);
+      of_other[i] = positive(-difference);
+    }
+  }
+
   // Adds the classes in pairs, as PairwiseTile does, in `pixels` pixels.
   template <int n, int pixels, class T>
   static CUEKIT_INLINE void add_classes(const T* const* maps,  // n of (N)
@@ -313,7 +326,7 @@ struct FewTile {
     *finite = !any_nonfinite(seen);
     switch (num_present) {
       case 2:
-        return add_all<2>(maps, begin, end, factor, out);
+        return subtract_two(maps[0], maps[1], begin, end, out[0], out[1]);
       case 3:
         return add_all<3>(maps, begin, end, factor, out);
       default:
@@ -547,7 +560,7 @@ class Image {
           for_each_tile(begin, end, [&](double* tile, std::int64_t tile_begin, std::int64_t count) {
             dispatch<AloneTile>(tile, tile_begin, count, out_.data());
           });
-        else if (mode == SubtractMode::strongest)
+        else if (mode == SubtractMode::strongest && !(num_present_ == 2 && has_few_tile))
           strongest(begin, end);
         else if (num_present_ > 1)
           pairwise(begin, end);
@@ -557,6 +570,8 @@ class Image {
   }
 
  private:
+  // Of two classes, strongest is pairwise, and FewTile is faster. It takes no float16.
+  static constexpr bool has_few_tile = std::is_floating_point_v<T>;
   static constexpr std::int64_t largest_width = 8;  // of PairwiseTile
   static constexpr std::int64_t tiles_per_chunk = 32;
   static constexpr std::int64_t chunk_size = tiles_per_chunk * tile_size;
@@ -615,7 +630,7 @@ class Image {
   // Pixels [begin, end). With vectors twice as wide, add_classes would run out of registers.
   void pairwise(std::int64_t begin, std::int64_t end) {
     const double factor = 1.0 / static_cast<double>(num_present_ - 1);
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (has_few_tile) {
       if (num_present_ <= 4) {
         bool finite = true;
         dispatch_width<FewTile<2>, FewTile<4>, FewTile<8>>(maps_.data(), num_present_, begin, end,

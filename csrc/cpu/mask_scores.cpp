@@ -473,12 +473,18 @@ struct CountFrom {
 
 constexpr std::int64_t values_per_step = 32;
 
-// Adds up the values above a threshold, in a fixed order, and counts them.
+// Adds up the values above a threshold, in a fixed order, and counts them. There are 16 sums, in
+// vectors of `lanes`.
+template <int lanes>
 struct SumAbove {
   template <class E>
   static CUEKIT_INLINE void run(const E* values,  // (count)
                                 std::int64_t count, E threshold, double* sum, std::int64_t* above) {
-    Lanes<double> sums[2] = {Lanes<double>::zero(), Lanes<double>::zero()};
+    using Part = Lanes<double, lanes>;
+    constexpr int parts = 16 / lanes;
+    Part sums[parts];
+    for (int j = 0; j < parts; ++j) sums[j] = Part::zero();
+    const auto limit = Part::all(static_cast<double>(threshold)), zero = Part::zero();
     std::int64_t number = 0;
     std::int64_t i = 0;
     for (; i + values_per_step <= count; i += values_per_step) {
@@ -487,19 +493,17 @@ struct SumAbove {
       for (int j = 0; j < values_per_step; ++j)
         step_above += step[j] > threshold ? Key<E>{1} : Key<E>{0};
       if (step_above == 0) continue;
-      double kept[values_per_step];
-      for (int j = 0; j < values_per_step; ++j)
-        kept[j] = static_cast<double>(step[j] > threshold ? step[j] : E{0});
-      for (int j = 0; j < values_per_step; j += 2 * channels_per_block) {
-        sums[0] = sums[0] + Lanes<double>::load(kept + j);
-        sums[1] = sums[1] + Lanes<double>::load(kept + j + channels_per_block);
-      }
       number += step_above;
+      CUEKIT_UNROLL
+      for (int j = 0; j < values_per_step / lanes; ++j) {
+        const auto value = Part::widen(step + j * lanes);
+        sums[j % parts] = sums[j % parts] + if_less(limit, value, value, zero);
+      }
     }
-    double lanes[channels_per_block];
-    (sums[0] + sums[1]).store(lanes);
+    double each[16];
+    for (int j = 0; j < parts; ++j) sums[j].store(each + j * lanes);
     double total = 0.0;
-    for (const double lane : lanes) total += lane;
+    for (int j = 0; j < 8; ++j) total += each[j] + each[j + 8];
     for (; i < count; ++i) {
       if (values[i] > threshold) {
         total += static_cast<double>(values[i]);
@@ -528,7 +532,8 @@ class TopOfClass {
     const E threshold = find_threshold(count, wanted);
     double sum;
     std::int64_t above;
-    dispatch<SumAbove>(static_cast<const E*>(values_.data()), count, threshold, &sum, &above);
+    dispatch_width<SumAbove<2>, SumAbove<4>, SumAbove<8>>(static_cast<const E*>(values_.data()),
+                                                          count, threshold, &sum, &above);
     return sum + static_cast<double>(wanted - above) * static_cast<double>(threshold);
   }
 

@@ -1,6 +1,6 @@
 // The blur of blur.h: along every axis, each vertex becomes itself plus half of both neighbours.
 //
-// It works in place along chains of neighbours (chains.h): every vertex is read and written once,
+// It works in place along chains of neighbours (lattice.h): every vertex is read and written once,
 // and vertices without neighbours are not touched.
 #include "blur.h"
 
@@ -16,46 +16,86 @@
 namespace cuekit::cpu {
 namespace {
 
-// About the number of a chain list's entries between polls.
-constexpr std::int64_t most_at_once = std::int64_t{1} << 13;
+constexpr std::int64_t windows_at_once = 8;  // between polls
 
-// chain[0 .. count - 1] are whole chains. Chains are short, and where one ends is unpredictable, so
-// no branch depends on it: every vertex is mixed with the entries before and after it in the list,
-// with weight 0 where these belong to another chain. Values that fit in L2 are not prefetched,
+// The chains of some windows. Those of two to four vertices have loops without branches: chains are
+// short, and where one ends would be unpredictable. Values that fit in L2 are not prefetched,
 // because then the loop is limited by its instructions, not by memory.
 template <class V, int parts>
 struct BlurChains {
   using X = ClassVector<V, parts>;
   using T = typename V::Value;
-  static CUEKIT_INLINE void run(const Node* chain, std::int64_t count, T* values,
-                                std::int64_t stride, bool in_l2) {
-    if (count == 0) return;
-    in_l2 ? blur<true>(chain, count, values, stride) : blur<false>(chain, count, values, stride);
+  static CUEKIT_INLINE void run(const Node* entries, std::int64_t count, T* values,
+                                std::int64_t stride, const Chains::Window* windows, bool in_l2) {
+    for (std::int64_t w = 0; w < count; ++w) {
+      const Chains::Window window = windows[w];
+      const Node* chain = entries + window.begin;
+      chain = blur<2>(chain, window.twos, values, stride, in_l2);
+      chain = blur<3>(chain, window.threes, values, stride, in_l2);
+      chain = blur<4>(chain, window.fours, values, stride, in_l2);
+      while (chain < entries + window.end) chain = blur_long(chain, values, stride, in_l2);
+    }
   }
 
  private:
-  template <bool in_l2>
-  static CUEKIT_INLINE void blur(const Node* chain, std::int64_t count, T* values,
-                                 std::int64_t stride) {
-    const auto row = [&](Node entry) { return values + (entry ^ (entry >> 31)) * stride; };
-    T* current = row(chain[0]);
-    X own = X::load(current), half_previous = X::zero();
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (!in_l2) prefetch_far(row(chain[i + Lattice::chain_padding]), X::size);
-      const Node after = chain[i + 1];
-      const T half = T{0.5} * static_cast<T>(1 + (after >> 31));  // 0 where a chain begins
-      // The entry after the last one belongs to another task, which may write it now: do not read.
-      T* const following = i + 1 < count ? row(after) : current;
-      const X next = X::load(following);
-      X mixed;
-      for (int j = 0; j < parts; ++j) {
-        mixed.part[j] = own.part[j] + (half_previous.part[j] + next.part[j] * half);
-        half_previous.part[j] = own.part[j] * half;
+  static CUEKIT_INLINE X half_of(X x) {
+    x.multiply(T{0.5});
+    return x;
+  }
+  static CUEKIT_INLINE void prefetch_row(const Node* entry, const T* values, std::int64_t stride) {
+    const Node later = entry[Chains::padding];
+    prefetch_far(values + (later ^ (later >> 31)) * stride, X::size);
+  }
+
+  // `count` chains of n vertices. Returns where the next chain begins.
+  template <int n>
+  static CUEKIT_INLINE const Node* blur(const Node* chain, std::int64_t count, T* values,
+                                        std::int64_t stride, bool in_l2) {
+    for (; count > 0; --count, chain += n) {
+      if (!in_l2)
+        for (int k = 0; k < n; ++k) prefetch_row(chain + k, values, stride);
+      T* current = values + ~chain[0] * stride;
+      X own = X::load(current), half = half_of(own), half_previous = X::zero();
+      CUEKIT_UNROLL
+      for (int k = 1; k < n; ++k) {
+        T* const following = values + chain[k] * stride;
+        const X next = X::load(following), half_next = half_of(next);
+        half_previous.add(half_next);
+        own.add(half_previous);
+        own.store(current);
+        half_previous = half;
+        half = half_next;
+        own = next;
+        current = following;
       }
-      mixed.store(current);
+      own.add(half_previous);
+      own.store(current);
+    }
+    return chain;
+  }
+
+  // One chain of any length.
+  static CUEKIT_INLINE const Node* blur_long(const Node* chain, T* values, std::int64_t stride,
+                                             bool in_l2) {
+    T* current = values + ~chain[0] * stride;
+    X own = X::load(current), half = half_of(own), half_previous = X::zero();
+    for (;;) {
+      if (!in_l2) prefetch_row(chain, values, stride);
+      ++chain;
+      if (*chain < 0) break;
+      T* const following = values + *chain * stride;
+      const X next = X::load(following), half_next = half_of(next);
+      half_previous.add(half_next);
+      own.add(half_previous);
+      own.store(current);
+      half_previous = half;
+      half = half_next;
       own = next;
       current = following;
     }
+    own.add(half_previous);
+    own.store(current);
+    return chain;
   }
 };
 
@@ -132,19 +172,17 @@ void blur_in_place(const Lattice& lattice, T* values, std::int64_t classes, Axis
   });
   for (int step = 0; step < lattice.corners; ++step) {
     const int axis = order == AxisOrder::ascending ? step : lattice.corners - 1 - step;
-    const WorkspaceVector<Node>& chain = lattice.chains.data()[axis];
-    const std::int64_t length = static_cast<std::int64_t>(chain.size()) - Lattice::chain_padding;
-    const auto chain_from = [&](std::int64_t i) {  // where the next chain begins
-      while (chain.data()[i] >= 0) ++i;
-      return i;
-    };
+    const Chains& chains = lattice.chains.data()[axis];
+    const auto count = static_cast<std::int64_t>(chains.windows.size());
     in_tasks([&](std::int64_t t) {
       PollAfterWork poll_after;
-      const std::int64_t last = chain_from((t + 1) * length / tasks);
-      for (std::int64_t i = chain_from(t * length / tasks), end; i < last; i = end) {
-        end = chain_from(std::min(i + most_at_once, last));
-        run_for_groups<BlurChains>(classes, chain.data() + i, end - i, values, stride, in_l2);
-        poll_after((end - i) * stride);
+      const std::int64_t last = (t + 1) * count / tasks;
+      for (std::int64_t i = t * count / tasks, end; i < last; i = end) {
+        end = std::min(i + windows_at_once, last);
+        const Chains::Window* const windows = chains.windows.data();
+        run_for_groups<BlurChains>(classes, chains.entries.data(), end - i, values, stride,
+                                   windows + i, in_l2);
+        poll_after((windows[end - 1].end - windows[i].begin) * stride);
       }
     });
   }

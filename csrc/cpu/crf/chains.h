@@ -9,14 +9,13 @@ namespace cuekit::cpu {
 
 // Lattice::chains[axis]. `axis` is below d + 1.
 template <int d>
-WorkspaceVector<Node> find_chains(const Embedding<d>& embedding, const VertexTable& table,
-                                  int axis);
+Chains find_chains(const Embedding<d>& embedding, const VertexTable& table, int axis);
 
 // Lattice::diagonal.
 bool is_diagonal(const Lattice& lattice);
 
 // Blurs one value per vertex along the chains of one axis. (blur.h does this for all classes of the
 // CRF.)
-void blur_along(const WorkspaceVector<Node>& chain, WorkspaceVector<float>& values);
+void blur_along(const Chains& chains, WorkspaceVector<float>& values);
 
 }  // namespace cuekit::cpu

@@ -27,7 +27,8 @@ std::size_t size_in_bytes(const Lattice& lattice) {
   std::size_t size =
       static_cast<std::size_t>(lattice.pixels) * corners * (sizeof(Node) + sizeof(float));
   size += lattice.originals.capacity() * sizeof(Node);
-  for (const WorkspaceVector<Node>& chain : lattice.chains) size += chain.capacity() * sizeof(Node);
+  for (const auto& [entries, windows] : lattice.chains)
+    size += entries.capacity() * sizeof(Node) + windows.capacity() * sizeof(Chains::Window);
   return size;
 }
 

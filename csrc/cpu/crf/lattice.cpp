@@ -200,7 +200,7 @@ Lattice build(const Embedding<d>& embedding, std::int64_t width, std::vector<Ban
   });
   lattice.diagonal = is_diagonal(lattice);
   if (normalisation != Normalisation::none)
-    for (const auto& chain : lattice.chains) blur_along(chain, ones);
+    for (const Chains& chains : lattice.chains) blur_along(chains, ones);
   normalise(lattice, found, ones, normalisation, threads);
   return lattice;
 }

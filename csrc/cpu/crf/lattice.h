@@ -32,9 +32,24 @@ struct PointOrder;
 
 using Node = std::int32_t;  // the index of a vertex or copy
 
-struct Lattice {
-  static constexpr std::int64_t chain_padding = 64;
+// The vertices that have a neighbour along an axis, as chains of successive neighbours, one chain
+// after the other. Chains are listed in windows of some hundred to thousand vertices; a window
+// begins with its chains of two vertices, then has those of three, of four, and the longer ones.
+struct Chains {
+  static constexpr std::int64_t padding = 64;
+  struct Window {
+    Node begin, end;           // its entries
+    Node twos, threes, fours;  // the number of chains of this length
+  };
+  // The first vertex of a chain is stored as ~vertex. The list is padded with `padding` times ~0,
+  // because it is read that far ahead.
+  WorkspaceVector<Node> entries;
+  WorkspaceVector<Window> windows;
 
+  std::int64_t length() const { return static_cast<std::int64_t>(entries.size()) - padding; }
+};
+
+struct Lattice {
   int corners = 0;  // d + 1: vertices of a simplex, and axes
   std::int64_t pixels = 0;
   std::int64_t vertices = 0;
@@ -46,10 +61,7 @@ struct Lattice {
   Workspace<float> norms;  // (pixels): for Normalisation::mean, what the sliced values take
   std::vector<Band> bands;
   WorkspaceVector<Node> originals;  // (copies): the vertex of each copy
-  // (corners): along each axis, the vertices that have a neighbour, as chains of successive
-  // neighbours, one chain after the other. The first vertex of a chain is stored as ~vertex. Each
-  // list is padded with `chain_padding` times ~0, because it is read that far ahead.
-  std::vector<WorkspaceVector<Node>> chains;
+  std::vector<Chains> chains;       // (corners): along each axis
   // Whether the filter is multiplication by `weight`, because no two pixels have a vertex, or
   // neighbouring vertices, in common.
   bool diagonal = false;

@@ -641,29 +641,31 @@ class Image {
     }
     const std::unique_ptr<double[]> tile(new double[num_present_ * tile_stride]);
     const std::unique_ptr<double[]> sums(new double[num_present_ * largest_width]);
-    const bool wide = instruction_set == InstructionSet::avx512;
     for (std::int64_t i = begin; i < end; i += tile_size) {
       const std::int64_t count = std::min(tile_size, end - i);
-      const auto add_pairs = [&](auto narrow_tile, auto wide_tile, double scale) {
-        using Narrow = decltype(narrow_tile);
-        using Wide = decltype(wide_tile);
-        if (wide)
-          dispatch<Wide>(maps_.data(), tile.get(), num_present_, i, count, scale, sums.get(),
-                         out_.data());
-        else
-          dispatch<Narrow>(maps_.data(), tile.get(), num_present_, i, count, scale, sums.get(),
-                           out_.data());
-      };
+      if (pairwise_even(i, count, factor, tile.get(), sums.get())) continue;
+      load_tile(i, count, tile.get());
+      dispatch_width<PairwiseTile<4, Differences>, PairwiseTile<4, Differences>,
+                     PairwiseTile<8, Differences>>(maps_.data(), tile.get(), num_present_, i, count,
+                                                   factor, sums.get(), out_.data());
+    }
+  }
+
+  // One tile by Maxima; false if its values do not allow that.
+  bool pairwise_even(std::int64_t begin, std::int64_t count, double factor, double* tile,
+                     double* sums) {
+    if constexpr (std::is_same_v<T, double>) {
+      return false;
+    } else {
+      // Maxima compares vectors that are wider than the baseline's registers, value by value there.
+      if (num_present_ <= 4 || instruction_set == InstructionSet::baseline) return false;
       double unit = 0.0;
-      if constexpr (!std::is_same_v<T, double>)
-        if (num_present_ > 4 && instruction_set != InstructionSet::baseline)
-          dispatch<LoadEvenTile>(maps_.data(), num_present_, i, count, tile.get(), &unit);
-      if (unit > 0.0) {
-        add_pairs(PairwiseTile<4, Maxima>(), PairwiseTile<8, Maxima>(), unit * factor);
-      } else {
-        load_tile(i, count, tile.get());
-        add_pairs(PairwiseTile<4, Differences>(), PairwiseTile<8, Differences>(), factor);
-      }
+      dispatch<LoadEvenTile>(maps_.data(), num_present_, begin, count, tile, &unit);
+      if (unit == 0.0) return false;
+      dispatch_width<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
+                     PairwiseTile<8, Maxima>>(maps_.data(), tile, num_present_, begin, count,
+                                              unit * factor, sums, out_.data());
+      return true;
     }
   }
 

@@ -94,6 +94,7 @@ class ClassOp:
     name: str
     call: Callable[[], Any]
     copies: float = 0
+    at_most: float = AT_MOST  # time per class against 21 classes
 
 
 NONE_PRESENT = np.zeros(MAPS - 1, dtype=bool)  # the first map is the ceiling of the other
@@ -109,7 +110,7 @@ OPS = (
     Op("dense_crf", lambda p: cuekit.dense_crf(p.maps, p.pixels), 135, at_most=2),
     Op("refine_local", lambda p: cuekit.refine_local(p.maps, p.pixels), 50),
     Op("rgb_to_lab", lambda p: cuekit.rgb_to_lab(p.pixels), 13),
-    Op("superpixel_graph", lambda p: cuekit.superpixel_graph(p.superpixels, p.pixels), 15),
+    Op("superpixel_graph", lambda p: cuekit.superpixel_graph(p.superpixels, p.pixels), 17),
     Op("colour_evidence", lambda p: cuekit.colour_evidence(p.maps, p.pixels), 12),
     Op("superpixel_mean", lambda p: cuekit.superpixel_mean(p.maps, p.superpixels), 10),
     Op("snap_cues", lambda p: cuekit.snap_cues(p.cues, p.superpixels), 5),
@@ -203,7 +204,9 @@ def class_ops(count: int) -> tuple[np.ndarray, tuple[ClassOp, ...]]:
     return maps, (
         ClassOp("dense_crf, 3 present", lambda: cuekit.dense_crf(maps, photo, present=present)),
         ClassOp("refine_local", lambda: cuekit.refine_local(maps, photo)),
-        ClassOp("snap_cues, 4 in use", lambda: cuekit.snap_cues(cues, superpixels)),
+        # Nearly all of it is writing results, which for 21 classes have 4 MB and for 151 have 28:
+        # they do not stay in L3, where others' data is, too.
+        ClassOp("snap_cues, 4 in use", lambda: cuekit.snap_cues(cues, superpixels), at_most=1.5),
         ClassOp("superpixel_mean", lambda: cuekit.superpixel_mean(maps, superpixels), 2),
         ClassOp("suppress_absent, 3 present", lambda: cuekit.suppress_absent(maps, present), 1.5),
         ClassOp(
@@ -231,7 +234,7 @@ def many_classes(*, quick: bool) -> Iterator[Result]:
                 ours, theirs = alternate(op.call, of_few.call, quick=quick)
                 text = f"{title}, time per class against {FEW}"
                 peer = f"{FEW} classes, per class"
-                yield compared(title, text, peer, (ours, theirs * count / FEW), AT_MOST)
+                yield compared(title, text, peer, (ours, theirs * count / FEW), op.at_most)
 
 
 def run(*, quick: bool = False) -> list[Result]:

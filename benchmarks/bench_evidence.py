@@ -1,4 +1,4 @@
-"""The recipe evidence: three classes on photos, beside the CRFs that it calls, and beside psa."""
+"""The recipe evidence: three classes on photos, beside dense_crf of its soft labels, and psa."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def maps_of_two(seed: int) -> list[Maps]:
 
 
 def case() -> Case:
-    """Compare with the recipe's own CRFs, of the inputs that it makes, and with psa."""
+    """Compare with `dense_crf` of all soft labels that the recipe makes, and with psa.
+
+    The recipe has a lattice for each photo, `dense_crf` one for each call, two per photo.
+    """
     natural = [each for each in inputs.natural_photos(2 * PHOTOS) if each.shape[:2] == inputs.SIZE]
     photos = natural[:PHOTOS] or [inputs.photo(name) for name in ("chelsea", "coffee", "rocket")]
     sets = [maps_of_two(seed) for seed in range(len(photos))]
@@ -60,10 +63,10 @@ def case() -> Case:
         title,
         Contender("cuekit", lambda: labels("evidence"), expected),
         [
-            Contender("its CRFs alone", crfs, crfs()),
+            Contender("dense_crf alone", crfs, crfs()),
             Contender("recipe psa", lambda: labels("psa"), labels("psa")),
         ],
-        [Claim(f"{title}, to its CRFs", ("its CRFs alone",), at_most=1.35)],
+        [Claim(f"{title}, to dense_crf alone", ("dense_crf alone",), at_most=1.35)],
     )
 
 

@@ -69,7 +69,7 @@ def time(photos: list[np.ndarray]) -> Result:
     # A photo of 375x500 takes 110 million instructions (callgrind), 2.3 per cycle at 3.2 GHz with
     # AVX2. Half of them visit 520 000 edges in order of cost, one by one: 60 instructions find both
     # regions and their thresholds, put the edge into one of two lists, and prefetch what edges
-    # further on need from L2 and L3. 15 times as fast would be an eighth less.
+    # further on need from L2 and L3. 15 times as fast would be a tenth less.
     claims = [Claim("felzenszwalb against scikit-image", ("scikit-image",), at_least=12.5)]
     if "OpenCV" in peers.FELZENSZWALB:
         rows.append(against("OpenCV", photos, exact=False))

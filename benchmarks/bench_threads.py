@@ -109,7 +109,7 @@ def cases() -> Iterator[Case]:
         0,
     )
     values = inputs.random_maps(len(labels), inputs.CHANNELS, *inputs.SIZE)
-    # It does little else than read 126 MB from memory, which both threads share.
+    # superpixel_mean does little else than read 126 MB from memory, which both threads share.
     yield control("reading the maps", partial(_read_in_threads, images=values))
     yield two_against_one(
         "superpixel_mean",

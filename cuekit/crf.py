@@ -460,11 +460,11 @@ def _refined(
     *,
     validate: bool,
     threads: int,
-    bilateral: CrfFilter | None = None,
+    kept: list[CrfFilter] | None = None,
 ) -> AnyFramework:
     """Check the arguments of `dense_crf` and return its result; append records for a gradient.
 
-    `bilateral`: of this photo, the only one, and these parameters, if it is there.
+    `kept`: of one image on the CPU, its bilateral filter, or where that is appended.
     """
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)
@@ -503,10 +503,20 @@ def _refined(
         _check_float32(storage, scores)
         each = _Inference(energies, iterations, tolerance, epsilon, records, threads)
         _refine_any_photo(scores, photos, params, tags, out, each)
-    elif bilateral is not None:
+    elif kept is not None and params.bilateral_weight > 0 and iterations > 0 and out.size:
+        if not kept:
+            kept.append(
+                cpu_kernels.crf_photo_filter(
+                    flat(photos, height, width, 3),
+                    lattice_width(params.widths("bilateral_sxy", 2)[0]),
+                    lattice_width(params.widths("bilateral_srgb", 3)[0]),
+                    params.bilateral_weight,
+                    threads,
+                )
+            )
         valid = cpu_kernels.crf_of_photo(
-            flat(scores, *scores.shape),
-            bilateral,
+            flat(scores, channels, height, width),
+            kept[0],
             tags,
             out,
             params.gaussian_weight,
@@ -544,20 +554,14 @@ def _refined(
 
 
 class PhotoCRF:
-    """`dense_crf` of one photo, again and again: its bilateral lattice is built once."""
+    """`dense_crf` of one photo, again and again.
+
+    Its bilateral lattice is built once, if the kernel for RGB photos of uint8 can take it.
+    """
 
     def __init__(self, photo: NDArray[np.uint8], params: str | CRFParams) -> None:
-        own = params_of(params)
-        self._photo, self._params = photo, own
-        self._bilateral: CrfFilter | None = None
-        if photo.ndim == 3 and photo.size and own.bilateral_weight > 0 and _is_plain(photo, own):
-            self._bilateral = cpu_kernels.crf_photo_filter(
-                flat(photo, *photo.shape),
-                lattice_width(own.widths("bilateral_sxy", 2)[0]),
-                lattice_width(own.widths("bilateral_srgb", 3)[0]),
-                own.bilateral_weight,
-                1,
-            )
+        self._photo, self._params = photo, params_of(params)
+        self._kept: list[CrfFilter] = []
 
     def __call__(self, probabilities: Array, iterations: int) -> Array:
         """Return `dense_crf` of probabilities (K, H, W)."""
@@ -565,16 +569,16 @@ class PhotoCRF:
             probabilities,
             self._photo,
             self._params,
-            None,
-            iterations,
-            None,
-            1e-5,
-            "probabilities",
-            "float32",
-            None,
+            present=None,
+            iterations=iterations,
+            tolerance=None,
+            epsilon=1e-5,
+            unary="probabilities",
+            storage="float32",
+            records=None,
             validate=False,
             threads=1,
-            bilateral=self._bilateral,
+            kept=self._kept,
         )
         return refined
 

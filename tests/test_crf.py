@@ -838,10 +838,11 @@ def test_a_crf_that_keeps_its_photo_checks_probabilities():
 def test_a_filter_of_another_photo():
     """The binding refuses what the Python code never passes."""
     kernels = _backend.cpu_kernels
-    photo, scores = np.zeros((4, 5, 3), np.uint8), np.full((2, 4, 6), 0.5, np.float32)
-    of_photo = kernels.crf_photo_filter(photo, 80, 13, 10, 1)
-    of_points = kernels.crf_filter(np.zeros((4, 24), np.float32), "symmetric", None, 1)
-    for each in (of_photo, of_points):
+    scores = np.full((2, 4, 6), 0.5, np.float32)
+    sizes = [(4, 5), (6, 4), (1, 24)]
+    filters = [kernels.crf_photo_filter(np.zeros((*s, 3), np.uint8), 80, 13, 10, 1) for s in sizes]
+    of_points = kernels.crf_filter(np.zeros((5, 24), np.float32), "symmetric", None, 1)
+    for each in (*filters, of_points):
         with pytest.raises(ValueError, match="filter must be one of the photo"):
             kernels.crf_of_photo(scores, each, np.ones(1, bool), scores, 3, 3, False, 1, 1e-5, 1)
 

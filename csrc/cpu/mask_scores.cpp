@@ -223,7 +223,7 @@ struct AddRow {
                                 std::int64_t width,
                                 const double* level,  // (8)
                                 const Span* span, const Span* end,
-                                double* chunks,   // (width / 16, 2, 8): scratch
+                                double* chunks,   // (width / 8, 2, 8): scratch
                                 double* tallies,  // (R, 2, 8)
                                 double* total) {  // (2, 8)
     constexpr std::int64_t step = pixels_per_chunk * channels_per_block;

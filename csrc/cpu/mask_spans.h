@@ -58,8 +58,10 @@ struct SkipEmpty {
 inline std::int64_t next_covered(const std::uint8_t* mask,  // (pixels)
                                  std::int64_t x, std::int64_t pixels) {
   dispatch<SkipEmpty>(mask, pixels, &x);
-  // A loop over these 8 pixels would end at an unpredictable branch.
-  if (x + 8 <= pixels) return x + lowest_bit(load_word(mask + x)) / 8;
+  // A loop over these 8 pixels would end at an unpredictable branch. The top bit is set because the
+  // caller's other threads may have cleared the mask meanwhile.
+  constexpr std::uint64_t top_bit = std::uint64_t{1} << 63;
+  if (x + 8 <= pixels) return x + lowest_bit(load_word(mask + x) | top_bit) / 8;
   while (x < pixels && mask[x] == 0) ++x;
   return x;
 }

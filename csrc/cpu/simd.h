@@ -160,7 +160,7 @@ CUEKIT_INLINE T* computed_once(T* address) {
   return address;
 }
 
-// The number of zero bits below the lowest one of a word that is not 0.
+// The index of the lowest bit that is 1 in a word that is not 0.
 CUEKIT_INLINE int lowest_bit(std::uint64_t word) {
 #if defined(_MSC_VER) && !defined(__clang__)
   unsigned long bit;

@@ -3,7 +3,7 @@
 // pairwise and dcsm process pixels in tiles of 128. A tile holds the present classes' values as
 // float64 and stays in L1 while each class is compared with each other. What a mode computes for a
 // tile is in a kernel of its own: PairwiseTile, or FewTile for up to four classes; AloneTile where
-// only one class is present. StrongestTile needs no float64 and reads the maps themselves. dcsm
+// only one class is present. FewTile, and StrongestTile, read the maps themselves. dcsm
 // needs maxima over the whole image, so it makes three passes: the maxima of all differences
 // (PairMaxima), the sums D and their maxima (PairTanh), the results (LastTanh). Maxima are taken by
 // chunk and then over the chunks; a maximum is exact, so any number of threads gives the same bits.
@@ -261,7 +261,8 @@ struct PairwiseTile {
   }
 };
 
-// pairwise of two to four classes: everything is in registers between the maps and the results.
+// pairwise of two to four classes, and strongest of two, which is the same: everything is in
+// registers between the maps and the results.
 template <int width>
 struct FewTile {
   // Two classes have one difference, so it is computed in their own type: rounding it from float64
@@ -662,6 +663,7 @@ class Image {
       double unit = 0.0;
       dispatch<LoadEvenTile>(maps_.data(), num_present_, begin, count, tile, &unit);
       if (unit == 0.0) return false;
+      // The baseline's kernel stands for none: it does not get here.
       dispatch_width<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
                      PairwiseTile<8, Maxima>>(maps_.data(), tile, num_present_, begin, count,
                                               unit * factor, sums, out_.data());

@@ -18,7 +18,8 @@ namespace cuekit::cpu {
 namespace {
 
 constexpr std::int64_t heads_per_window = 256;
-constexpr std::int64_t long_window = 2048;  // entries; from there on, further chains have a new one
+// Once a window has so many entries, the next chain of more than four vertices begins a new one.
+constexpr std::int64_t long_window = 2048;
 
 // Lists the chains with these heads, `length` vertices in all.
 Chains list_chains(const Node* next,   // of every vertex; next[-1] is -1
@@ -28,7 +29,8 @@ Chains list_chains(const Node* next,   // of every vertex; next[-1] is -1
   result.entries.assign(length + Chains::padding, ~Node{0});
   Node* const entries = result.entries.data();
   Node* target = entries;
-  // The chain is written to all lists, and kept in one of them by going on behind it.
+  // Every chain is written at the end of all lists. Only the list of its length then moves its end,
+  // and the others overwrite it. Chains of two are written to their place.
   Node threes[3 * (heads_per_window + 1)], fours[4 * (heads_per_window + 1)];
   Node long_heads[heads_per_window + 1];
   PollAfterWork poll_after;
@@ -63,7 +65,10 @@ Chains list_chains(const Node* next,   // of every vertex; next[-1] is -1
     for (const Node* head = long_heads; head != long_head; ++head) {
       if (target - begin >= long_window) close_window();
       *target++ = ~*head;
-      for (Node v = next[*head]; v >= 0; v = next[v]) *target++ = v;
+      for (Node v = next[*head]; v >= 0; v = next[v]) {
+        poll_sometimes(target - entries);
+        *target++ = v;
+      }
     }
     close_window();
   }

@@ -135,19 +135,19 @@ CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::
                            float sxy, float srgb, float weight, Context& context) {
   const DefaultFloatState state;
   return {bilateral_lattice_of(photo, height, width, sxy, srgb, weight, context.threads),
-          CrfNormalisation::symmetric, nullptr};
+          CrfNormalisation::symmetric, nullptr, height, width};
 }
 
 template <class T>
 bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
                   marginal_type<T>* out, const CrfParams& p, Context& context) {
-  const Lattice& lattice = *bilateral.lattice;
-  if (lattice.corners != 6 || lattice.pixels != p.height * p.width)
+  if (bilateral.height == 0 || bilateral.height != p.height || bilateral.width != p.width)
     throw std::invalid_argument("the filter must be one of the photo's");
   const DefaultFloatState state;
   const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, context.threads);
   Inference<T> inference(1, scores, present, out, spatial.get(),
-                         p.iterations > 0 ? &lattice : nullptr, p, false, context.threads);
+                         p.iterations > 0 ? bilateral.lattice.get() : nullptr, p, false,
+                         context.threads);
   return inference.run();
 }
 

@@ -33,8 +33,8 @@ struct PointOrder;
 using Node = std::int32_t;  // the index of a vertex or copy
 
 // The vertices that have a neighbour along an axis, as chains of successive neighbours, one chain
-// after the other. Chains are listed in windows of some hundred to thousand vertices; a window
-// begins with its chains of two vertices, then has those of three, of four, and the longer ones.
+// after the other. Chains are listed in windows of up to 256 chains, fewer where they are long. A
+// window has its chains of two vertices first, then those of three, of four, and the longer ones.
 struct Chains {
   static constexpr std::int64_t padding = 64;
   struct Window {

@@ -81,6 +81,7 @@ struct CrfFilter {
   std::shared_ptr<const Lattice> lattice;
   CrfNormalisation normalisation;
   std::shared_ptr<const PointOrder> order;
+  std::int64_t height = 0, width = 0;  // of the photo; 0: other points
 };
 
 // An order in which points of similar features are close to each other.
@@ -92,11 +93,12 @@ CrfFilter crf_filter(const float* features,  // (d, points), finite
                      int d, std::int64_t points, CrfNormalisation normalisation,
                      const CrfOrder& order, Context& context);
 
-// crf() (crf.h) of one photo whose bilateral filter is there already: several calls share it.
+// The bilateral filter of one photo, for crf_of_photo().
 CrfFilter crf_photo_filter(const std::uint8_t* photo,  // (H, W, 3)
                            std::int64_t height, std::int64_t width, float sxy, float srgb,
                            float weight, Context& context);
-// p.batch is 1. Throws std::invalid_argument for a filter of other points.
+// crf() (crf.h) of one photo whose bilateral filter is there already: several calls share it.
+// p.batch is 1. Throws std::invalid_argument for a filter of a photo of another size, or of points.
 template <class T>
 bool crf_of_photo(const T* scores,              // (K, H, W)
                   const CrfFilter& bilateral,   // of crf_photo_filter()

@@ -464,7 +464,8 @@ def _refined(
 ) -> AnyFramework:
     """Check the arguments of `dense_crf` and return its result; append records for a gradient.
 
-    `kept`: of one image on the CPU, its bilateral filter, or where that is appended.
+    `kept`: for one image on the CPU, a list of its bilateral filter. If it is empty, the filter is
+    built and appended.
     """
     layout = "(..., K, H, W)"
     scores = check_any_array(probabilities, "probabilities", FLOATS, ndim=3, layout=layout)

@@ -38,10 +38,29 @@ struct BlurChains {
   }
 
  private:
-  static CUEKIT_INLINE X half_of(X x) {
-    x.multiply(T{0.5});
-    return x;
-  }
+  // Goes along one chain, from its first vertex to its last.
+  struct Walk {
+    T* current;
+    X own = X::load(current), half = half_of(own), half_previous = X::zero();
+
+    static CUEKIT_INLINE X half_of(X x) {
+      x.multiply(T{0.5});
+      return x;
+    }
+    CUEKIT_INLINE void step(T* following) {
+      const X next = X::load(following), half_next = half_of(next);
+      half_previous.add(half_next);
+      finish();
+      half_previous = half;
+      half = half_next;
+      own = next;
+      current = following;
+    }
+    CUEKIT_INLINE void finish() {
+      own.add(half_previous);
+      own.store(current);
+    }
+  };
   static CUEKIT_INLINE void prefetch_row(const Node* entry, const T* values, std::int64_t stride) {
     const Node later = entry[Chains::padding];
     prefetch_far(values + (later ^ (later >> 31)) * stride, X::size);
@@ -54,22 +73,10 @@ struct BlurChains {
     for (; count > 0; --count, chain += n) {
       if (!in_l2)
         for (int k = 0; k < n; ++k) prefetch_row(chain + k, values, stride);
-      T* current = values + ~chain[0] * stride;
-      X own = X::load(current), half = half_of(own), half_previous = X::zero();
+      Walk walk{values + ~chain[0] * stride};
       CUEKIT_UNROLL
-      for (int k = 1; k < n; ++k) {
-        T* const following = values + chain[k] * stride;
-        const X next = X::load(following), half_next = half_of(next);
-        half_previous.add(half_next);
-        own.add(half_previous);
-        own.store(current);
-        half_previous = half;
-        half = half_next;
-        own = next;
-        current = following;
-      }
-      own.add(half_previous);
-      own.store(current);
+      for (int k = 1; k < n; ++k) walk.step(values + chain[k] * stride);
+      walk.finish();
     }
     return chain;
   }
@@ -77,24 +84,14 @@ struct BlurChains {
   // One chain of any length.
   static CUEKIT_INLINE const Node* blur_long(const Node* chain, T* values, std::int64_t stride,
                                              bool in_l2) {
-    T* current = values + ~chain[0] * stride;
-    X own = X::load(current), half = half_of(own), half_previous = X::zero();
+    Walk walk{values + ~chain[0] * stride};
     for (;;) {
       if (!in_l2) prefetch_row(chain, values, stride);
       ++chain;
       if (*chain < 0) break;
-      T* const following = values + *chain * stride;
-      const X next = X::load(following), half_next = half_of(next);
-      half_previous.add(half_next);
-      own.add(half_previous);
-      own.store(current);
-      half_previous = half;
-      half = half_next;
-      own = next;
-      current = following;
+      walk.step(values + *chain * stride);
     }
-    own.add(half_previous);
-    own.store(current);
+    walk.finish();
     return chain;
   }
 };

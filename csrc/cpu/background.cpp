@@ -115,7 +115,7 @@ bool background_add(const T* features,  // (B, D, h, w)
   parallel_for(p.batch * chunks, context.threads, [&](std::int64_t task) {
     const std::int64_t b = task / chunks;
     const std::int64_t begin = task % chunks * chunk_size;
-    dispatch_width<ChannelSum<1>, ChannelSum<4>, ChannelSum<8>>(
+    dispatch_width<ChannelSum<1>, ChannelSum<4>>(
         features + b * p.channels * pixels + begin, p.channels, pixels,
         std::min(chunk_size, pixels - begin), sums.get() + b * pixels + begin);
   });

@@ -187,7 +187,7 @@ class ChannelFilter {
       for_patches(band, [&](const Patch& patch) {
         if (!read_patch(values, patch, channels_, rows, stride_)) valid = false;
         const PatchOfLattice<C> simplices = simplices_of(patch, adjoint_);
-        dispatch_width<Fours, Wides, Wides>(&simplices, static_cast<const C*>(rows));
+        dispatch_width<Fours, Wides>(&simplices, static_cast<const C*>(rows));
       });
     });
     return valid;
@@ -200,7 +200,7 @@ class ChannelFilter {
     for_bands([&](const Band& band, C* rows) {
       for_patches(band, [&](const Patch& patch) {
         const PatchOfLattice<C> simplices = simplices_of(patch, !adjoint_);
-        dispatch_width<Fours, Wides, Wides>(&simplices, rows);
+        dispatch_width<Fours, Wides>(&simplices, rows);
         write_patch(static_cast<const C*>(rows), stride_, patch, channels_, out);
       });
     });

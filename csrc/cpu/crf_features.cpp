@@ -90,8 +90,7 @@ struct SoftmaxOfFours {
 
 void softmax(std::int64_t classes, std::int64_t count, std::int64_t stride, float* values) {
   if (stride > 4) return run_for_group<Softmax>(classes, count, stride, values);
-  dispatch_up_to_avx2<SoftmaxOfFours<Lanes<float, 4>>, SoftmaxOfFours<Lanes<float, 8>>>(count,
-                                                                                        values);
+  dispatch_width<SoftmaxOfFours<Lanes<float, 4>>, SoftmaxOfFours<Lanes<float, 8>>>(count, values);
 }
 
 // One kernel of the CRF in a call: its lattice and values, and its gains for the classes that take

@@ -259,9 +259,9 @@ struct AddRow {
 template <class S, class... Others>
 void add_row(std::int64_t classes, const S* pixels, Others... others) {
   if (classes <= 4)
-    dispatch_width<AddRow<4, 2>, AddRow<4, 4>, AddRow<4, 4>>(pixels, others...);
+    dispatch_width<AddRow<4, 2>, AddRow<4, 4>>(pixels, others...);
   else
-    dispatch_width<AddRow<8, 2>, AddRow<8, 4>, AddRow<8, 8>>(pixels, others...);
+    dispatch_width<AddRow<8, 2>, AddRow<8, 4>>(pixels, others...);
 }
 
 // Means and overlaps of at most 8 classes of one image.
@@ -532,8 +532,8 @@ class TopOfClass {
     const E threshold = find_threshold(count, wanted);
     double sum;
     std::int64_t above;
-    dispatch_width<SumAbove<2>, SumAbove<4>, SumAbove<8>>(static_cast<const E*>(values_.data()),
-                                                          count, threshold, &sum, &above);
+    dispatch_width<SumAbove<2>, SumAbove<4>>(static_cast<const E*>(values_.data()), count,
+                                             threshold, &sum, &above);
     return sum + static_cast<double>(wanted - above) * static_cast<double>(threshold);
   }
 

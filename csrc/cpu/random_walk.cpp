@@ -227,8 +227,8 @@ void step(const Transition<C>& transition, const Recurrence<C>& recurrence, int 
   parallel_for((grid.height + rows - 1) / rows, threads, [&](std::int64_t task) {
     const DenormalsFlushed state;
     const std::int64_t begin = task * rows;
-    dispatch_width<Step<C, 16 / size>, Step<C, 32 / size>, Step<C, 64 / size>>(
-        &transition, &recurrence, begin, std::min(begin + rows, grid.height));
+    dispatch_width<Step<C, 16 / size>, Step<C, 32 / size>>(&transition, &recurrence, begin,
+                                                           std::min(begin + rows, grid.height));
   });
 }
 

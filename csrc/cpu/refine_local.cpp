@@ -240,8 +240,8 @@ void find_weights(const Real* pixels,  // planes
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     planes.find_neighbours(p, pixels, y, neighbours);
     const auto run = [&](auto kernel) {
-      dispatch<decltype(kernel)>(&p, &planes, pixels, static_cast<const Real* const*>(neighbours),
-                                 y, weights.row(y));
+      dispatch_avx512<decltype(kernel)>(
+          &p, &planes, pixels, static_cast<const Real* const*>(neighbours), y, weights.row(y));
     };
     if (p.affinity == LocalAffinity::par)
       run(RowWeights<LocalAffinity::par>());
@@ -318,7 +318,7 @@ void iterate_maps(Weights<Real> weights,
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     planes.find_neighbours(p, source, y, neighbours);
     Real* const row = target + planes.offset(y, 0);
-    dispatch_width<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
+    dispatch_width_avx512<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
         static_cast<const Real*>(weights.row(y)), static_cast<const Real* const*>(neighbours),
         planes.blocks, p.neighbours(), planes.stride, row);
     for (int k = 0; k < maps; ++k) planes.fill_border(row + k * planes.stride);

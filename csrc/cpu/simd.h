@@ -1,6 +1,6 @@
-// Function multiversioning: each inner loop is compiled for the baseline instruction set, for AVX2
-// and for AVX-512, and dispatch() picks one when it is called. And what inner loops need besides:
-// prefetching, alignment and non-temporal stores.
+// Function multiversioning: each inner loop is compiled for the baseline instruction set and for
+// AVX2, some for AVX-512 too, and dispatch() picks one when it is called. And what inner loops need
+// besides: prefetching, alignment and non-temporal stores.
 //
 // The loops are plain C++ that the compiler vectorises. Contraction into FMA is off, so all
 // versions give the same bits. A loop is written as
@@ -86,27 +86,10 @@ __attribute__((target(CUEKIT_AVX512_TARGET))) void run_avx512(Args... args) {
 }
 #endif
 
-// Runs one of three versions of a kernel, each written for the width of an instruction set's vector
-// registers: 16 bytes (baseline), 32 (AVX2) or 64 (AVX-512).
-template <class Baseline, class Avx2, class Avx512, class... Args>
-void dispatch_width(Args... args) {
-#if CUEKIT_MULTIVERSION
-  switch (instruction_set.load(std::memory_order_relaxed)) {
-    case InstructionSet::avx512:
-      return run_avx512<Avx512, Args...>(args...);
-    case InstructionSet::avx2:
-      return run_avx2<Avx2, Args...>(args...);
-    case InstructionSet::baseline:
-      return run_baseline<Baseline, Args...>(args...);
-  }
-#else
-  Baseline::run(args...);
-#endif
-}
-
-// The same for kernels of vectors of 32 bytes: AVX-512 has nothing for them that AVX2 has not.
+// Runs one of two versions of a kernel, each written for the width of an instruction set's vector
+// registers: 16 bytes (baseline) or 32 (AVX2).
 template <class Baseline, class Avx2, class... Args>
-void dispatch_up_to_avx2(Args... args) {
+void dispatch_width(Args... args) {
 #if CUEKIT_MULTIVERSION
   if (instruction_set.load(std::memory_order_relaxed) != InstructionSet::baseline)
     return run_avx2<Avx2, Args...>(args...);
@@ -116,10 +99,26 @@ void dispatch_up_to_avx2(Args... args) {
 #endif
 }
 
-// Runs the kernel as it was compiled for the current instruction set.
+// The same, with a third version for registers of 64 bytes (AVX-512).
+template <class Baseline, class Avx2, class Avx512, class... Args>
+void dispatch_width_avx512(Args... args) {
+#if CUEKIT_MULTIVERSION
+  if (instruction_set.load(std::memory_order_relaxed) == InstructionSet::avx512)
+    return run_avx512<Avx512, Args...>(args...);
+#endif
+  dispatch_width<Baseline, Avx2, Args...>(args...);
+}
+
+// Runs the kernel as it was compiled for the current instruction set: the baseline or AVX2.
 template <class Kernel, class... Args>
 void dispatch(Args... args) {
-  dispatch_width<Kernel, Kernel, Kernel, Args...>(args...);
+  dispatch_width<Kernel, Kernel, Args...>(args...);
+}
+
+// The same, for the kernels that AVX-512 was measured to make faster.
+template <class Kernel, class... Args>
+void dispatch_avx512(Args... args) {
+  dispatch_width_avx512<Kernel, Kernel, Kernel, Args...>(args...);
 }
 
 // Prefetches `count` elements into L1. The address need not be valid: a prefetch never faults.

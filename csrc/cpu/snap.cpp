@@ -338,14 +338,14 @@ bool snap(const T* cues,                       // (B, K, h, w)
       const std::int64_t end = std::min(p.height, y + band_height);
       const std::int64_t first = i * channels_per_block, band_pixels = (end - y) * p.width;
       std::vector<std::uint8_t> bytes(band_pixels);
-      dispatch_width<PaintBytes<16>, PaintBytes<32>, PaintBytes<64>>(
+      dispatch_width_avx512<PaintBytes<16>, PaintBytes<32>, PaintBytes<64>>(
           std::as_const(on).data() + i * rows, runs.row(y), runs.row(end), band_pixels,
           bytes.data());
       if (runs.any_outside)
         keep_input(maps.data() + first, channels_of(i), levels.data() + first, runs, columns, p, y,
                    end, bytes.data());
-      dispatch<SelectBits>(bytes.data(), band_pixels, channels_of(i), targets.data() + first,
-                           y * p.width);
+      dispatch_avx512<SelectBits>(bytes.data(), band_pixels, channels_of(i), targets.data() + first,
+                                  y * p.width);
     });
   });
   return all_finite;

@@ -622,8 +622,8 @@ class Image {
         results[c] = out_[c] + i;
       }
       bool finite = true;
-      dispatch<StrongestTile>(std::as_const(rows).data(), num_present_, count, results.data(),
-                              &finite);
+      dispatch_avx512<StrongestTile>(std::as_const(rows).data(), num_present_, count,
+                                     results.data(), &finite);
       if (!finite) finite_ = false;
     }
   }
@@ -634,8 +634,8 @@ class Image {
     if constexpr (has_few_tile) {
       if (num_present_ <= 4) {
         bool finite = true;
-        dispatch_width<FewTile<2>, FewTile<4>, FewTile<8>>(maps_.data(), num_present_, begin, end,
-                                                           factor, out_.data(), &finite);
+        dispatch_width_avx512<FewTile<2>, FewTile<4>, FewTile<8>>(
+            maps_.data(), num_present_, begin, end, factor, out_.data(), &finite);
         if (!finite) finite_ = false;
         return;
       }
@@ -646,9 +646,9 @@ class Image {
       const std::int64_t count = std::min(tile_size, end - i);
       if (pairwise_even(i, count, factor, tile.get(), sums.get())) continue;
       load_tile(i, count, tile.get());
-      dispatch_width<PairwiseTile<4, Differences>, PairwiseTile<4, Differences>,
-                     PairwiseTile<8, Differences>>(maps_.data(), tile.get(), num_present_, i, count,
-                                                   factor, sums.get(), out_.data());
+      dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Differences>,
+                            PairwiseTile<8, Differences>>(maps_.data(), tile.get(), num_present_, i,
+                                                          count, factor, sums.get(), out_.data());
     }
   }
 
@@ -661,12 +661,12 @@ class Image {
       // Maxima compares vectors that are wider than the baseline's registers, value by value there.
       if (num_present_ <= 4 || instruction_set == InstructionSet::baseline) return false;
       double unit = 0.0;
-      dispatch<LoadEvenTile>(maps_.data(), num_present_, begin, count, tile, &unit);
+      dispatch_avx512<LoadEvenTile>(maps_.data(), num_present_, begin, count, tile, &unit);
       if (unit == 0.0) return false;
       // The baseline's kernel stands for none: it does not get here.
-      dispatch_width<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
-                     PairwiseTile<8, Maxima>>(maps_.data(), tile, num_present_, begin, count,
-                                              unit * factor, sums, out_.data());
+      dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
+                            PairwiseTile<8, Maxima>>(maps_.data(), tile, num_present_, begin, count,
+                                                     unit * factor, sums, out_.data());
       return true;
     }
   }
@@ -707,10 +707,10 @@ class Image {
         double* const tile_sums = sums.get() + tile_begin;
         double* const peaks = chunk_peaks.data() + chunk * num_present_;
         if (half_maxima.empty())
-          dispatch<PairTanh>(tile, num_present_, maxima.data(), tile_sums, stride, peaks);
+          dispatch_avx512<PairTanh>(tile, num_present_, maxima.data(), tile_sums, stride, peaks);
         else
-          dispatch<HalvedPairTanh>(tile, num_present_, maxima.data(), half_maxima.data(), tile_sums,
-                                   stride, peaks);
+          dispatch_avx512<HalvedPairTanh>(tile, num_present_, maxima.data(), half_maxima.data(),
+                                          tile_sums, stride, peaks);
       });
     });
     const std::vector<double> peaks = maximum_of_chunks(chunk_peaks, num_present_);

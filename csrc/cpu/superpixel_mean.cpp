@@ -70,7 +70,7 @@ bool mean_of_block(const T* values,    // (channels, H, W)
       means[i] = store<mean_type<T>>(sums[i] / size);
     }
   }
-  dispatch_width<PaintMeans<16>, PaintMeans<32>, PaintMeans<64>>(
+  dispatch_width_avx512<PaintMeans<16>, PaintMeans<32>, PaintMeans<64>>(
       std::as_const(means).data(), superpixels.begin(), superpixels.end(), pixels, channels, out);
   for (std::int64_t j = 0; superpixels.any_outside && j < channels; ++j) {
     bool kept_finite = true;

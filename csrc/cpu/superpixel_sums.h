@@ -129,8 +129,8 @@ std::vector<double> sums_of_block(const T* values,  // (channels, H, W)
   for (int j = 0; j < channels_per_block; ++j)
     planes[j] = values + std::min<std::int64_t>(j, channels - 1) * pixels;
   std::vector<double> sums(superpixels.rows() * channels_per_block);
-  dispatch_width<AddRuns<1>, AddRuns<4>, AddRuns<8>>(&planes[0], pixels, superpixels.begin(),
-                                                     sums.data());
+  dispatch_width_avx512<AddRuns<1>, AddRuns<4>, AddRuns<8>>(&planes[0], pixels, superpixels.begin(),
+                                                            sums.data());
   return sums;
 }
 

@@ -136,7 +136,7 @@ SuperpixelRuns read_image(const L* superpixels,  // (height, width)
     const auto needed = static_cast<std::size_t>(count + width + ends_at_once);
     if (result.runs.size() < needed) result.runs.resize(std::max(needed, 2 * result.runs.size()));
     Run* end = result.runs.data() + count;
-    dispatch<FindRuns>(superpixels + y * width, width, is_last.data(), &end, &range);
+    dispatch_avx512<FindRuns>(superpixels + y * width, width, is_last.data(), &end, &range);
     count = end - result.runs.data();
   }
   result.row_begin.push_back(count);

@@ -204,8 +204,7 @@ void ShortestPaths::find(std::int64_t first, double* distances) const {  // (pla
     reached[first + k] = 1;
   }
   const Paths paths{begin_.data(), arcs_.data(), eliminated_, places, closed_};
-  dispatch_width<FollowArcs<2>, FollowArcs<4>, FollowArcs<8>>(&paths, first, distances,
-                                                              reached.data());
+  dispatch_width<FollowArcs<2>, FollowArcs<4>>(&paths, first, distances, reached.data());
 }
 
 }  // namespace cuekit::cpu

@@ -113,7 +113,7 @@ void run_for_corners(std::int64_t classes, const Block* block, Args... args) {
     constexpr int known = Group::many ? 0 : corners;
     using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, known>;
     using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many, known>;
-    dispatch_up_to_avx2<Fours, Wides>(block, args...);
+    dispatch_width<Fours, Wides>(block, args...);
   });
 }
 

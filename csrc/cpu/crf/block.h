@@ -62,7 +62,7 @@ void run_for_group(std::int64_t classes, Args... args) {
     using Group = decltype(group);
     using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many>;
     using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many>;
-    dispatch_width<Fours, Wides, Wides>(args...);
+    dispatch_width<Fours, Wides>(args...);
   });
 }
 

@@ -135,7 +135,7 @@ void run_for_groups(std::int64_t classes, const Node* nodes, std::int64_t count,
     using Fours = Kernel<typename Group::template FourOf<T>, Group::fours>;
     using Wides = Kernel<typename Group::template WideOf<T>, Group::wides>;
     for (std::int64_t k = 0; k < stride; k += Group::size)
-      dispatch_width<Fours, Wides, Wides>(nodes, count, values + k, stride, args...);
+      dispatch_width<Fours, Wides>(nodes, count, values + k, stride, args...);
   });
 }
 

@@ -1,4 +1,4 @@
-// Computes the simplices of embed.h in vectors of 4, 8 or 16 pixels.
+// Computes the simplices of embed.h in vectors of 4 or 8 pixels.
 #include "embed.h"
 
 #include <algorithm>
@@ -58,9 +58,8 @@ struct Embed {
 template <int d>
 void embed(const Embedding<d>& embedding, const float* features, std::int64_t count,
            LatticeKey* keys, float* quotients, OrderCode<d>* order, float* barycentric) {
-  dispatch_width<Embed<d, Lanes<float, 4>>, Embed<d, Lanes<float, 8>>,
-                 Embed<d, Lanes<float, widest_vector>>>(&embedding, features, count, keys,
-                                                        quotients, order, barycentric);
+  dispatch_width<Embed<d, Lanes<float, 4>>, Embed<d, Lanes<float, widest_vector>>>(
+      &embedding, features, count, keys, quotients, order, barycentric);
 }
 
 #define CUEKIT_INSTANTIATE(d)                                                               \

@@ -8,7 +8,7 @@
 
 namespace cuekit::cpu {
 
-constexpr std::int64_t widest_vector = 16;  // `count` below is a multiple of it
+constexpr std::int64_t widest_vector = 8;  // `count` below is a multiple of it
 
 // The coordinates of a pixel by rank, each in a few bits of one number.
 template <int d>

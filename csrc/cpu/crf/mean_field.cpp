@@ -214,7 +214,7 @@ void mean_field(const Pass* pass, std::int64_t first, std::int64_t last, float* 
       std::conditional_t<runs == 2 && Group::wides * Wide::size == 4,
                          ClassVector<Lanes<float, 8>, 1>, ClassVector<Wide, runs * Group::wides>>;
   using Wides = MeanField<ClassVector<Wide, Group::wides>, WideRow, Group::many>;
-  dispatch_width<Fours, Wides, Wides>(pass, first, last, scratch, q);
+  dispatch_width<Fours, Wides>(pass, first, last, scratch, q);
 }
 
 }  // namespace

@@ -42,10 +42,12 @@ struct KeepValues {
     bool all_finite = true;
     for (; run != end; values += run->length, out += run->length, ++run) {
       if (run->label != outside) continue;
-      for (std::int32_t x = 0; x < run->length; ++x)
-        out[x] = store<mean_type<T>>(static_cast<double>(load(values[x])));
-      if constexpr (std::is_same_v<T, mean_type<T>>)
+      if constexpr (std::is_same_v<T, mean_type<T>>) {
+        std::copy_n(values, run->length, out);
         all_finite = all_finite && !any_nonfinite(nonfinite_bits(values, run->length));
+      } else {
+        for (std::int32_t x = 0; x < run->length; ++x) out[x] = static_cast<float>(load(values[x]));
+      }
     }
     *finite = all_finite;
   }

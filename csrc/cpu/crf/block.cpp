@@ -109,9 +109,10 @@ template <template <class, bool, int> class Kernel, int corners, class... Args>
 void run_for_corners(std::int64_t classes, const Block* block, Args... args) {
   with_class_group(classes, [=](auto group) {
     using Group = decltype(group);
-    // With many classes the loop over corners is not the inner one.
+    // With many classes the loop over corners is not the inner one. The baseline's kernels are
+    // compiled once, for any number.
     constexpr int known = Group::many ? 0 : corners;
-    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, known>;
+    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, 0>;
     using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many, known>;
     dispatch_width<Fours, Wides>(block, args...);
   });

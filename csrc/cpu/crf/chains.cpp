@@ -12,7 +12,6 @@
 
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
-#include "embed.h"
 
 namespace cuekit::cpu {
 namespace {
@@ -77,12 +76,10 @@ Chains list_chains(const Node* next,   // of every vertex; next[-1] is -1
 
 }  // namespace
 
-template <int d>
-Chains find_chains(const Embedding<d>& embedding, const VertexTable& table, int axis) {
-  const LatticeKey steps[2] = {embedding.step(axis, false), embedding.step(axis, true)};
+Chains find_chains(const AxisStep& step, const VertexTable& table, int axis) {
   const auto neighbour_key = [&](std::int64_t v) {
     const LatticeKey key = table.key(v);
-    return key + steps[(key & embedding.remainder_mask) == 0];
+    return key + step.steps[(key & step.remainder_mask) == 0];
   };
   const std::int64_t count = table.size();
   const Workspace<Node> next_of(count + 1);
@@ -111,11 +108,6 @@ Chains find_chains(const Embedding<d>& embedding, const VertexTable& table, int 
   }
   return list_chains(next, heads.get(), chains, length);
 }
-
-#define CUEKIT_INSTANTIATE(d) \
-  template Chains find_chains(const Embedding<d>&, const VertexTable&, int);
-CUEKIT_FOR_ALL_FEATURE_COUNTS(CUEKIT_INSTANTIATE)
-#undef CUEKIT_INSTANTIATE
 
 // Vertices are numbered in the order in which pixels reach them, so pixel i has the vertices
 // corners * i + k if all pixels have vertices of their own.

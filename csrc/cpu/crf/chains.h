@@ -7,9 +7,14 @@
 
 namespace cuekit::cpu {
 
-// Lattice::chains[axis]. `axis` is below d + 1.
-template <int d>
-Chains find_chains(const Embedding<d>& embedding, const VertexTable& table, int axis);
+// What is added to the key of a vertex for that of its neighbour along an axis.
+struct AxisStep {
+  LatticeKey remainder_mask;
+  LatticeKey steps[2];  // [1]: where the remainder is 0
+};
+
+// Lattice::chains[axis].
+Chains find_chains(const AxisStep& step, const VertexTable& table, int axis);
 
 // Lattice::diagonal.
 bool is_diagonal(const Lattice& lattice);

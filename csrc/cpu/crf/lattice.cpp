@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <stdexcept>
 #include <utility>
 
@@ -26,10 +27,12 @@ struct BandVertices {
   WorkspaceVector<Node> nodes;  // of each vertex: its node in the lattice
 };
 
+// Writes the features of a strip's pixels in their order, (d, padded).
+using Fill = std::function<void(const Strip& strip, float* features, std::int64_t padded)>;
+
 // Finds the vertices of a band's pixels. Writes the pixels' weights, and as their nodes the band's
-// own numbers of the vertices. fill(strip, features, padded) writes the features of a strip's
-// pixels in their order, (d, padded).
-template <int d, class Fill>
+// own numbers of the vertices.
+template <int d>
 void embed_band(const Embedding<d>& embedding, std::int64_t width, std::int64_t rows_of_strip,
                 const Fill& fill, Lattice& lattice, const Band& band, BandVertices& found) {
   constexpr int corners = d + 1;
@@ -174,13 +177,17 @@ void normalise(Lattice& lattice, const std::vector<BandVertices>& found,
   });
 }
 
-// Bands and strips divide the pixels as bands.h says.
-template <int d, class Fill>
-Lattice build(const Embedding<d>& embedding, std::int64_t width, std::vector<Band> bands_of_pixels,
-              std::int64_t rows_of_strip, float weight, Normalisation normalisation,
-              const Fill& fill, int threads) {
+// The steps of building a lattice that depend on the number of features, d.
+struct Embedder {
+  int corners;  // d + 1
+  std::function<void(Lattice&, const Band&, BandVertices&)> embed_band;
+  std::function<AxisStep(int axis)> step_along;
+};
+
+Lattice build(const Embedder& embedder, std::vector<Band> bands_of_pixels, float weight,
+              Normalisation normalisation, int threads) {
   Lattice lattice;
-  lattice.corners = d + 1;
+  lattice.corners = embedder.corners;
   lattice.pixels = bands_of_pixels.back().last_pixel;
   lattice.nodes = Workspace<Node>(lattice.pixels * lattice.corners);
   lattice.weights = Workspace<float>(lattice.pixels * lattice.corners);
@@ -189,20 +196,37 @@ Lattice build(const Embedding<d>& embedding, std::int64_t width, std::vector<Ban
   const auto bands = static_cast<std::int64_t>(lattice.bands.size());
   std::vector<BandVertices> found(bands);
   parallel_for(bands, threads, [&](std::int64_t b) {
-    embed_band(embedding, width, rows_of_strip, fill, lattice, lattice.bands.data()[b],
-               found.data()[b]);
+    embedder.embed_band(lattice, lattice.bands.data()[b], found.data()[b]);
   });
   WorkspaceVector<float> ones;
   const VertexTable table = join_bands(lattice, found, ones);
-  lattice.chains.resize(d + 1);
-  parallel_for(d + 1, threads, [&](std::int64_t axis) {
-    lattice.chains.data()[axis] = find_chains(embedding, table, static_cast<int>(axis));
+  lattice.chains.resize(lattice.corners);
+  parallel_for(lattice.corners, threads, [&](std::int64_t i) {
+    const auto axis = static_cast<int>(i);
+    lattice.chains.data()[axis] = find_chains(embedder.step_along(axis), table, axis);
   });
   lattice.diagonal = is_diagonal(lattice);
   if (normalisation != Normalisation::none)
     for (const Chains& chains : lattice.chains) blur_along(chains, ones);
   normalise(lattice, found, ones, normalisation, threads);
   return lattice;
+}
+
+// Bands and strips divide the pixels as bands.h says.
+template <int d>
+Lattice build(const Embedding<d>& embedding, std::int64_t width, std::vector<Band> bands,
+              std::int64_t rows_of_strip, float weight, Normalisation normalisation,
+              const Fill& fill, int threads) {
+  const Embedder embedder{d + 1,
+                          [&](Lattice& lattice, const Band& band, BandVertices& found) {
+                            embed_band(embedding, width, rows_of_strip, fill, lattice, band, found);
+                          },
+                          [&](int axis) {
+                            return AxisStep{
+                                embedding.remainder_mask,
+                                {embedding.step(axis, false), embedding.step(axis, true)}};
+                          }};
+  return build(embedder, std::move(bands), weight, normalisation, threads);
 }
 
 // The feature of each of `count` positions or colour levels.
@@ -212,16 +236,18 @@ WorkspaceVector<float> scaled(std::int64_t count, float width) {
   return result;
 }
 
-// The embedding of points with any features, by the ranges of their coordinates. The ranges have 0
-// in them, so that large coordinates are refused wherever they lie.
-template <int d>
-Embedding<d> embedding_of(const float* features, std::int64_t points) {
-  float low[d] = {}, high[d] = {};
-  const Embedding<d> scales(low, high);
+// The ranges of the coordinates of points. They have 0 in them, so that large coordinates are
+// refused wherever they lie.
+void find_ranges(const float* features,  // (d, points)
+                 int d, std::int64_t points,
+                 const float* scale,         // (d)
+                 float* low, float* high) {  // (d)
+  std::fill_n(low, d, 0.0f);
+  std::fill_n(high, d, 0.0f);
   polling_loop(0, points, [&](std::int64_t i) {
     float sum = 0;
     for (int j = d; j >= 0; --j) {  // as in simplex_of()
-      const float scaled = j > 0 ? features[(j - 1) * points + i] * scales.scale[j - 1] : 0.0f;
+      const float scaled = j > 0 ? features[(j - 1) * points + i] * scale[j - 1] : 0.0f;
       const float coordinate = sum - scaled * static_cast<float>(j);
       sum += scaled;
       if (j == d) continue;
@@ -229,24 +255,15 @@ Embedding<d> embedding_of(const float* features, std::int64_t points) {
       high[j] = std::max(high[j], coordinate);
     }
   });
-  return Embedding<d>(low, high);
 }
 
 template <int d>
-Lattice build_of_points(const float* features, std::int64_t points, const PointOrder* order,
+Lattice build_of_points(const float* features, std::int64_t points, const Fill& fill,
                         Normalisation normalisation, int threads) {
-  const auto fill = [&](const Strip& strip, float* target, std::int64_t padded) {
-    for (int j = 0; j < d; ++j) {
-      const float* const feature = features + j * points;
-      if (order == nullptr) {
-        std::copy_n(feature + strip.first_row, strip.rows, target + j * padded);
-        continue;
-      }
-      const std::int32_t* const point_at = order->point_at.get() + strip.first_row;
-      for (std::int64_t r = 0; r < strip.rows; ++r) target[j * padded + r] = feature[point_at[r]];
-    }
-  };
-  return build(embedding_of<d>(features, points), 1, divide_points(points), strip_of_points, 1.0f,
+  float low[d] = {}, high[d] = {};
+  const Embedding<d> scales(low, high);
+  find_ranges(features, d, points, scales.scale, low, high);
+  return build(Embedding<d>(low, high), 1, divide_points(points), strip_of_points, 1.0f,
                normalisation, fill, threads);
 }
 
@@ -298,10 +315,21 @@ Lattice bilateral_lattice(const std::uint8_t* photo, std::int64_t height, std::i
 
 Lattice lattice_of_points(const float* features, int d, std::int64_t points,
                           const PointOrder* order, Normalisation normalisation, int threads) {
+  const Fill fill = [&](const Strip& strip, float* target, std::int64_t padded) {
+    for (int j = 0; j < d; ++j) {
+      const float* const feature = features + j * points;
+      if (order == nullptr) {
+        std::copy_n(feature + strip.first_row, strip.rows, target + j * padded);
+        continue;
+      }
+      const std::int32_t* const point_at = order->point_at.get() + strip.first_row;
+      for (std::int64_t r = 0; r < strip.rows; ++r) target[j * padded + r] = feature[point_at[r]];
+    }
+  };
   switch (d) {
 #define CUEKIT_CASE(d) \
   case d:              \
-    return build_of_points<d>(features, points, order, normalisation, threads);
+    return build_of_points<d>(features, points, fill, normalisation, threads);
     CUEKIT_FOR_ALL_FEATURE_COUNTS(CUEKIT_CASE)
 #undef CUEKIT_CASE
     default:

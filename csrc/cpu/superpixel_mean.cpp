@@ -33,25 +33,23 @@ struct PaintMeans {
 };
 
 // Writes the values of the runs with label `outside`, which are in no superpixel, in one channel.
-struct KeepValues {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* values,  // (pixels)
-                                const Run* run, const Run* end, std::int32_t outside,
-                                mean_type<T>* out,  // (pixels)
-                                bool* finite) {     // false where such a value is not finite
-    bool all_finite = true;
-    for (; run != end; values += run->length, out += run->length, ++run) {
-      if (run->label != outside) continue;
-      if constexpr (std::is_same_v<T, mean_type<T>>) {
-        std::copy_n(values, run->length, out);
-        all_finite = all_finite && !any_nonfinite(nonfinite_bits(values, run->length));
-      } else {
-        for (std::int32_t x = 0; x < run->length; ++x) out[x] = static_cast<float>(load(values[x]));
-      }
+// Returns false where such a value is not finite.
+template <class T>
+bool keep_values(const T* values,  // (pixels)
+                 const Run* run, const Run* end, std::int64_t outside,
+                 mean_type<T>* out) {  // (pixels)
+  bool all_finite = true;
+  for (; run != end; values += run->length, out += run->length, ++run) {
+    if (run->label != outside) continue;
+    if constexpr (std::is_same_v<T, mean_type<T>>) {
+      std::copy_n(values, run->length, out);
+      all_finite = all_finite && !any_nonfinite(nonfinite_bits(values, run->length));
+    } else {
+      for (std::int32_t x = 0; x < run->length; ++x) out[x] = static_cast<float>(load(values[x]));
     }
-    *finite = all_finite;
   }
-};
+  return all_finite;
+}
 
 // One block of at most 8 channels of one image. Returns false where a sum, or the value of a pixel
 // in no superpixel, is not finite.
@@ -75,11 +73,9 @@ bool mean_of_block(const T* values,    // (channels, H, W)
   dispatch_width_avx512<PaintMeans<16>, PaintMeans<32>, PaintMeans<64>>(
       std::as_const(means).data(), superpixels.begin(), superpixels.end(), pixels, channels, out);
   for (std::int64_t j = 0; superpixels.any_outside && j < channels; ++j) {
-    bool kept_finite = true;
-    dispatch<KeepValues>(values + j * pixels, superpixels.begin(), superpixels.end(),
-                         static_cast<std::int32_t>(superpixels.count), out + j * pixels,
-                         &kept_finite);
-    finite = finite && kept_finite;
+    if (!keep_values(values + j * pixels, superpixels.begin(), superpixels.end(), superpixels.count,
+                     out + j * pixels))
+      finite = false;
   }
   return finite;
 }

@@ -5,6 +5,7 @@
 #include "blur.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "class_vector.h"
@@ -30,9 +31,12 @@ struct BlurChains {
     for (std::int64_t w = 0; w < count; ++w) {
       const Chains::Window window = windows[w];
       const Node* chain = entries + window.begin;
-      chain = blur<2>(chain, window.twos, values, stride, in_l2);
-      chain = blur<3>(chain, window.threes, values, stride, in_l2);
-      chain = blur<4>(chain, window.fours, values, stride, in_l2);
+      // float64 is rare, and limited by memory.
+      if constexpr (std::is_same_v<T, float>) {
+        chain = blur<2>(chain, window.twos, values, stride, in_l2);
+        chain = blur<3>(chain, window.threes, values, stride, in_l2);
+        chain = blur<4>(chain, window.fours, values, stride, in_l2);
+      }
       while (chain < entries + window.end) chain = blur_long(chain, values, stride, in_l2);
     }
   }

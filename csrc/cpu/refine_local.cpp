@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "any_type.h"
@@ -121,38 +122,32 @@ void read_photo(const Source& photo,  // (H, W, channels), or (channels, H, W)
                 Real* pixels,         // planes
                 const RefineLocalParams& p, const Planes& planes, Rows rows) {
   const std::int64_t step = p.channels_first ? 1 : p.photo_channels;
-  std::vector<double> values(p.width);
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     for (std::int64_t c = 0; c < p.photo_channels; ++c) {
       const std::int64_t first =
           p.channels_first ? (c * p.height + y) * p.width : y * p.width * p.photo_channels + c;
-      photo.read(first, step, p.width, values.data());
       Real* const row = pixels + planes.offset(y, c);
-      for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(values[x]);
+      photo.read(first, step, p.width, row);
+      for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(row[x]);
       planes.fill_border(row);
     }
   }
 }
 
 // The weights of one row.
-template <LocalAffinity affinity>
 struct RowWeights {
-  // Adds one channel's terms to the sums of a block. The first channel's are the sums.
-  template <bool first, class Real>
-  static CUEKIT_INLINE void add_terms(const Real* const* neighbours, int count, std::int64_t shift,
-                                      const Real* pixel,      // (block)
-                                      const Real* deviation,  // (block)
-                                      Real* sums) {           // (neighbours, block)
-    for (int n = 0; n < count; ++n) {
-      const Real* const row = neighbours[n] + shift;
-      Real* const sum = sums + n * block;
-      for (int j = 0; j < block; ++j) {
-        const Real term = affinity == LocalAffinity::par
-                              ? par_term(row[j], pixel[j], deviation[j])
-                              : pamr_term(row[j], pixel[j], deviation[j]);
-        sum[j] = first ? term : sum[j] + term;
-      }
-    }
+  // Adds one neighbour's terms of a channel to the sums of a block. The first channel's are the
+  // sums.
+  template <class Real, class Term>
+  static CUEKIT_INLINE void add_terms(bool first, const Real* __restrict neighbour,  // (block)
+                                      const Real* __restrict pixel,                  // (block)
+                                      const Real* __restrict deviation,              // (block)
+                                      Real* __restrict sums,                         // (block)
+                                      Term term) {
+    if (first)
+      for (int j = 0; j < block; ++j) sums[j] = term(neighbour[j], pixel[j], deviation[j]);
+    else
+      for (int j = 0; j < block; ++j) sums[j] += term(neighbour[j], pixel[j], deviation[j]);
   }
 
   template <class Real>
@@ -161,16 +156,17 @@ struct RowWeights {
                                 const Real* const* neighbours,  // (neighbours), in plane 0
                                 std::int64_t y,
                                 Real* weights) {  // (blocks, neighbours, block)
-    constexpr bool with_pixel = affinity == LocalAffinity::pamr;
+    const bool par = p->affinity == LocalAffinity::par;
     const int count = p->neighbours();
-    const double dilations = p->dilation_count, samples = p->samples();
+    // How often the pixel itself is among the samples.
+    const double own = par ? 0.0 : p->dilation_count, samples = p->samples();
     for (std::int64_t b = 0; b < planes->blocks; ++b) {
       Real* const w = weights + b * count * block;
       for (std::int64_t c = 0; c < p->photo_channels; ++c) {
         const Real* const pixel = pixels + planes->offset(y, c) + b * block;
         const std::int64_t shift = c * planes->stride + b * block;
         double mean[block], squares[block];
-        for (int j = 0; j < block; ++j) mean[j] = with_pixel ? dilations * pixel[j] : 0.0;
+        for (int j = 0; j < block; ++j) mean[j] = own * pixel[j];
         for (int n = 0; n < count; ++n) {
           const Real* const row = neighbours[n] + shift;
           for (int j = 0; j < block; ++j) mean[j] += row[j];
@@ -178,7 +174,7 @@ struct RowWeights {
         for (int j = 0; j < block; ++j) {
           mean[j] /= samples;
           const double difference = pixel[j] - mean[j];
-          squares[j] = with_pixel ? dilations * (difference * difference) : 0.0;
+          squares[j] = own * (difference * difference);
         }
         for (int n = 0; n < count; ++n) {
           const Real* const row = neighbours[n] + shift;
@@ -190,19 +186,24 @@ struct RowWeights {
         Real deviation[block];
         for (int j = 0; j < block; ++j)
           deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
-        if (c == 0)
-          add_terms<true>(neighbours, count, shift, pixel, deviation, w);
+        const auto add = [&](auto term) {
+          for (int n = 0; n < count; ++n)
+            add_terms(c == 0, neighbours[n] + shift, pixel, deviation, w + n * block, term);
+        };
+        if (par)
+          add(par_term<Real>);
         else
-          add_terms<false>(neighbours, count, shift, pixel, deviation, w);
+          add(pamr_term<Real>);
       }
       Real largest[block];
       double total[block];
       const Real channels = static_cast<Real>(p->photo_channels);
+      std::fill_n(largest, block, -std::numeric_limits<Real>::infinity());
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         for (int j = 0; j < block; ++j) {
           a[j] = mean_of_terms(a[j], channels);
-          largest[j] = n == 0 || largest[j] < a[j] ? a[j] : largest[j];
+          largest[j] = largest[j] < a[j] ? a[j] : largest[j];
         }
       }
       for (int j = 0; j < block; ++j) total[j] = 0.0;
@@ -241,14 +242,8 @@ void find_weights(const Real* pixels,  // planes
   const Real* neighbours[most_neighbours];
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     planes.find_neighbours(p, pixels, y, neighbours);
-    const auto run = [&](auto kernel) {
-      dispatch_avx512<decltype(kernel)>(
-          &p, &planes, pixels, static_cast<const Real* const*>(neighbours), y, weights.row(y));
-    };
-    if (p.affinity == LocalAffinity::par)
-      run(RowWeights<LocalAffinity::par>());
-    else
-      run(RowWeights<LocalAffinity::pamr>());
+    dispatch_avx512<RowWeights>(&p, &planes, pixels, static_cast<const Real* const*>(neighbours), y,
+                                weights.row(y));
   }
 }
 

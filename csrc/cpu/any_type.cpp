@@ -40,6 +40,8 @@ CUEKIT_READ(std::uint8_t)
 
 template void write_values<half>(const float*, std::int64_t, void*);
 template void write_values<float>(const float*, std::int64_t, void*);
+template void write_values<half>(const double*, std::int64_t, void*);
+template void write_values<float>(const double*, std::int64_t, void*);
 template void write_values<double>(const double*, std::int64_t, void*);
 
 }  // namespace cuekit::cpu

@@ -13,8 +13,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <type_traits>
 
+#include "cpu/any_type.h"
+#include "cpu/crf/block.h"
 #include "cpu/crf/blur.h"
 #include "cpu/crf/class_vector.h"
 #include "cpu/crf/lattice.h"
@@ -23,6 +24,7 @@
 #include "cpu/finite.h"
 #include "cpu/float_state.h"
 #include "cpu/interrupt.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
 #include "cpu/workspace.h"
@@ -34,100 +36,108 @@ constexpr int corners = 6;
 constexpr std::int64_t most_channels = 32;
 constexpr std::int64_t patch_pixels = strip_height * Patch::max_columns;
 
-// The simplices of a patch's pixels, and the values of the nodes.
-template <class C>
-struct PatchOfLattice {
-  const Node* nodes;     // (count, corners)
-  const float* weights;  // (count, corners)
-  const float* norms;    // (count): factors of the rows; null: none
-  std::int64_t count;
-  C* values;            // (nodes of the lattice, stride)
-  bool prefetch_nodes;  // the values do not fit in L2
+// Splat and slice for rows of doubles (block.h has them for floats): four channels at a time.
+struct DoubleSimplices {
+  using V = Lanes<double, 4>;
+  const Block& b;
+  double* nodes;  // the values of all nodes
 
-  static constexpr std::int64_t ahead = 16;
-
-  // The values at node k of pixel i.
-  template <class X>
-  CUEKIT_INLINE C* row(std::int64_t i, int k) const {
-    return computed_once(values + nodes[i * corners + k] * X::size);
+  CUEKIT_INLINE double* row(std::int64_t i, int c) const {
+    return computed_once(nodes + b.nodes[i * corners + c] * b.stride);
   }
-  template <class X>
-  CUEKIT_INLINE void prefetch_values(std::int64_t i) const {
-    if (!prefetch_nodes || i + ahead >= count) return;
-    for (int k = 0; k < corners; ++k) prefetch_far(row<X>(i + ahead, k), X::size);
+  // body(i, k) for channels k, k + 1, ... of all points.
+  template <class Body>
+  CUEKIT_INLINE void for_vectors(Body body) const {
+    for (std::int64_t i = 0; i < b.count; ++i) {
+      if (b.prefetches)
+        for (int c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c), b.stride);
+      for (std::int64_t k = 0; k < b.stride; k += V::size) body(i, k);
+    }
+  }
+  CUEKIT_INLINE double weight(std::int64_t i, int c) const {
+    return static_cast<double>(b.weights[i * corners + c]);
+  }
+  CUEKIT_INLINE V normalised(V x, std::int64_t i) const {
+    return b.norms == nullptr ? x : x * static_cast<double>(b.norms[i]);
   }
 };
 
-// Adds rows to their nodes.
-template <class V, int parts>
-struct Splat {
-  using X = ClassVector<V, parts>;
-  using C = typename V::Value;
-  static CUEKIT_INLINE void run(const PatchOfLattice<C>* patch,
-                                const C* rows) {  // (count, stride)
-    const PatchOfLattice<C> p = *patch;
-    for (std::int64_t i = 0; i < p.count; ++i) {
-      p.template prefetch_values<X>(i);
-      X x = X::load(rows + i * X::size);
-      if (p.norms != nullptr) x.multiply(static_cast<C>(p.norms[i]));
-      for (int k = 0; k < corners; ++k) {
-        C* const target = p.template row<X>(i, k);
-        X sum = X::load(target);
-        sum.add(x, static_cast<C>(p.weights[i * corners + k]));
-        sum.store(target);
+struct SplatDoubles {
+  using V = DoubleSimplices::V;
+  static CUEKIT_INLINE void run(const Block* block, const double* rows, double* nodes) {
+    const Block b = *block;
+    const DoubleSimplices simplices{b, nodes};
+    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
+      const V x = simplices.normalised(V::load(rows + i * b.stride + k), i);
+      for (int c = 0; c < corners; ++c) {
+        double* const target = simplices.row(i, c) + k;
+        (V::load(target) + x * simplices.weight(i, c)).store(target);
       }
-    }
+    });
   }
 };
 
-// Writes weighted sums of nodes to rows.
-template <class V, int parts>
-struct Slice {
-  using X = ClassVector<V, parts>;
-  using C = typename V::Value;
-  static CUEKIT_INLINE void run(const PatchOfLattice<C>* patch,
-                                C* rows) {  // (count, stride)
-    const PatchOfLattice<C> p = *patch;
-    for (std::int64_t i = 0; i < p.count; ++i) {
-      p.template prefetch_values<X>(i);
-      X x = X::zero();
-      for (int k = 0; k < corners; ++k)
-        x.add(X::load(p.template row<X>(i, k)), static_cast<C>(p.weights[i * corners + k]));
-      if (p.norms != nullptr) x.multiply(static_cast<C>(p.norms[i]));
-      x.store(rows + i * X::size);
-    }
+struct SliceDoubles {
+  using V = DoubleSimplices::V;
+  static CUEKIT_INLINE void run(const Block* block, double* nodes, double* rows) {
+    const Block b = *block;
+    const DoubleSimplices simplices{b, nodes};
+    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
+      V x = V::zero();
+      for (int c = 0; c < corners; ++c)
+        x = x + V::load(simplices.row(i, c) + k) * simplices.weight(i, c);
+      simplices.normalised(x, i).store(rows + i * b.stride + k);
+    });
   }
 };
+
+// Adds rows (count, stride) to the values of nodes (nodes of the lattice, stride); writes weighted
+// sums of them to rows.
+void splat_rows(std::int64_t channels, Block block, const float* rows, float* nodes) {
+  block.values = nodes;
+  splat(channels, block, rows);
+}
+void splat_rows(std::int64_t, const Block& block, const double* rows, double* nodes) {
+  dispatch<SplatDoubles>(&block, rows, nodes);
+}
+void slice_rows(std::int64_t channels, Block block, float* nodes, float* rows) {
+  block.values = nodes;
+  slice(channels, block, nullptr, nullptr, nullptr, rows);
+}
+void slice_rows(std::int64_t, const Block& block, double* nodes, double* rows) {
+  dispatch<SliceDoubles>(&block, nodes, rows);
+}
 
 // Returns a word whose highest bit is set if any value is not finite or too large. Integer work,
 // which vectorises: a magnitude from the limit on carries into the sign bit.
-template <class T>
-typename float_bits<T>::type out_of_range_bits(const T* values,  // (count)
+template <class C>
+typename float_bits<C>::type out_of_range_bits(const C* values,  // (count)
                                                std::int64_t count) {
-  using Bits = typename float_bits<T>::type;
-  constexpr auto sign = static_cast<Bits>(Bits{1} << (8 * sizeof(T) - 1));
-  // All finite values of float16 are small enough: from infinity on.
-  const auto limit = bit_cast<Bits>(store<T>(largest_filtered_value));
-  const auto room = static_cast<Bits>(sign - limit);
+  using Bits = typename float_bits<C>::type;
+  constexpr Bits sign = Bits{1} << (8 * sizeof(C) - 1);
+  const Bits room = sign - bit_cast<Bits>(static_cast<C>(largest_filtered_value));
   Bits seen = 0;
-  for (std::int64_t i = 0; i < count; ++i)
-    seen |= static_cast<Bits>((bit_cast<Bits>(values[i]) & (sign - 1)) + room);
+  for (std::int64_t i = 0; i < count; ++i) seen |= (bit_cast<Bits>(values[i]) & (sign - 1)) + room;
   return seen;
 }
 
 // From the maps of a patch to the rows of its pixels. Returns false for values that are not finite
 // or too large.
-template <class T, class C>
-bool read_patch(const T* values,  // (channels, N)
+template <class C>
+bool read_patch(const Source& values,  // (channels, N)
                 const Patch& patch, std::int64_t channels,
-                C* rows,  // (pixels of the patch, stride)
+                C* planes,  // (channels, max_columns): scratch
+                C* rows,    // (pixels of the patch, stride)
                 std::int64_t stride) {
-  typename float_bits<T>::type seen = 0;
+  typename float_bits<C>::type seen = 0;
   for (std::int64_t r = 0; r < patch.rows; ++r) {
-    for (std::int64_t k = 0; k < channels; ++k)
-      seen |= out_of_range_bits(values + patch.offset(k, r), patch.columns);
-    transpose(values + patch.offset(0, r), patch.pixels_of_image, channels, patch.columns,
-              rows + r * stride, patch.rows * stride);
+    for (std::int64_t k = 0; k < channels; ++k) {
+      C* const plane = planes + k * Patch::max_columns;
+      values.read(patch.offset(k, r), 1, patch.columns, plane);
+      seen |= out_of_range_bits(plane, patch.columns);
+    }
+    transpose(planes, Patch::max_columns, channels, patch.columns, rows + r * stride,
+              patch.rows * stride);
   }
   return !any_nonfinite(seen);
 }
@@ -143,11 +153,8 @@ void write_patch(const C* rows,  // (pixels of the patch, stride)
 }
 
 // One image, up to most_channels of its channels.
-template <class T>
+template <class C>
 class ChannelFilter {
-  using Out = filtered_type<T>;
-  using C = Out;  // what is computed in
-
  public:
   ChannelFilter(const Lattice& lattice, std::int64_t width, std::int64_t channels, bool adjoint,
                 int threads)
@@ -161,47 +168,36 @@ class ChannelFilter {
                std::int64_t{1} << 19),
         nodes_(lattice.node_count() * stride_) {}
 
-  bool operator()(const T* values,   // (channels, N)
-                  Out* out) const {  // (channels, N)
-    return with_class_group(channels_, [&](auto group) {
-      using Group = decltype(group);
-      if (!splat<Group>(values)) return false;
-      blur_in_place(lattice_, nodes_.get(), channels_,
-                    adjoint_ ? AxisOrder::descending : AxisOrder::ascending,
-                    blur_tasks(lattice_.vertices, threads_), threads_);
-      slice<Group>(out);
-      return true;
-    });
+  bool operator()(const Source& values,  // (channels, N)
+                  C* out) const {        // (channels, N)
+    if (!splat(values)) return false;
+    blur_in_place(lattice_, nodes_.get(), channels_,
+                  adjoint_ ? AxisOrder::descending : AxisOrder::ascending,
+                  blur_tasks(lattice_.vertices, threads_), threads_);
+    slice(out);
+    return true;
   }
 
  private:
-  template <class Group>
-  bool splat(const T* values) const {
-    using Fours = Splat<typename Group::template FourOf<C>, Group::fours>;
-    using Wides = Splat<typename Group::template WideOf<C>, Group::wides>;
+  bool splat(const Source& values) const {
     std::atomic<bool> valid{true};
-    for_bands([&](const Band& band, C* rows) {
+    for_bands([&](const Band& band, C* rows, C* planes) {
       clear(band.first_vertex, band.last_vertex);
       clear(lattice_.vertices + band.first_copy, lattice_.vertices + band.last_copy);
       std::fill_n(rows, patch_pixels * stride_, C{0});  // channels that pad a row stay 0
       for_patches(band, [&](const Patch& patch) {
-        if (!read_patch(values, patch, channels_, rows, stride_)) valid = false;
-        const PatchOfLattice<C> simplices = simplices_of(patch, adjoint_);
-        dispatch_width<Fours, Wides>(&simplices, static_cast<const C*>(rows));
+        if (!read_patch(values, patch, channels_, planes, rows, stride_)) valid = false;
+        splat_rows(channels_, block_of_patch(band, patch, adjoint_), rows, nodes_.get());
       });
     });
     return valid;
   }
 
-  template <class Group>
-  void slice(Out* out) const {
-    using Fours = Slice<typename Group::template FourOf<C>, Group::fours>;
-    using Wides = Slice<typename Group::template WideOf<C>, Group::wides>;
-    for_bands([&](const Band& band, C* rows) {
+  void slice(C* out) const {
+    for_bands([&](const Band& band, C* rows, C*) {
       for_patches(band, [&](const Patch& patch) {
-        const PatchOfLattice<C> simplices = simplices_of(patch, !adjoint_);
-        dispatch_width<Fours, Wides>(&simplices, rows);
-        write_patch(static_cast<const C*>(rows), stride_, patch, channels_, out);
+        slice_rows(channels_, block_of_patch(band, patch, !adjoint_), nodes_.get(), rows);
+        write_patch(rows, stride_, patch, channels_, out);
       });
     });
   }
@@ -210,8 +206,8 @@ class ChannelFilter {
   void for_bands(const Body& body) const {
     parallel_for(static_cast<std::int64_t>(lattice_.bands.size()), threads_, [&](std::int64_t b) {
       const DenormalsFlushed state;
-      const Workspace<C> rows(patch_pixels * stride_);
-      body(lattice_.bands.data()[b], rows.get());
+      const Workspace<C> rows(patch_pixels * stride_), planes(channels_ * Patch::max_columns);
+      body(lattice_.bands.data()[b], rows.get(), planes.get());
     });
   }
 
@@ -226,15 +222,17 @@ class ChannelFilter {
     }
   }
 
-  PatchOfLattice<C> simplices_of(const Patch& patch, bool normalised) const {
+  Block block_of_patch(const Band& band, const Patch& patch, bool normalised) const {
     const std::int64_t first = patch.first_pixel();
     const float* const norms = lattice_.norms.get();
     return {lattice_.nodes.get() + first * corners,
             lattice_.weights.get() + first * corners,
             norms == nullptr || !normalised ? nullptr : norms + first,
+            nullptr,
+            corners,
             patch.pixels(),
-            nodes_.get(),
-            !in_l2_};
+            stride_,
+            !in_l2_ && first + patch.pixels() + Block::ahead <= band.last_pixel};
   }
 
   void clear(std::int64_t first, std::int64_t last) const {
@@ -262,9 +260,9 @@ bool bilateral_filter(const T* values, const std::uint8_t* photos, filtered_type
                                               p.srgb, 1.0f, normalisation, threads);
     for (std::int64_t k = 0; k < p.channels; k += most_channels) {
       const std::int64_t map = (b * p.channels + k) * pixels;
-      const ChannelFilter<T> filter(lattice, p.width, std::min(most_channels, p.channels - k),
-                                    p.adjoint, threads);
-      if (!filter(values + map, out + map)) valid = false;
+      const ChannelFilter<filtered_type<T>> filter(
+          lattice, p.width, std::min(most_channels, p.channels - k), p.adjoint, threads);
+      if (!filter(Source(values + map), out + map)) valid = false;
     }
   });
   return valid;

@@ -15,10 +15,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <utility>
 #include <vector>
 
-#include "finite.h"
+#include "any_type.h"
 #include "float_state.h"
 #include "lanes.h"
 #include "parallel.h"
@@ -232,17 +233,25 @@ void step(const Transition<C>& transition, const Recurrence<C>& recurrence, int 
   });
 }
 
-// Takes a value of a boundary or an affinity, and notes whether it is valid.
-template <class E>
-struct Clip {
-  double lowest = load(store<E>(-rounding_tolerance));
-  double largest = load(store<E>(1.0 + rounding_tolerance));
-  bool valid = true;
+// The arrays of a call.
+struct Arrays {
+  Source maps;             // (B, C, h, w)
+  Source given;            // a boundary (B, h, w), or affinities (B, K, h, w)
+  bool has_boundary;       // which of them
+  double lowest, largest;  // that is valid in `given`: rounding may have left [0, 1]
+  Target<double> out;      // (B, C, h, w)
+  double largest_of_out;
 
-  double operator()(E value) {
-    const double wide = load(value);
-    if (!(wide >= lowest && wide <= largest)) valid = false;
-    return clipped(wide);
+  // Reads `count` values of `given` from number `first` on, clipped. Returns false if one is not
+  // valid.
+  bool read_given(std::int64_t first, std::int64_t count, double* values) const {
+    given.read(first, 1, count, values);
+    bool valid = true;
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (!(values[i] >= lowest && values[i] <= largest)) valid = false;
+      values[i] = clipped(values[i]);
+    }
+    return valid;
   }
 };
 
@@ -269,8 +278,9 @@ struct LeastOnPaths {
 };
 
 // Returns false if a value is not valid.
-template <class C, class E>
-bool affinities_from_boundary(const E* boundary,  // (h, w)
+template <class C>
+bool affinities_from_boundary(const Arrays& arrays,
+                              std::int64_t first,  // value of the boundary
                               const Transition<C>& transition, double beta, int threads) {
   const Grid& grid = transition.grid;
   // (1 - boundary)^beta. Powers keep the order, so they are taken before the minimum. Outside the
@@ -279,11 +289,10 @@ bool affinities_from_boundary(const E* boundary,  // (h, w)
   C* const passable = transition.first_cell(plane);
   std::atomic<bool> valid{true};
   parallel_for(grid.height, threads, [&](std::int64_t y) {
-    Clip<E> clip;
+    std::vector<double> row(grid.width);
+    if (!arrays.read_given(first + y * grid.width, grid.width, row.data())) valid = false;
     for (std::int64_t x = 0; x < grid.width; ++x)
-      passable[y * grid.pitch + x] =
-          static_cast<C>(affinity_power(1.0 - clip(boundary[y * grid.width + x]), beta));
-    if (!clip.valid) valid = false;
+      passable[y * grid.pitch + x] = static_cast<C>(affinity_power(1.0 - row[x], beta));
   });
   parallel_for(grid.height, threads, [&](std::int64_t y) {
     dispatch<LeastOnPaths>(&transition, static_cast<const C*>(passable + y * grid.pitch),
@@ -293,27 +302,28 @@ bool affinities_from_boundary(const E* boundary,  // (h, w)
 }
 
 // Returns false if a value is not valid, also of a pair that does not exist.
-template <class C, class E>
-bool affinities_as_given(const E* given,  // (K, h, w)
+template <class C>
+bool affinities_as_given(const Arrays& arrays,
+                         std::int64_t first,  // value of the affinities
                          std::int64_t planes, const Transition<C>& transition, double beta,
                          int threads) {
   const Grid& grid = transition.grid;
-  const std::int64_t cells = grid.height * grid.width;
+  const Offsets& offsets = transition.offsets;
   std::atomic<bool> valid{true};
   parallel_for(grid.height, threads, [&](std::int64_t y) {
-    Clip<E> clip;
-    for (std::int64_t k = 0; k < planes; ++k)
-      for (std::int64_t x = 0; x < grid.width; ++x) clip(given[k * cells + y * grid.width + x]);
-    for (int i = 0; i < transition.offsets.count; ++i) {
-      const Offset& offset = transition.offsets.items[i];
-      if (y + offset.dy >= grid.height) continue;
-      const E* const values = given + offset.k * cells + y * grid.width;
+    std::vector<double> values(grid.width);
+    int i = 0;  // the next offset
+    for (std::int64_t k = 0; k < planes; ++k) {
+      const std::int64_t here = first + (k * grid.height + y) * grid.width;
+      if (!arrays.read_given(here, grid.width, values.data())) valid = false;
+      if (i == offsets.count || offsets.items[i].k != k) continue;
       C* const row = transition.affinities + y * grid.row_of_affinities + i * grid.pitch;
+      const Offset& offset = offsets.items[i++];
+      if (y + offset.dy >= grid.height) continue;
       const std::int64_t end = std::min<std::int64_t>(grid.width, grid.width - offset.dx);
       for (std::int64_t x = std::max(0, -offset.dx); x < end; ++x)
-        row[x] = static_cast<C>(affinity_power(clipped(load(values[x])), beta));
+        row[x] = static_cast<C>(affinity_power(values[x], beta));
     }
-    if (!clip.valid) valid = false;
   });
   return valid;
 }
@@ -334,11 +344,10 @@ struct FindFactors {
   }
 };
 
-// Returns false if a value is not finite.
-template <class T, class E, class C>
-bool walk(const T* maps,      // (count, h, w)
-          const E* boundary,  // (h, w), or null
-          T* out,             // (count, h, w)
+// Some maps of image b. Returns false if a value is not finite.
+template <class C>
+bool walk(const Arrays& arrays, std::int64_t b,
+          std::int64_t first,  // value of the maps
           std::int64_t count, const std::vector<double>& weights, const Transition<C>& transition,
           int threads) {
   const Grid& grid = transition.grid;
@@ -350,16 +359,16 @@ bool walk(const T* maps,      // (count, h, w)
   std::atomic<bool> finite{true};
   parallel_for(count * grid.height, threads, [&](std::int64_t task) {
     const std::int64_t m = task / grid.height, y = task % grid.height;
-    const T* const row = maps + task * grid.width;
+    const std::int64_t here = first + task * grid.width;
+    std::vector<double> row(grid.width), boundary(grid.width);
+    if (!arrays.maps.finite(here, grid.width)) finite = false;
+    arrays.maps.read(here, 1, grid.width, row.data());
+    if (arrays.has_boundary)
+      arrays.read_given((b * grid.height + y) * grid.width, grid.width, boundary.data());
     C* const scaled = source + m * grid.plane + y * grid.pitch;
     C* const sum = sums.get() + task * grid.columns;
-    if (any_nonfinite(nonfinite_bits(row, grid.width))) finite = false;
-    for (std::int64_t x = 0; x < grid.width; ++x) {
-      const double share =
-          boundary == nullptr ? 1.0 : 1.0 - clipped(load(boundary[y * grid.width + x]));
-      scaled[x] = scaled_down(row[x], share);
-      sum[x] = scaled[x];
-    }
+    for (std::int64_t x = 0; x < grid.width; ++x)
+      sum[x] = scaled[x] = static_cast<C>(scaled_down(row[x], 1.0 - boundary[x]));
   });
   if (!finite) return false;
   for (std::size_t k = 0; k < weights.size(); ++k) {
@@ -369,31 +378,29 @@ bool walk(const T* maps,      // (count, h, w)
     std::swap(source, target);
   }
   parallel_for(count * grid.height, threads, [&](std::int64_t task) {
-    const C* const row = sums.get() + task * grid.columns;
-    for (std::int64_t x = 0; x < grid.width; ++x) out[task * grid.width + x] = scaled_up<T>(row[x]);
+    const C* const sum = sums.get() + task * grid.columns;
+    std::vector<double> row(grid.width);
+    for (std::int64_t x = 0; x < grid.width; ++x)
+      row[x] = std::clamp(scaled_up<double>(sum[x]), -arrays.largest_of_out, arrays.largest_of_out);
+    arrays.out.write(row.data(), first + task * grid.width, grid.width);
   });
   return true;
 }
 
-}  // namespace
-
-template <class T, class E>
-bool random_walk(const T* maps,        // (B, C, h, w)
-                 const E* boundary,    // (B, h, w)
-                 const E* affinities,  // (B, K, h, w)
-                 T* out,               // (B, C, h, w)
-                 const RandomWalkParams& p, Context& context) {
+// A batch, computed in C. Returns false if a value is not valid.
+template <class C>
+bool walk_on_images(const Arrays& arrays, const RandomWalkParams& p, int all_threads) {
   const Offsets offsets = all_offsets(p.radius, p.height, p.width);
-  const std::vector<double> weights = walk_weights(p.steps, walk_tolerance<walk_type<T>>);
+  const std::vector<double> weights = walk_weights(p.steps, walk_tolerance<C>);
   const std::int64_t cells = p.height * p.width;
   const std::int64_t passes = (p.channels + maps_at_a_time - 1) / maps_at_a_time;
   std::atomic<bool> valid{true};
-  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const Transition<walk_type<T>> transition(offsets, p.height, p.width);
-    const E* const image = boundary == nullptr ? nullptr : boundary + b * cells;
-    if (!(image != nullptr ? affinities_from_boundary(image, transition, p.beta, threads)
-                           : affinities_as_given(affinities + b * p.offsets * cells, p.offsets,
-                                                 transition, p.beta, threads))) {
+  for_each_image(p.batch, all_threads, [&](std::int64_t b, int threads) {
+    const Transition<C> transition(offsets, p.height, p.width);
+    if (!(arrays.has_boundary
+              ? affinities_from_boundary(arrays, b * cells, transition, p.beta, threads)
+              : affinities_as_given(arrays, b * p.offsets * cells, p.offsets, transition, p.beta,
+                                    threads))) {
       valid = false;
       return;
     }
@@ -402,11 +409,26 @@ bool random_walk(const T* maps,        // (B, C, h, w)
       const std::int64_t begin = pass * p.channels / passes;
       const std::int64_t end = (pass + 1) * p.channels / passes;
       const std::int64_t first = (b * p.channels + begin) * cells;
-      if (!walk(maps + first, image, out + first, end - begin, weights, transition, threads))
-        valid = false;
+      if (!walk(arrays, b, first, end - begin, weights, transition, threads)) valid = false;
     }
   });
   return valid;
+}
+
+}  // namespace
+
+template <class T, class E>
+bool random_walk(const T* maps, const E* boundary, const E* affinities, T* out,
+                 const RandomWalkParams& p, Context& context) {
+  using C = walk_type<T>;
+  const Arrays arrays{Source(maps),
+                      Source(boundary != nullptr ? boundary : affinities),
+                      boundary != nullptr,
+                      load(store<E>(-rounding_tolerance)),
+                      load(store<E>(1.0 + rounding_tolerance)),
+                      Target<double>(out),
+                      load(scaled_up<T>(std::numeric_limits<C>::max()))};
+  return walk_on_images<C>(arrays, p, context.threads);
 }
 
 #define CUEKIT_RANDOM_WALK(T, E) \

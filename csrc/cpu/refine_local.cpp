@@ -26,9 +26,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
-#include "finite.h"
+#include "any_type.h"
 #include "float_state.h"
 #include "lanes.h"
 #include "parallel.h"
@@ -116,41 +117,37 @@ void for_rows(std::int64_t height, int threads, Body&& body) {
 
 // ---- weights ----
 
-template <class P, class Real>
-void read_photo(const P* photo,  // (H, W, channels), or (channels, H, W)
-                Real* pixels,    // planes
+template <class Real>
+void read_photo(const Source& photo,  // (H, W, channels), or (channels, H, W)
+                Real* pixels,         // planes
                 const RefineLocalParams& p, const Planes& planes, Rows rows) {
   const std::int64_t step = p.channels_first ? 1 : p.photo_channels;
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     for (std::int64_t c = 0; c < p.photo_channels; ++c) {
-      const P* source = photo + (p.channels_first ? (c * p.height + y) * p.width
-                                                  : y * p.width * p.photo_channels + c);
+      const std::int64_t first =
+          p.channels_first ? (c * p.height + y) * p.width : y * p.width * p.photo_channels + c;
       Real* const row = pixels + planes.offset(y, c);
-      for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(source[x * step]);
+      photo.read(first, step, p.width, row);
+      for (std::int64_t x = 0; x < p.width; ++x) row[x] = photo_value<Real>(row[x]);
       planes.fill_border(row);
     }
   }
 }
 
 // The weights of one row.
-template <LocalAffinity affinity>
 struct RowWeights {
-  // Adds one channel's terms to the sums of a block. The first channel's are the sums.
-  template <bool first, class Real>
-  static CUEKIT_INLINE void add_terms(const Real* const* neighbours, int count, std::int64_t shift,
-                                      const Real* pixel,      // (block)
-                                      const Real* deviation,  // (block)
-                                      Real* sums) {           // (neighbours, block)
-    for (int n = 0; n < count; ++n) {
-      const Real* const row = neighbours[n] + shift;
-      Real* const sum = sums + n * block;
-      for (int j = 0; j < block; ++j) {
-        const Real term = affinity == LocalAffinity::par
-                              ? par_term(row[j], pixel[j], deviation[j])
-                              : pamr_term(row[j], pixel[j], deviation[j]);
-        sum[j] = first ? term : sum[j] + term;
-      }
-    }
+  // Adds one neighbour's terms of a channel to the sums of a block. The first channel's are the
+  // sums.
+  template <class Real, class Term>
+  static CUEKIT_INLINE void add_terms(bool first, const Real* __restrict neighbour,  // (block)
+                                      const Real* __restrict pixel,                  // (block)
+                                      const Real* __restrict deviation,              // (block)
+                                      Real* __restrict sums,                         // (block)
+                                      Term term) {
+    if (first)
+      for (int j = 0; j < block; ++j) sums[j] = term(neighbour[j], pixel[j], deviation[j]);
+    else
+      for (int j = 0; j < block; ++j) sums[j] += term(neighbour[j], pixel[j], deviation[j]);
   }
 
   template <class Real>
@@ -159,16 +156,17 @@ struct RowWeights {
                                 const Real* const* neighbours,  // (neighbours), in plane 0
                                 std::int64_t y,
                                 Real* weights) {  // (blocks, neighbours, block)
-    constexpr bool with_pixel = affinity == LocalAffinity::pamr;
+    const bool par = p->affinity == LocalAffinity::par;
     const int count = p->neighbours();
-    const double dilations = p->dilation_count, samples = p->samples();
+    // How often the pixel itself is among the samples.
+    const double own = par ? 0.0 : p->dilation_count, samples = p->samples();
     for (std::int64_t b = 0; b < planes->blocks; ++b) {
       Real* const w = weights + b * count * block;
       for (std::int64_t c = 0; c < p->photo_channels; ++c) {
         const Real* const pixel = pixels + planes->offset(y, c) + b * block;
         const std::int64_t shift = c * planes->stride + b * block;
         double mean[block], squares[block];
-        for (int j = 0; j < block; ++j) mean[j] = with_pixel ? dilations * pixel[j] : 0.0;
+        for (int j = 0; j < block; ++j) mean[j] = own * pixel[j];
         for (int n = 0; n < count; ++n) {
           const Real* const row = neighbours[n] + shift;
           for (int j = 0; j < block; ++j) mean[j] += row[j];
@@ -176,7 +174,7 @@ struct RowWeights {
         for (int j = 0; j < block; ++j) {
           mean[j] /= samples;
           const double difference = pixel[j] - mean[j];
-          squares[j] = with_pixel ? dilations * (difference * difference) : 0.0;
+          squares[j] = own * (difference * difference);
         }
         for (int n = 0; n < count; ++n) {
           const Real* const row = neighbours[n] + shift;
@@ -188,19 +186,24 @@ struct RowWeights {
         Real deviation[block];
         for (int j = 0; j < block; ++j)
           deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
-        if (c == 0)
-          add_terms<true>(neighbours, count, shift, pixel, deviation, w);
+        const auto add = [&](auto term) {
+          for (int n = 0; n < count; ++n)
+            add_terms(c == 0, neighbours[n] + shift, pixel, deviation, w + n * block, term);
+        };
+        if (par)
+          add(par_term<Real>);
         else
-          add_terms<false>(neighbours, count, shift, pixel, deviation, w);
+          add(pamr_term<Real>);
       }
       Real largest[block];
       double total[block];
       const Real channels = static_cast<Real>(p->photo_channels);
+      std::fill_n(largest, block, -std::numeric_limits<Real>::infinity());
       for (int n = 0; n < count; ++n) {
         Real* const a = w + n * block;
         for (int j = 0; j < block; ++j) {
           a[j] = mean_of_terms(a[j], channels);
-          largest[j] = n == 0 || largest[j] < a[j] ? a[j] : largest[j];
+          largest[j] = largest[j] < a[j] ? a[j] : largest[j];
         }
       }
       for (int j = 0; j < block; ++j) total[j] = 0.0;
@@ -239,41 +242,35 @@ void find_weights(const Real* pixels,  // planes
   const Real* neighbours[most_neighbours];
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     planes.find_neighbours(p, pixels, y, neighbours);
-    const auto run = [&](auto kernel) {
-      dispatch_avx512<decltype(kernel)>(
-          &p, &planes, pixels, static_cast<const Real* const*>(neighbours), y, weights.row(y));
-    };
-    if (p.affinity == LocalAffinity::par)
-      run(RowWeights<LocalAffinity::par>());
-    else
-      run(RowWeights<LocalAffinity::pamr>());
+    dispatch_avx512<RowWeights>(&p, &planes, pixels, static_cast<const Real* const*>(neighbours), y,
+                                weights.row(y));
   }
 }
 
 // ---- maps ----
 
 // Reads a group of maps at the photo's size.
-template <class T, class Real>
-void read_maps(const T* maps,             // (count, h, w)
+template <class Real>
+void read_maps(const Source& maps,        // (count, h, w)
                const CornerTap* columns,  // (W)
                Real* values,              // planes
                const RefineLocalParams& p, const Planes& planes, Rows rows) {
-  std::vector<double> between(p.in_width);
+  std::vector<double> low(p.in_width), high(p.in_width);
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     const CornerTap tap = corner_tap(y, p.in_height, p.height);
     for (std::int64_t k = 0; k < planes.count; ++k) {
-      const T* const low = maps + (k * p.in_height + tap.low) * p.in_width;
-      const T* const high = maps + (k * p.in_height + tap.high) * p.in_width;
+      const std::int64_t map = k * p.in_height;
       Real* const row = values + planes.offset(y, k);
       if (tap.weight == 0.0 && p.in_width == p.width) {
-        for (std::int64_t x = 0; x < p.width; ++x) row[x] = static_cast<Real>(load(low[x]));
+        maps.read((map + tap.low) * p.in_width, 1, p.width, row);
       } else {
+        maps.read((map + tap.low) * p.in_width, 1, p.in_width, low.data());
+        maps.read((map + tap.high) * p.in_width, 1, p.in_width, high.data());
         for (std::int64_t x = 0; x < p.in_width; ++x)
-          between[x] = interpolate(load(low[x]), load(high[x]), tap.weight);
+          low[x] = interpolate(low[x], high[x], tap.weight);
         for (std::int64_t x = 0; x < p.width; ++x) {
           const CornerTap& column = columns[x];
-          row[x] = static_cast<Real>(
-              interpolate(between[column.low], between[column.high], column.weight));
+          row[x] = static_cast<Real>(interpolate(low[column.low], low[column.high], column.weight));
         }
       }
       planes.fill_border(row);
@@ -309,45 +306,43 @@ struct RefineRow {
   }
 };
 
+// The same for `count` maps, at most `maps`.
 template <int maps, class Real>
-void iterate_maps(Weights<Real> weights,
-                  const Real* source,  // planes
-                  Real* target,        // planes
-                  const RefineLocalParams& p, const Planes& planes, Rows rows) {
+void refine_row(std::int64_t map_count, const Real* weights, const Real* const* neighbours,
+                std::int64_t blocks, int count, std::int64_t stride, Real* target) {
+  if constexpr (maps > 1)
+    if (map_count < maps)
+      return refine_row<maps - 1>(map_count, weights, neighbours, blocks, count, stride, target);
+  dispatch_width_avx512<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
+      weights, neighbours, blocks, count, stride, target);
+}
+
+// One iteration of a group of maps.
+template <class Real>
+void iterate(const Weights<Real>& weights,
+             const Real* source,  // planes
+             Real* target,        // planes
+             const RefineLocalParams& p, const Planes& planes, Rows rows) {
   const Real* neighbours[most_neighbours];
   for (std::int64_t y = rows.first; y < rows.end; ++y) {
     planes.find_neighbours(p, source, y, neighbours);
     Real* const row = target + planes.offset(y, 0);
-    dispatch_width_avx512<RefineRow<16, maps>, RefineRow<32, maps>, RefineRow<64, maps>>(
-        static_cast<const Real*>(weights.row(y)), static_cast<const Real* const*>(neighbours),
-        planes.blocks, p.neighbours(), planes.stride, row);
-    for (int k = 0; k < maps; ++k) planes.fill_border(row + k * planes.stride);
+    refine_row<most_maps, Real>(planes.count, weights.row(y), neighbours, planes.blocks,
+                                p.neighbours(), planes.stride, row);
+    for (std::int64_t k = 0; k < planes.count; ++k) planes.fill_border(row + k * planes.stride);
   }
 }
 
-// The same for a group of planes.count maps, at most `maps`.
-template <int maps = most_maps, class Real>
-void iterate(Weights<Real> weights, const Real* source, Real* target, const RefineLocalParams& p,
-             const Planes& planes, Rows rows) {
-  if constexpr (maps > 1)
-    if (planes.count < maps) return iterate<maps - 1>(weights, source, target, p, planes, rows);
-  iterate_maps<maps>(weights, source, target, p, planes, rows);
-}
-
 // Returns false if a result is not finite.
-template <class T, class Real>
-bool write_maps(const Real* values,  // planes
-                T* out,              // (count, H, W)
+template <class Real>
+bool write_maps(const Real* values,       // planes
+                const Target<Real>& out,  // (count, H, W)
                 const RefineLocalParams& p, const Planes& planes, Rows rows) {
   bool all_finite = true;
   for (std::int64_t k = 0; k < planes.count; ++k) {
-    for (std::int64_t y = rows.first; y < rows.end; ++y) {
-      const Real* const row = values + planes.offset(y, k);
-      T* const target = out + (k * p.height + y) * p.width;
-      for (std::int64_t x = 0; x < p.width; ++x) target[x] = store<T>(row[x]);
-    }
-    const T* const written = out + (k * p.height + rows.first) * p.width;
-    if (any_nonfinite(nonfinite_bits(written, (rows.end - rows.first) * p.width)))
+    for (std::int64_t y = rows.first; y < rows.end; ++y)
+      out.write(values + planes.offset(y, k), (k * p.height + y) * p.width, p.width);
+    if (!out.finite((k * p.height + rows.first) * p.width, (rows.end - rows.first) * p.width))
       all_finite = false;
   }
   return all_finite;
@@ -372,29 +367,29 @@ std::vector<Group> divide(std::int64_t channels) {
 }
 
 // What all steps of one photo and its maps need.
-template <class T, class P>
+template <class Real>
 struct Photo {
-  const T* maps;             // (C, h, w)
+  Source maps;               // (C, h, w)
   const CornerTap* columns;  // (W)
-  const P* photo;            // (H, W, channels), or (channels, H, W)
-  T* out;                    // (C, H, W)
+  Source photo;              // (H, W, channels), or (channels, H, W)
+  Target<Real> out;          // (C, H, W)
   const RefineLocalParams& p;
   const std::vector<Group>& groups;
   int threads;
 
-  const T* maps_of(const Group& group) const {
-    return maps + group.first * p.in_height * p.in_width;
+  Source maps_of(const Group& group) const {
+    return maps.from(group.first * p.in_height * p.in_width);
   }
-  T* out_of(const Group& group) const { return out + group.first * p.height * p.width; }
+  Target<Real> out_of(const Group& group) const {
+    return out.from(group.first * p.height * p.width);
+  }
 };
 
 // Whole maps, iteration by iteration and group by group.
-template <class T, class P>
+template <class Real>
 class InSweeps {
  public:
-  using Real = refine_type<T>;
-
-  explicit InSweeps(const Photo<T, P>& of)
+  explicit InSweeps(const Photo<Real>& of)
       : of_(of),
         photo_planes_(of.p, of.p.photo_channels, of.p.height),
         weights_{nullptr, of.p.height, photo_planes_.blocks * of.p.neighbours() * block} {
@@ -429,9 +424,8 @@ class InSweeps {
         read_maps(of_.maps_of(group), of_.columns, source, p, planes, rows);
       });
       for (std::int64_t i = 0; i < p.iterations; ++i) {
-        for_rows(p.height, of_.threads, [&](Rows rows) {
-          iterate<most_maps, Real>(weights_, source, target, p, planes, rows);
-        });
+        for_rows(p.height, of_.threads,
+                 [&](Rows rows) { iterate<Real>(weights_, source, target, p, planes, rows); });
         std::swap(source, target);
       }
       for_rows(p.height, of_.threads, [&](Rows rows) {
@@ -442,7 +436,7 @@ class InSweeps {
   }
 
  private:
-  const Photo<T, P>& of_;
+  const Photo<Real>& of_;
   Planes photo_planes_;
   Weights<Real> weights_;
   std::int64_t map_size_ = 0;
@@ -456,12 +450,10 @@ class InSweeps {
 //   iteration i of n, from 1    w - 1 - 2 i
 //   writing                     w - 2 - 2 n
 // What a step reads was complete before the wave, so the steps of a wave are independent tasks.
-template <class T, class P>
+template <class Real>
 class InWaves {
  public:
-  using Real = refine_type<T>;
-
-  explicit InWaves(const Photo<T, P>& of)
+  explicit InWaves(const Photo<Real>& of)
       : of_(of),
         chunk_(round_up(std::clamp<std::int64_t>(
                             *std::max_element(of.p.dilations, of.p.dilations + of.p.dilation_count),
@@ -522,15 +514,15 @@ class InWaves {
     if (i == 0)
       return read_maps(of_.maps_of(group), of_.columns, values[0], p, planes, rows_at(wave - 1));
     if (i <= p.iterations)
-      return iterate<most_maps, Real>(weights_, values[i - 1], values[i], p, planes,
-                                      rows_at(wave - 1 - 2 * i));
+      return iterate<Real>(weights_, values[i - 1], values[i], p, planes,
+                           rows_at(wave - 1 - 2 * i));
     const Rows rows = rows_at(wave - 2 - 2 * p.iterations);
     if (rows.first < rows.end &&
         !write_maps(values[p.iterations], of_.out_of(group), p, planes, rows))
       finite_ = false;
   }
 
-  const Photo<T, P>& of_;
+  const Photo<Real>& of_;
   std::int64_t chunk_;  // rows
   Planes photo_planes_;
   Weights<Real> weights_;
@@ -540,14 +532,39 @@ class InWaves {
   std::atomic<bool> finite_{true};
 };
 
-template <class T>
-bool all_finite(const T* values, std::int64_t count, int threads) {
+bool all_finite(const Source& values, std::int64_t count, int threads) {
   constexpr std::int64_t part = 1 << 16;
   std::atomic<bool> finite{true};
   parallel_for((count + part - 1) / part, threads, [&](std::int64_t i) {
     const std::int64_t begin = i * part;
-    if (any_nonfinite(nonfinite_bits(values + begin, std::min(part, count - begin))))
-      finite = false;
+    if (!values.finite(begin, std::min(part, count - begin))) finite = false;
+  });
+  return finite;
+}
+
+// A batch. Returns false if a value that is read or written is not finite.
+template <class Real>
+bool refine(const Source& maps, const Source& photos, const Target<Real>& out,
+            const RefineLocalParams& p, int all_threads) {
+  const std::int64_t in_pixels = p.in_height * p.in_width, pixels = p.height * p.width;
+  if (!all_finite(maps, p.batch * p.channels * in_pixels, all_threads)) return false;
+  if (!all_finite(photos, p.batch * p.photo_channels * pixels, all_threads)) return false;
+  std::vector<CornerTap> columns;
+  for (std::int64_t x = 0; x < p.width; ++x) columns.push_back(corner_tap(x, p.in_width, p.width));
+  const std::vector<Group> groups = divide(p.channels);
+  std::atomic<bool> finite{true};
+  for_each_image(p.batch, all_threads, [&](std::int64_t b, int threads) {
+    const Photo<Real> photo{maps.from(b * p.channels * in_pixels),
+                            columns.data(),
+                            photos.from(b * p.photo_channels * pixels),
+                            out.from(b * p.channels * pixels),
+                            p,
+                            groups,
+                            threads};
+    InSweeps<Real> sweeps(photo);
+    InWaves<Real> waves(photo);
+    const bool large = p.iterations > 0 && 2 * waves.size() <= sweeps.size();
+    if (!(large ? waves.run() : sweeps.run())) finite = false;
   });
   return finite;
 }
@@ -555,32 +572,10 @@ bool all_finite(const T* values, std::int64_t count, int threads) {
 }  // namespace
 
 template <class T, class P>
-bool refine_local(const T* maps,    // (B, C, h, w)
-                  const P* photos,  // (B, H, W, channels), or (B, channels, H, W)
-                  T* out,           // (B, C, H, W)
-                  const RefineLocalParams& p, Context& context) {
-  const std::int64_t in_pixels = p.in_height * p.in_width, pixels = p.height * p.width;
-  if (!all_finite(maps, p.batch * p.channels * in_pixels, context.threads)) return false;
-  if constexpr (!std::is_same_v<P, std::uint8_t>)
-    if (!all_finite(photos, p.batch * p.photo_channels * pixels, context.threads)) return false;
-  std::vector<CornerTap> columns;
-  for (std::int64_t x = 0; x < p.width; ++x) columns.push_back(corner_tap(x, p.in_width, p.width));
-  const std::vector<Group> groups = divide(p.channels);
-  std::atomic<bool> finite{true};
-  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const Photo<T, P> photo{maps + b * p.channels * in_pixels,
-                            columns.data(),
-                            photos + b * p.photo_channels * pixels,
-                            out + b * p.channels * pixels,
-                            p,
-                            groups,
-                            threads};
-    InSweeps<T, P> sweeps(photo);
-    InWaves<T, P> waves(photo);
-    const bool large = p.iterations > 0 && 2 * waves.size() <= sweeps.size();
-    if (!(large ? waves.run() : sweeps.run())) finite = false;
-  });
-  return finite;
+bool refine_local(const T* maps, const P* photos, T* out, const RefineLocalParams& p,
+                  Context& context) {
+  using Real = refine_type<T>;
+  return refine<Real>(Source(maps), Source(photos), Target<Real>(out), p, context.threads);
 }
 
 #define CUEKIT_INSTANTIATE(T)                                                                 \

@@ -2,13 +2,15 @@
 //
 // pairwise and dcsm process pixels in tiles of 128. A tile holds the present classes' values as
 // float64 and stays in L1 while each class is compared with each other. What a mode computes for a
-// tile is in a kernel of its own: PairwiseTile, or FewTile for up to four classes; AloneTile where
-// only one class is present. FewTile, and StrongestTile, read the maps themselves. dcsm
-// needs maxima over the whole image, so it makes three passes: the maxima of all differences
-// (PairMaxima), the sums D and their maxima (PairTanh), the results (LastTanh). Maxima are taken by
-// chunk and then over the chunks; a maximum is exact, so any number of threads gives the same bits.
-// Where a maximum exceeds the range of float64, a pass in between computes the maxima of half the
-// differences, and HalvedPairTanh takes the place of PairTanh.
+// tile is in a kernel of its own, which knows nothing of the maps' type. FewTile, TwoTile and
+// StrongestTile read the maps themselves. dcsm needs maxima over the whole image, so it makes three
+// passes: the maxima of all differences (PairMaxima), the sums D and their maxima (PairTanh), the
+// results (LastTanh). Maxima are taken by chunk and then over the chunks; a maximum is exact, so
+// any number of threads gives the same bits. Where a maximum exceeds the range of float64, a pass
+// in between computes the maxima of half the differences, and HalvedPairTanh takes the place of
+// PairTanh.
+//
+// Maps of float16 are read as float32, a tile at a time.
 #include "cuekit/subtract.h"
 
 #include <algorithm>
@@ -22,6 +24,7 @@
 #include <vector>
 
 #include "finite.h"
+#include "half_rows.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "simd.h"
@@ -34,6 +37,9 @@ constexpr std::int64_t tile_size = 128;
 // Between the rows of a tile, in values: one cache line more, because rows that begin at multiples
 // of 1024 bytes would share a quarter of L1.
 constexpr std::int64_t tile_stride = tile_size + 8;
+// Pixels of StrongestTile and TwoTile: their two largest values stay in L1, and their maps in L2
+// until they are read again.
+constexpr std::int64_t wide_tile_size = 1024;
 
 // max(value, 0) with integer operations: an arithmetic shift copies the sign bit to all bits, which
 // then mask the value. A floating comparison has to handle NaN and signed zeros, and compilers emit
@@ -49,33 +55,51 @@ CUEKIT_INLINE V positive(V value) {
 // whatever the divisor.
 CUEKIT_INLINE double divisor(double maximum) { return maximum > 0.0 ? maximum : 1.0; }
 
+// Pixels [begin, begin + count) of a map.
+template <class T>
+CUEKIT_INLINE const T* pixels_of(const void* map, std::int64_t begin) {
+  return static_cast<const T*>(map) + begin;
+}
+template <class T>
+CUEKIT_INLINE T* pixels_of(void* map, std::int64_t begin) {
+  return static_cast<T*>(map) + begin;
+}
+
 // Loads the present classes' values of one tile. From `count` on it is filled with zeros, so that
 // inner loops have a fixed length. The zeros change no result: their differences are 0, and maxima
 // are used only where they are positive.
+template <class T>
 struct LoadTile {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
+  static CUEKIT_INLINE void run(const void* const* maps,  // P of (N)
                                 std::int64_t num_present, std::int64_t begin, std::int64_t count,
                                 double* tile,    // (P, tile_stride)
                                 bool* finite) {  // false where a value is not finite
     typename float_bits<T>::type seen = 0;
     for (std::int64_t c = 0; c < num_present; ++c) {
-      const T* source = maps[c] + begin;
+      const T* source = pixels_of<T>(maps[c], begin);
       double* target = tile + c * tile_stride;
       seen |= nonfinite_bits(source, count);
-      for (std::int64_t i = 0; i < count; ++i) target[i] = load(source[i]);
+      for (std::int64_t i = 0; i < count; ++i) target[i] = source[i];
       std::fill(target + count, target + tile_size, 0.0);
     }
     *finite = !any_nonfinite(seen);
   }
 };
 
+// Stores rows of results.
 template <class T>
-CUEKIT_INLINE void store_tile(const double* result,  // (count)
-                              std::int64_t count,
-                              T* out) {  // (count)
-  for (std::int64_t i = 0; i < count; ++i) out[i] = store<T>(result[i]);
-}
+struct StoreRows {
+  static CUEKIT_INLINE void run(const double* rows,  // (number, stride), of which (number, count)
+                                std::int64_t stride, std::int64_t number, std::int64_t begin,
+                                std::int64_t count,
+                                void* const* out) {  // `number` of (N)
+    for (std::int64_t k = 0; k < number; ++k) {
+      const double* source = rows + k * stride;
+      T* target = pixels_of<T>(out[k], begin);
+      for (std::int64_t i = 0; i < count; ++i) target[i] = static_cast<T>(source[i]);
+    }
+  }
+};
 
 // pairwise, what two classes add to each other's sums. One subtraction serves both: the positive
 // part of d = M_c - M_c' is added to class c, the negative part to class c'.
@@ -142,42 +166,40 @@ struct Maxima {
 // Then float64 holds every sum exactly, in whatever order and way it is computed. A value is stored
 // as 1.5 * 2^52 units more: that is its number of units in the low bits of the float64, and all
 // such numbers are positive and have one exponent.
+//
+// It is for float32. Values that were float16 have fewer binary digits, so more tiles are such.
 struct LoadEvenTile {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
+  static CUEKIT_INLINE void run(const void* const* maps,  // P of (N)
                                 std::int64_t num_present, std::int64_t begin, std::int64_t count,
+                                int digits,
                                 double* tile,    // (P, tile_stride)
                                 double* unit) {  // 0: the tile is not loaded
-    using Bits = typename float_bits<T>::type;
-    constexpr int mantissa = float_bits<T>::mantissa;
-    constexpr auto magnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
-    constexpr int bias = magnitude >> (mantissa + 1);
+    constexpr int mantissa = float_bits<float>::mantissa, bias = 127;
     // Bits of absolute values; the lowest one is that of values other than zero, less 1.
-    Bits lowest = static_cast<Bits>(~Bits{0}), highest = 0;
+    std::uint32_t lowest = ~std::uint32_t{0}, highest = 0;
     for (std::int64_t c = 0; c < num_present; ++c) {
-      const T* source = maps[c] + begin;
+      const float* source = pixels_of<float>(maps[c], begin);
       for (std::int64_t i = 0; i < count; ++i) {
-        const auto bits = static_cast<Bits>(bit_cast<Bits>(source[i]) & magnitude);
+        const std::uint32_t bits = bit_cast<std::uint32_t>(source[i]) & 0x7fffffffu;
         highest = std::max(highest, bits);
-        lowest = std::min(lowest, static_cast<Bits>(bits - 1));
+        lowest = std::min(lowest, bits - 1);
       }
     }
     *unit = 0.0;
     const int high = std::max(static_cast<int>(highest >> mantissa), 1);
     if (high == 2 * bias + 1) return;  // not finite
-    // Values are multiples of 2^(low - bias - mantissa) and below 2^(high + 1 - bias).
-    const auto lowest_bits = static_cast<Bits>(lowest + 1);  // 0 if all values are 0
-    const int low = std::max(static_cast<int>(lowest_bits >> mantissa), 1);
+    // Values are multiples of 2^(low - bias - digits) and below 2^(high + 1 - bias).
+    const int low = std::max(static_cast<int>((lowest + 1) >> mantissa), 1);  // 1 if all are 0
     const auto power = [](int exponent) {
       return bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
     };
-    const double least = power(low - bias - mantissa);
+    const double least = power(low - bias - digits);
     if (2.0 * static_cast<double>(num_present) * power(high + 1 - bias) > 0x1p52 * least) return;
     const double base = 0x1.8p52 * least;
     for (std::int64_t c = 0; c < num_present; ++c) {
-      const T* source = maps[c] + begin;
+      const float* source = pixels_of<float>(maps[c], begin);
       double* target = tile + c * tile_stride;
-      for (std::int64_t i = 0; i < count; ++i) target[i] = base + load(source[i]);
+      for (std::int64_t i = 0; i < count; ++i) target[i] = base + source[i];
       std::fill(target + count, target + tile_size, base);
     }
     *unit = least;
@@ -201,174 +223,166 @@ struct PairwiseTile {
                                         const Pairs<width>& pairs,
                                         double* sums) {  // (P, width)
     Values own[n], own_sum[n];
+    CUEKIT_UNROLL
     for (int k = 0; k < n; ++k) {
       own[k] = Values::load(tile + (c + k) * tile_stride);
       own_sum[k] = first ? Values::zero() : Values::load(sums + (c + k) * width);
     }
-    for (int k = 0; k < n; ++k)
-      for (int other = k + 1; other < n; ++other)
-        pairs.add_pair(own[k], own[other], own_sum[k], own_sum[other]);
+    CUEKIT_UNROLL
+    for (int k = 0; k < n; ++k) CUEKIT_UNROLL
+    for (int other = k + 1; other < n; ++other)
+      pairs.add_pair(own[k], own[other], own_sum[k], own_sum[other]);
     for (std::int64_t other = c + n; other < num_present; ++other) {
       const auto theirs = Values::load(tile + other * tile_stride);
       auto their_sum = first ? Values::zero() : Values::load(sums + other * width);
+      CUEKIT_UNROLL
       for (int k = 0; k < n; ++k) pairs.add_pair(own[k], theirs, own_sum[k], their_sum);
       their_sum.store(sums + other * width);
     }
+    CUEKIT_UNROLL
     for (int k = 0; k < n; ++k)
       pairs.result(own[k], own_sum[k]).store(tile + (c + k) * tile_stride);
   }
 
   // The same for all classes from c on, at most n.
-  template <int n, bool first>
+  template <int n>
   static CUEKIT_INLINE void add_last(double* tile, std::int64_t c, std::int64_t num_present,
                                      const Pairs<width>& pairs, double* sums) {
     if (num_present - c == n)
-      add_classes<n, first>(tile, c, num_present, pairs, sums);
+      add_classes<n, false>(tile, c, num_present, pairs, sums);
     else if constexpr (n > 1)
-      add_last<n - 1, first>(tile, c, num_present, pairs, sums);
+      add_last<n - 1>(tile, c, num_present, pairs, sums);
   }
 
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
-                                double* tile,          // (P, tile_stride): values, then results
-                                std::int64_t num_present, std::int64_t begin, std::int64_t count,
-                                double factor,
-                                double* sums,      // (P, width): scratch
-                                T* const* out) {   // P of (N)
-    constexpr std::int64_t line = 64 / sizeof(T);  // pixels in a cache line
+  static CUEKIT_INLINE void run(double* tile,  // (P, tile_stride): values, then results
+                                std::int64_t num_present, std::int64_t count, double factor,
+                                double* sums,                               // (P, width): scratch
+                                const void* const* maps, void* const* out,  // P of (N) each
+                                std::int64_t begin, std::int64_t value_size) {
     Pairs<width> pairs{factor};
-    for (std::int64_t i = 0; i < tile_size; i += width) {
+    for (std::int64_t i = 0; i < count; i += width) {
       pairs.begin(tile + i, num_present);
       // The hardware prefetcher cannot follow one short row for each of many classes. So the next
       // tile's values, and the lines that this tile's results go to, are prefetched here, while
       // there is arithmetic to do.
-      for (std::int64_t c = 0; i % line == 0 && c < num_present; ++c) {
-        prefetch(maps[c] + begin + tile_size + i, 1);
-        prefetch(out[c] + begin + i, 1);
+      const bool new_line = i * value_size % 64 == 0;
+      for (std::int64_t c = 0; new_line && c < num_present; ++c) {
+        prefetch(pixels_of<char>(maps[c], (begin + tile_size + i) * value_size), 1);
+        prefetch(pixels_of<char>(std::as_const(out[c]), (begin + i) * value_size), 1);
       }
-      if (num_present <= block) {
-        add_last<block, true>(tile + i, 0, num_present, pairs, sums);
-        continue;
+      std::int64_t c = 0;
+      if (num_present >= block) {
+        add_classes<block, true>(tile + i, 0, num_present, pairs, sums);
+        c = block;
+      } else {
+        std::fill_n(sums, num_present * width, 0.0);
       }
-      add_classes<block, true>(tile + i, 0, num_present, pairs, sums);
-      std::int64_t c = block;
       for (; c + block <= num_present; c += block)
         add_classes<block, false>(tile + i, c, num_present, pairs, sums);
-      add_last<block - 1, false>(tile + i, c, num_present, pairs, sums);
+      add_last<block - 1>(tile + i, c, num_present, pairs, sums);
     }
-    for (std::int64_t c = 0; c < num_present; ++c)
-      store_tile(tile + c * tile_stride, count, out[c] + begin);
   }
 };
 
-// pairwise of two to four classes, and strongest of two, which is the same: everything is in
-// registers between the maps and the results.
+// pairwise of three or four classes of float32: everything is in registers between the maps and the
+// results. `end - begin` is a multiple of `width`.
 template <int width>
 struct FewTile {
-  // Two classes have one difference, so it is computed in their own type: rounding it from float64
-  // to float32 gives the bits of rounding it once (difference_type).
-  template <class T>
-  static CUEKIT_INLINE void subtract_two(const T* one, const T* other,  // (N)
-                                         std::int64_t begin, std::int64_t end, T* __restrict of_one,
-                                         T* __restrict of_other) {  // (N)
-    for (std::int64_t i = begin; i < end; ++i) {
-      const T difference = one[i] - other[i];
+  // Adds the classes in pairs, as PairwiseTile does.
+  template <int n>
+  static CUEKIT_INLINE void add_all(const void* const* maps,  // n of (N)
+                                    std::int64_t begin, std::int64_t end, double factor,
+                                    void* const* out) {  // n of (N)
+    using Values = Lanes<double, width>;
+    const float* source[n];
+    float* target[n];
+    for (int k = 0; k < n; ++k) {
+      source[k] = pixels_of<float>(maps[k], 0);
+      target[k] = pixels_of<float>(out[k], 0);
+    }
+    for (std::int64_t i = begin; i < end; i += width) {
+      Values own[n], own_sum[n];
+      for (int k = 0; k < n; ++k) {
+        double wide[width];
+        for (int j = 0; j < width; ++j) wide[j] = source[k][i + j];
+        own[k] = Values::load(wide);
+        own_sum[k] = Values::zero();
+      }
+      for (int k = 0; k < n; ++k)
+        for (int other = k + 1; other < n; ++other)
+          Differences<width>::add_pair(own[k], own[other], own_sum[k], own_sum[other]);
+      for (int k = 0; k < n; ++k) {
+        const auto result = own_sum[k] * factor;
+        Lanes<float, width> narrow;
+        for (int j = 0; j < width; ++j) narrow.values[j] = static_cast<float>(result.values[j]);
+        narrow.store(target[k] + i);
+      }
+    }
+  }
+
+  static CUEKIT_INLINE void run(const void* const* maps,  // P of (N)
+                                std::int64_t num_present, std::int64_t begin, std::int64_t end,
+                                double factor,
+                                void* const* out,  // P of (N)
+                                bool* finite) {    // false where a value is not finite
+    std::uint32_t seen = 0;
+    for (std::int64_t c = 0; c < num_present; ++c)
+      seen |= nonfinite_bits(pixels_of<float>(maps[c], begin), end - begin);
+    *finite = !any_nonfinite(seen);
+    if (num_present == 3)
+      add_all<3>(maps, begin, end, factor, out);
+    else
+      add_all<4>(maps, begin, end, factor, out);
+  }
+};
+
+// What strongest, TwoTile and a class alone are computed in: float32 for float32 and float16.
+// Rounding a difference of two of them from float64 to their own type, or from float32 to float16,
+// gives the bits of rounding it once: the wider type has more than twice as many digits.
+template <class T>
+using difference_type = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// pairwise and strongest of two classes, which are the same. They have one difference.
+template <class V>
+struct TwoTile {
+  static CUEKIT_INLINE void run(const void* const* maps,  // 2 of (N)
+                                std::int64_t begin, std::int64_t count,
+                                void* const* out,  // 2 of (N), or the maps
+                                bool* finite) {    // false where a value is not finite
+    const V *one = pixels_of<V>(maps[0], begin), *other = pixels_of<V>(maps[1], begin);
+    V *of_one = pixels_of<V>(out[0], begin), *of_other = pixels_of<V>(out[1], begin);
+    *finite = !any_nonfinite(nonfinite_bits(one, count) | nonfinite_bits(other, count));
+    for (std::int64_t i = 0; i < count; ++i) {
+      const V difference = one[i] - other[i];
       of_one[i] = positive(difference);
       of_other[i] = positive(-difference);
     }
   }
-
-  // Adds the classes in pairs, as PairwiseTile does, in `pixels` pixels.
-  template <int n, int pixels, class T>
-  static CUEKIT_INLINE void add_classes(const T* const* maps,  // n of (N)
-                                        std::int64_t begin, double factor,
-                                        T* const* out) {  // n of (N)
-    using Values = Lanes<double, pixels>;
-    Values own[n], own_sum[n];
-    for (int k = 0; k < n; ++k) {
-      double wide[pixels];
-      for (int j = 0; j < pixels; ++j) wide[j] = maps[k][begin + j];
-      own[k] = Values::load(wide);
-      own_sum[k] = Values::zero();
-    }
-    for (int k = 0; k < n; ++k)
-      for (int other = k + 1; other < n; ++other)
-        Differences<pixels>::add_pair(own[k], own[other], own_sum[k], own_sum[other]);
-    for (int k = 0; k < n; ++k) {
-      const auto result = own_sum[k] * factor;
-      Lanes<T, pixels> narrow;
-      for (int j = 0; j < pixels; ++j) narrow.values[j] = static_cast<T>(result.values[j]);
-      narrow.store(out[k] + begin);
-    }
-  }
-
-  template <int n, class T>
-  static CUEKIT_INLINE void add_all(const T* const* maps,  // n of (N)
-                                    std::int64_t begin, std::int64_t end, double factor,
-                                    T* const* out) {  // n of (N)
-    const T* own[n];
-    T* results[n];
-    std::copy_n(maps, n, own);
-    std::copy_n(out, n, results);
-    for (; begin + width <= end; begin += width)
-      add_classes<n, width>(&own[0], begin, factor, &results[0]);
-    for (; begin < end; ++begin) add_classes<n, 1>(&own[0], begin, factor, &results[0]);
-  }
-
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* maps,  // P of (N)
-                                std::int64_t num_present, std::int64_t begin, std::int64_t end,
-                                double factor,
-                                T* const* out,   // P of (N)
-                                bool* finite) {  // false where a value is not finite
-    typename float_bits<T>::type seen = 0;
-    for (std::int64_t c = 0; c < num_present; ++c)
-      seen |= nonfinite_bits(maps[c] + begin, end - begin);
-    *finite = !any_nonfinite(seen);
-    switch (num_present) {
-      case 2:
-        return subtract_two(maps[0], maps[1], begin, end, out[0], out[1]);
-      case 3:
-        return add_all<3>(maps, begin, end, factor, out);
-      default:
-        return add_all<4>(maps, begin, end, factor, out);
-    }
-  }
 };
 
-// What strongest computes in: float32 for float32 and float16. Rounding a difference of two of them
-// from float64 to their own type, or from float32 to float16, gives the bits of rounding it once:
-// the wider type has more than twice as many digits.
-template <class T>
-using difference_type = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-// strongest. At each pixel only the largest value has a result above 0: its distance to the second
-// largest. So the two largest values suffice, and max(M_c - second, 0) is the result of every
-// class.
+// strongest, and every mode where only one class is present. At each pixel only the largest value
+// has a result above 0: its distance to the second largest. So the two largest values suffice, and
+// max(M_c - second, 0) is the result of every class. A class that is alone is compared with 0.
+template <class V>
 struct StrongestTile {
-  // Pixels whose two largest values stay in L1, and whose maps stay in L2 until they are read
-  // again.
-  static constexpr std::int64_t size = 1024;
-
-  template <class V>
   static CUEKIT_INLINE void raise(V value, V& first, V& second) {
     const V lower = value < first ? value : first;
     first = value < first ? first : value;
     second = second < lower ? lower : second;
   }
 
-  template <class V, class T>
-  static CUEKIT_INLINE void run(const V* const* rows,  // P of (count)
-                                std::int64_t num_present, std::int64_t count,
-                                T* const* out,   // P of (count)
-                                bool* finite) {  // false where a value is not finite
-    V first[size], second[size];
+  static CUEKIT_INLINE void run(const void* const* maps,  // P of (N)
+                                std::int64_t num_present, std::int64_t begin, std::int64_t count,
+                                void* const* out,  // P of (N), or the maps
+                                bool* finite) {    // false where a value is not finite
+    constexpr V none = -std::numeric_limits<V>::infinity();
+    V first[wide_tile_size], second[wide_tile_size];
     typename float_bits<V>::type seen = 0;
-    std::fill_n(first, count, -std::numeric_limits<V>::infinity());
-    std::fill_n(second, count, -std::numeric_limits<V>::infinity());
+    std::fill_n(first, count, none);
+    std::fill_n(second, count, num_present == 1 ? V{0} : none);
     std::int64_t c = 0;
     for (; c + 2 <= num_present; c += 2) {  // two classes, while the values so far are in registers
-      const V *one = rows[c], *other = rows[c + 1];
+      const V *one = pixels_of<V>(maps[c], begin), *other = pixels_of<V>(maps[c + 1], begin);
       for (std::int64_t i = 0; i < count; ++i) {
         V a = first[i], b = second[i];
         raise(one[i], a, b);
@@ -379,41 +393,18 @@ struct StrongestTile {
       }
     }
     if (c < num_present) {
-      const V* last = rows[c];
+      const V* last = pixels_of<V>(maps[c], begin);
       for (std::int64_t i = 0; i < count; ++i) {
         raise(last[i], first[i], second[i]);
         seen |= nonfinite_bit(last[i]);
       }
     }
     for (c = 0; c < num_present; ++c) {
-      const V* values = rows[c];
-      T* results = out[c];
-      for (std::int64_t i = 0; i < count; ++i)
-        results[i] = store<T>(positive(values[i] - second[i]));
+      const V* values = pixels_of<V>(maps[c], begin);
+      V* results = pixels_of<V>(out[c], begin);
+      for (std::int64_t i = 0; i < count; ++i) results[i] = positive(values[i] - second[i]);
     }
     *finite = !any_nonfinite(seen);
-  }
-};
-
-// target = source, in a type that holds its values exactly.
-struct Widen {
-  template <class From, class To>
-  static CUEKIT_INLINE void run(const From* source,  // (count)
-                                std::int64_t count,
-                                To* target) {  // (count)
-    for (std::int64_t i = 0; i < count; ++i) target[i] = static_cast<To>(load(source[i]));
-  }
-};
-
-// Every mode where only one class is present.
-struct AloneTile {
-  template <class T>
-  static CUEKIT_INLINE void run(const double* tile,  // (1, tile_size)
-                                std::int64_t begin, std::int64_t count,
-                                T* const* out) {  // 1 of (N)
-    double result[tile_size];
-    for (std::int64_t i = 0; i < tile_size; ++i) result[i] = positive(tile[i]);
-    store_tile(result, count, out[0] + begin);
   }
 };
 
@@ -522,58 +513,76 @@ struct HalvedPairTanh {
   }
 };
 
-// dcsm, third pass: one class's results from its D.
+// dcsm, third pass: one class's results, in the place of its D.
 struct LastTanh {
-  template <class T>
-  static CUEKIT_INLINE void run(const double* sums,  // (count)
-                                double peak, std::int64_t count,
-                                T* out) {  // (count)
+  static CUEKIT_INLINE void run(double* sums,  // (count)
+                                double peak, std::int64_t count) {
     const double maximum = divisor(peak);
-    for (std::int64_t i = 0; i < count; ++i)
-      out[i] = store<T>(tanh_to_three(3.0 * (sums[i] / maximum)));
+    for (std::int64_t i = 0; i < count; ++i) sums[i] = tanh_to_three(3.0 * (sums[i] / maximum));
   }
 };
 
-// One image. Threads work on chunks of pixels.
-template <class T>
+// One image, whatever the type of its maps. Threads work on chunks of pixels.
 class Image {
  public:
-  Image(const T* maps,                // (C, N)
+  Image(const void* maps,             // (C, N)
         const std::uint8_t* present,  // (C)
-        T* out,                       // (C, N)
-        const SubtractParams& p)
-      : pixels_(p.pixels), chunks_((p.pixels + chunk_size - 1) / chunk_size) {
+        void* out,                    // (C, N)
+        const SubtractParams& p, std::int64_t value_size)
+      : value_size_(value_size),
+        pixels_(p.pixels),
+        chunks_((p.pixels + chunk_size - 1) / chunk_size) {
     for (std::int64_t c = 0; c < p.classes; ++c) {
-      (present[c] ? out_ : absent_).push_back(out + c * pixels_);
-      if (present[c]) maps_.push_back(maps + c * pixels_);
+      const std::int64_t offset = c * pixels_ * value_size_;
+      (present[c] ? out_ : absent_).push_back(pixels_of<char>(out, offset));
+      if (present[c]) maps_.push_back(pixels_of<char>(maps, offset));
     }
     num_present_ = static_cast<std::int64_t>(maps_.size());
   }
 
   // Returns false where a value is not finite.
   bool subtract(SubtractMode mode, int threads) {
+    clear_absent(threads);
     if (mode == SubtractMode::dcsm && num_present_ > 1) {
       dcsm(threads);
-    } else {
-      clear_absent(threads);
+    } else if (num_present_ > 0) {
+      const bool pairs = mode == SubtractMode::pairwise && num_present_ > 2;
       for_each_chunk(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        if (num_present_ == 1)
-          for_each_tile(begin, end, [&](double* tile, std::int64_t tile_begin, std::int64_t count) {
-            dispatch<AloneTile>(tile, tile_begin, count, out_.data());
-          });
-        else if (mode == SubtractMode::strongest && !(num_present_ == 2 && has_few_tile))
-          strongest(begin, end);
-        else if (num_present_ > 1)
-          pairwise(begin, end);
+        pairs ? pairwise(begin, end) : strongest(begin, end);
       });
     }
     return finite_;
   }
 
+ protected:
+  ~Image() = default;
+
+  // What depends on the type. Pixels [begin, begin + count) each.
+  //
+  // LoadTile.
+  virtual void load_tile(std::int64_t begin, std::int64_t count,
+                         double* tile) = 0;  // (P, tile_stride)
+  // LoadEvenTile, returns the unit.
+  virtual double load_even_tile(std::int64_t begin, std::int64_t count,
+                                double* tile) = 0;  // (P, tile_stride)
+  // Stores the results of the classes from c on.
+  virtual void store_rows(const double* rows,  // (number, stride), of which (number, count)
+                          std::int64_t stride, std::int64_t c, std::int64_t number,
+                          std::int64_t begin, std::int64_t count) = 0;
+  // pairwise by FewTile; false if that is not for these maps.
+  virtual bool pairwise_of_few(std::int64_t begin, std::int64_t count, double factor) = 0;
+  // strongest, at most wide_tile_size pixels. Of one or two classes, every mode but dcsm of two.
+  virtual void strongest_tile(std::int64_t begin, std::int64_t count) = 0;
+
+  static constexpr std::int64_t largest_width = 8;  // of PairwiseTile and FewTile
+
+  const std::int64_t value_size_;  // bytes
+  std::int64_t num_present_ = 0;
+  std::vector<const void*> maps_;  // P of (N)
+  std::vector<void*> out_;         // P of (N)
+  std::atomic<bool> finite_{true};
+
  private:
-  // Of two classes, strongest is pairwise, and FewTile is faster. It takes no float16.
-  static constexpr bool has_few_tile = std::is_floating_point_v<T>;
-  static constexpr std::int64_t largest_width = 8;  // of PairwiseTile
   static constexpr std::int64_t tiles_per_chunk = 32;
   static constexpr std::int64_t chunk_size = tiles_per_chunk * tile_size;
 
@@ -585,116 +594,78 @@ class Image {
     });
   }
 
-  void load_tile(std::int64_t begin, std::int64_t count, double* tile) {  // (P, tile_stride)
-    bool finite = true;
-    dispatch<LoadTile>(maps_.data(), num_present_, begin, count, tile, &finite);
-    if (!finite) finite_ = false;
-  }
-
-  // Calls body(tile, tile_begin, count) for each tile of the pixels [begin, end).
+  // Calls body(tile, tile_begin) for each tile of the pixels [begin, end).
   template <class Body>
   void for_each_tile(std::int64_t begin, std::int64_t end, Body body) {
     const std::unique_ptr<double[]> tile(new double[num_present_ * tile_stride]);
-    for (std::int64_t i = begin; i < end && num_present_ > 0; i += tile_size) {
-      const std::int64_t count = std::min(tile_size, end - i);
-      load_tile(i, count, tile.get());
-      body(tile.get(), i, count);
+    for (std::int64_t i = begin; i < end; i += tile_size) {
+      load_tile(i, std::min(tile_size, end - i), tile.get());
+      body(tile.get(), i);
     }
   }
 
   // Pixels [begin, end).
   void strongest(std::int64_t begin, std::int64_t end) {
-    using V = difference_type<T>;
-    constexpr bool widened = !std::is_same_v<T, V>;
-    const std::unique_ptr<V[]> wide(new V[widened ? num_present_ * StrongestTile::size : 0]);
-    std::vector<const V*> rows(num_present_);
-    std::vector<T*> results(num_present_);
-    for (std::int64_t i = begin; i < end; i += StrongestTile::size) {
-      const std::int64_t count = std::min(StrongestTile::size, end - i);
-      for (std::int64_t c = 0; c < num_present_; ++c) {
-        if constexpr (widened) {
-          V* const row = wide.get() + c * StrongestTile::size;
-          dispatch<Widen>(maps_[c] + i, count, row);
-          rows[c] = row;
-        } else {
-          rows[c] = maps_[c] + i;
-        }
-        results[c] = out_[c] + i;
-      }
-      bool finite = true;
-      dispatch_avx512<StrongestTile>(std::as_const(rows).data(), num_present_, count,
-                                     results.data(), &finite);
-      if (!finite) finite_ = false;
-    }
+    for (std::int64_t i = begin; i < end; i += wide_tile_size)
+      strongest_tile(i, std::min(wide_tile_size, end - i));
   }
 
   // Pixels [begin, end). With vectors twice as wide, add_classes would run out of registers.
   void pairwise(std::int64_t begin, std::int64_t end) {
     const double factor = 1.0 / static_cast<double>(num_present_ - 1);
-    if constexpr (has_few_tile) {
-      if (num_present_ <= 4) {
-        bool finite = true;
-        dispatch_width_avx512<FewTile<2>, FewTile<4>, FewTile<8>>(
-            maps_.data(), num_present_, begin, end, factor, out_.data(), &finite);
-        if (!finite) finite_ = false;
-        return;
-      }
-    }
+    if (pairwise_of_few(begin, end - begin, factor)) return;
     const std::unique_ptr<double[]> tile(new double[num_present_ * tile_stride]);
     const std::unique_ptr<double[]> sums(new double[num_present_ * largest_width]);
     for (std::int64_t i = begin; i < end; i += tile_size) {
       const std::int64_t count = std::min(tile_size, end - i);
-      if (pairwise_even(i, count, factor, tile.get(), sums.get())) continue;
-      load_tile(i, count, tile.get());
-      dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Differences>,
-                            PairwiseTile<8, Differences>>(maps_.data(), tile.get(), num_present_, i,
-                                                          count, factor, sums.get(), out_.data());
+      if (!pairwise_even(i, count, factor, tile.get(), sums.get())) {
+        load_tile(i, count, tile.get());
+        dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Differences>,
+                              PairwiseTile<8, Differences>>(tile.get(), num_present_, count, factor,
+                                                            sums.get(), maps_.data(), out_.data(),
+                                                            i, value_size_);
+      }
+      store_rows(tile.get(), tile_stride, 0, num_present_, i, count);
     }
   }
 
   // One tile by Maxima; false if its values do not allow that.
   bool pairwise_even(std::int64_t begin, std::int64_t count, double factor, double* tile,
                      double* sums) {
-    if constexpr (std::is_same_v<T, double>) {
-      return false;
-    } else {
-      // Maxima compares vectors that are wider than the baseline's registers, value by value there.
-      if (num_present_ <= 4 || instruction_set == InstructionSet::baseline) return false;
-      double unit = 0.0;
-      dispatch_avx512<LoadEvenTile>(maps_.data(), num_present_, begin, count, tile, &unit);
-      if (unit == 0.0) return false;
-      // The baseline's kernel stands for none: it does not get here.
-      dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
-                            PairwiseTile<8, Maxima>>(maps_.data(), tile, num_present_, begin, count,
-                                                     unit * factor, sums, out_.data());
-      return true;
-    }
+    // Maxima compares vectors that are wider than the baseline's registers, value by value there.
+    if (num_present_ <= 4 || instruction_set == InstructionSet::baseline) return false;
+    const double unit = load_even_tile(begin, count, tile);
+    if (unit == 0.0) return false;
+    // The baseline's kernel stands for none: it does not get here.
+    dispatch_width_avx512<PairwiseTile<4, Differences>, PairwiseTile<4, Maxima>,
+                          PairwiseTile<8, Maxima>>(tile, num_present_, count, unit * factor, sums,
+                                                   maps_.data(), out_.data(), begin, value_size_);
+    return true;
   }
 
   void clear_absent(int threads) {
     parallel_for(static_cast<std::int64_t>(absent_.size()), threads,
-                 [&](std::int64_t i) { std::memset(absent_[i], 0, pixels_ * sizeof(T)); });
+                 [&](std::int64_t i) { std::memset(absent_[i], 0, pixels_ * value_size_); });
   }
 
   void dcsm(int threads) {
     const std::int64_t pairs = num_present_ * num_present_;
     std::vector<double> chunk_maxima(chunks_ * pairs);
-    clear_absent(threads);
     for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-      for_each_tile(begin, end, [&](const double* tile, std::int64_t, std::int64_t) {
+      for_each_tile(begin, end, [&](const double* tile, std::int64_t) {
         dispatch<PairMaxima>(tile, num_present_, chunk_maxima.data() + chunk * pairs);
       });
     });
     const std::vector<double> maxima = maximum_of_chunks(chunk_maxima, pairs);
-    std::vector<double> half_maxima;  // only where a maximum is infinite
-    if (std::is_same_v<T, double> &&
-        std::any_of(maxima.begin(), maxima.end(), [](double each) { return std::isinf(each); })) {
+    std::vector<double> half_maxima;  // only where a maximum is infinite, which takes float64 maps
+    if (std::any_of(maxima.begin(), maxima.end(), [](double each) { return std::isinf(each); })) {
       std::fill(chunk_maxima.begin(), chunk_maxima.end(), 0.0);
       for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-        for_each_tile(begin, end, [&](double* tile, std::int64_t, std::int64_t) {
+        for_each_tile(begin, end, [&](double* tile, std::int64_t) {
           for (std::int64_t c = 0; c < num_present_; ++c)
             for (std::int64_t i = 0; i < tile_size; ++i) tile[c * tile_stride + i] *= 0.5;
-          dispatch<PairMaxima>(tile, num_present_, chunk_maxima.data() + chunk * pairs);
+          dispatch<PairMaxima>(static_cast<const double*>(tile), num_present_,
+                               chunk_maxima.data() + chunk * pairs);
         });
       });
       half_maxima = maximum_of_chunks(chunk_maxima, pairs);
@@ -703,7 +674,7 @@ class Image {
     const std::unique_ptr<double[]> sums(new double[num_present_ * stride]);
     std::vector<double> chunk_peaks(chunks_ * num_present_);
     for_each_chunk(threads, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-      for_each_tile(begin, end, [&](const double* tile, std::int64_t tile_begin, std::int64_t) {
+      for_each_tile(begin, end, [&](const double* tile, std::int64_t tile_begin) {
         double* const tile_sums = sums.get() + tile_begin;
         double* const peaks = chunk_peaks.data() + chunk * num_present_;
         if (half_maxima.empty())
@@ -715,8 +686,11 @@ class Image {
     });
     const std::vector<double> peaks = maximum_of_chunks(chunk_peaks, num_present_);
     for_each_chunk(threads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-      for (std::int64_t c = 0; c < num_present_; ++c)
-        dispatch<LastTanh>(sums.get() + c * stride + begin, peaks[c], end - begin, out_[c] + begin);
+      for (std::int64_t c = 0; c < num_present_; ++c) {
+        double* const results = sums.get() + c * stride + begin;
+        dispatch<LastTanh>(results, peaks[c], end - begin);
+        store_rows(results, stride, c, 1, begin, end - begin);
+      }
     });
   }
 
@@ -730,13 +704,108 @@ class Image {
     return maxima;
   }
 
-  std::int64_t pixels_;
-  std::int64_t chunks_;
-  std::int64_t num_present_ = 0;
-  std::vector<const T*> maps_;  // P of (N)
-  std::vector<T*> out_;         // P of (N)
-  std::vector<T*> absent_;      // outputs of the absent classes, C - P of (N)
-  std::atomic<bool> finite_{true};
+  const std::int64_t pixels_;
+  const std::int64_t chunks_;
+  std::vector<void*> absent_;  // outputs of the absent classes, C - P of (N)
+};
+
+// One image with maps of type T, which kernels read as V.
+template <class T>
+class ImageOf final : public Image {
+ public:
+  ImageOf(const T* maps, const std::uint8_t* present, T* out, const SubtractParams& p)
+      : Image(maps, present, out, p, sizeof(T)) {}
+
+ private:
+  using V = difference_type<T>;
+
+  void load_tile(std::int64_t begin, std::int64_t count, double* tile) override {
+    bool finite = true;
+    with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const*) {
+      dispatch<LoadTile<V>>(maps, num_present_, at, count, tile, &finite);
+    });
+    if (!finite) finite_ = false;
+  }
+
+  double load_even_tile(std::int64_t begin, std::int64_t count, double* tile) override {
+    double unit = 0.0;
+    if constexpr (std::is_same_v<V, float>) {
+      with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const*) {
+        dispatch_avx512<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile,
+                                      &unit);
+      });
+    }
+    return unit;
+  }
+
+  void store_rows(const double* rows, std::int64_t stride, std::int64_t c, std::int64_t number,
+                  std::int64_t begin, std::int64_t count) override {
+    if constexpr (std::is_same_v<T, half>) {
+      for (std::int64_t k = 0; k < number; ++k)
+        narrow(rows + k * stride, count, pixels_of<half>(out_[c + k], begin));
+    } else {
+      dispatch<StoreRows<T>>(rows, stride, number, begin, count, out_.data() + c);
+    }
+  }
+
+  bool pairwise_of_few(std::int64_t begin, std::int64_t count, double factor) override {
+    if constexpr (std::is_same_v<T, float>) {
+      if (num_present_ > 4) return false;
+      const std::int64_t last = count % largest_width, whole = count - last;
+      few_tile(maps_.data(), begin, whole, factor, out_.data());
+      float values[4][largest_width] = {};  // of the last pixels, then their results
+      void* rows[4];
+      for (std::int64_t c = 0; c < num_present_; ++c) {
+        rows[c] = values[c];
+        std::copy_n(pixels_of<float>(maps_[c], begin + whole), last, values[c]);
+      }
+      few_tile(rows, 0, largest_width, factor, rows);
+      for (std::int64_t c = 0; c < num_present_; ++c)
+        std::copy_n(values[c], last, pixels_of<float>(out_[c], begin + whole));
+      return true;
+    }
+    return false;
+  }
+
+  void few_tile(const void* const* maps, std::int64_t begin, std::int64_t count, double factor,
+                void* const* out) {
+    bool finite = true;
+    dispatch_width_avx512<FewTile<2>, FewTile<4>, FewTile<8>>(maps, num_present_, begin,
+                                                              begin + count, factor, out, &finite);
+    if (!finite) finite_ = false;
+  }
+
+  void strongest_tile(std::int64_t begin, std::int64_t count) override {
+    bool finite = true;
+    with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const* out) {
+      if (num_present_ == 2)
+        dispatch<TwoTile<V>>(maps, at, count, out, &finite);
+      else
+        dispatch_avx512<StrongestTile<V>>(maps, num_present_, at, count, out, &finite);
+      if constexpr (std::is_same_v<T, half>)
+        for (std::int64_t c = 0; c < num_present_; ++c)
+          narrow(pixels_of<V>(out[c], at), count, pixels_of<half>(out_[c], begin));
+    });
+    if (!finite) finite_ = false;
+  }
+
+  // Calls body(maps, at, out): the pixels are [at, at + count) of these maps and results, which
+  // hold V. float16 is converted to a copy, which is both.
+  template <class Body>
+  void with_rows(std::int64_t begin, std::int64_t count, Body body) const {
+    if constexpr (std::is_same_v<T, half>) {
+      const std::unique_ptr<V[]> wide(new V[num_present_ * count]);
+      std::vector<void*> rows;
+      for (std::int64_t c = 0; c < num_present_; ++c) {
+        V* const row = wide.get() + c * count;
+        widen(pixels_of<half>(maps_[c], begin), count, row);
+        rows.push_back(row);
+      }
+      body(rows.data(), 0, rows.data());
+    } else {
+      body(maps_.data(), begin, out_.data());
+    }
+  }
 };
 
 }  // namespace
@@ -749,7 +818,7 @@ bool subtract(const T* maps,                // (B, C, N)
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     const std::int64_t offset = b * p.classes * p.pixels;
-    Image<T> image(maps + offset, present + b * p.classes, out + offset, p);
+    ImageOf<T> image(maps + offset, present + b * p.classes, out + offset, p);
     if (!image.subtract(p.mode, inner_threads)) all_finite = false;
   });
   return all_finite;

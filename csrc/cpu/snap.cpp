@@ -34,10 +34,12 @@ struct CueColumns {
   std::vector<Count> offsets;         // (W + 1): how many columns to the left read it too
 
   explicit CueColumns(const Resizing& resizing)
-      : widths(resizing.in_width), columns(resizing.columns) {
-    for (const std::int32_t column : columns) offsets.push_back(widths[column]++);
-    columns.push_back(static_cast<std::int32_t>(resizing.in_width));
-    offsets.push_back(0);
+      : widths(resizing.in_width), columns(resizing.width + 1), offsets(resizing.width + 1) {
+    for (std::int64_t x = 0; x < resizing.width; ++x) {
+      columns[x] = resizing.columns[x];
+      offsets[x] = widths[columns[x]]++;
+    }
+    columns.back() = static_cast<std::int32_t>(resizing.in_width);
   }
 };
 

@@ -55,19 +55,13 @@ bool all_zero(const void* values, std::int64_t count) {
   return count == 0 || (bytes[0] == 0 && std::memcmp(bytes, bytes + 1, count - 1) == 0);
 }
 
-// One row of bool cues: one bit per channel.
-struct CombineBits {
-  static CUEKIT_INLINE void run(const std::uint8_t* const* rows,  // (channels) of (in_width)
-                                std::int64_t channels, std::int64_t in_width,
-                                std::uint8_t* __restrict cells) {  // (in_width): zeros
-    for (std::int64_t j = 0; j < channels; ++j) {
-      const std::uint8_t* const row = rows[j];
-      const auto bit = static_cast<std::uint8_t>(1u << j);
-      for (std::int64_t c = 0; c < in_width; ++c)
-        cells[c] = static_cast<std::uint8_t>(cells[c] | (row[c] != 0 ? bit : 0));
-    }
-  }
-};
+// Sets `bit` in the cells where a row is not 0.
+CUEKIT_INLINE void set_bit(const std::uint8_t* __restrict row,  // (count)
+                           std::uint8_t bit, std::int64_t count,
+                           std::uint8_t* __restrict cells) {  // (count)
+  for (std::int64_t c = 0; c < count; ++c)
+    cells[c] = static_cast<std::uint8_t>(cells[c] | (row[c] != 0 ? bit : 0));
+}
 
 // Vertical: one row between two.
 struct WeightRows {
@@ -168,9 +162,13 @@ struct SelectBit {
   static CUEKIT_INLINE void run(const std::uint8_t* bits, std::uint8_t bit, std::int64_t count,
                                 bool* out) {  // (count)
     auto* row = reinterpret_cast<std::uint8_t*>(out);
-    const std::int64_t aligned = until_aligned(row, count);
-    select_bit(bits, bit, aligned, row);
-    select_bit(bits + aligned, bit, count - aligned, row + aligned);
+    // Whole cache lines, and 64 pixels at each end, which may overlap with these lines.
+    constexpr std::int64_t line = 64;
+    if (count < line) return select_bit(bits, bit, count, row);
+    select_bit(bits, bit, line, row);
+    for (std::int64_t i = until_aligned(row, count); i + line <= count; i += line)
+      select_bit(bits + i, bit, line, row + i);
+    select_bit(bits + count - line, bit, line, row + count - line);
   }
 };
 
@@ -243,10 +241,20 @@ bool NearestRows::move_to(std::int64_t y) {
   if (row == source_) return false;
   source_ = row;
   cells_.assign(resizing_.in_width, std::uint8_t{0});
-  const std::uint8_t* rows[channels_per_block];
-  for (std::int64_t j = 0; j < block_.count; ++j)
-    rows[j] = static_cast<const std::uint8_t*>(block_.channels[j].map) + row * resizing_.in_width;
-  dispatch<CombineBits>(&rows[0], block_.count, resizing_.in_width, cells_.data());
+  // In vectors of 16 bytes. The last one may overlap with the one before.
+  constexpr std::int64_t step = 16;
+  const std::int64_t in_width = resizing_.in_width;
+  std::uint8_t* const cells = cells_.data();
+  for (std::int64_t j = 0; j < block_.count; ++j) {
+    const auto* cues = static_cast<const std::uint8_t*>(block_.channels[j].map) + row * in_width;
+    const auto bit = static_cast<std::uint8_t>(1u << j);
+    for (std::int64_t c = 0; c + step <= in_width; c += step)
+      set_bit(cues + c, bit, step, cells + c);
+    if (in_width < step)
+      set_bit(cues, bit, in_width, cells);
+    else
+      set_bit(cues + in_width - step, bit, step, cells + in_width - step);
+  }
   return true;
 }
 

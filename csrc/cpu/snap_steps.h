@@ -16,7 +16,7 @@
 namespace cuekit::cpu {
 
 // Counts of pixels. Integers, so exact in any order; an image has fewer than 2^31 pixels.
-using Count = std::uint32_t;
+using Count = std::int32_t;
 
 // What a map holds.
 struct MapSummary {
@@ -144,7 +144,8 @@ void bits_above(const double* values,  // (width, 8)
 inline constexpr std::array<std::array<Count, channels_per_block>, 256> bits_of_bytes = [] {
   std::array<std::array<Count, channels_per_block>, 256> table{};
   for (unsigned byte = 0; byte < 256; ++byte)
-    for (unsigned j = 0; j < channels_per_block; ++j) table[byte][j] = byte >> j & 1u;
+    for (unsigned j = 0; j < channels_per_block; ++j)
+      table[byte][j] = static_cast<Count>(byte >> j & 1u);
   return table;
 }();
 

@@ -3,7 +3,7 @@
 // Masks are read once, into spans (mask_spans.h); all else costs what the masks cover. Classes
 // whose maps are 0 everywhere are skipped: their scores are 0.
 //
-// Means and overlaps, for 8 classes at a time (ClassBlock), row by row: the rows of the maps are
+// Means and overlaps, for 8 classes at a time (score_block), row by row: the rows of the maps are
 // resized and interleaved, and every chunk of 8 pixels is added up; a span then costs its whole
 // chunks and the pixels before and after them. Differences of prefix sums would cost less, but they
 // lose the digits of small values that follow large ones.
@@ -18,6 +18,7 @@
 #include <atomic>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cuekit/half.h"
@@ -27,6 +28,7 @@
 #include "parallel.h"
 #include "snap_steps.h"
 #include "superpixels.h"
+#include "workspace.h"
 
 namespace cuekit::cpu {
 namespace {
@@ -41,31 +43,17 @@ struct Stretch {
 
 // The masks of one image.
 struct Masks {
-  std::vector<std::vector<Span>> rows;  // (H): spans ordered by mask, then from left to right
-  std::vector<Stretch> stretches;       // the same spans, mask by mask, in raster order
-  std::vector<std::int64_t> first;      // (R + 1): mask r has stretches first[r] .. first[r + 1]
+  std::vector<Spans> rows;          // (H)
+  std::vector<Stretch> stretches;   // the same spans, mask by mask, in raster order
+  std::vector<std::int64_t> first;  // (R + 1): mask r has stretches first[r] .. first[r + 1]
 };
 
 // Writes the areas, too. `by_mask`: fills the members that only the largest values need.
 Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
                  const MaskScoresParams& p, bool by_mask, int threads,
                  std::int64_t* area) {  // (R)
-  const std::int64_t pixels = p.height * p.width;
   Masks result;
-  result.rows.resize(p.height);
-  // One thread reads every mask from the first to the last row, in the order of memory.
-  const std::int64_t height = threads > 1 ? band_height : std::max<std::int64_t>(1, p.height);
-  parallel_for((p.height + height - 1) / height, threads, [&](std::int64_t band) {
-    const std::int64_t end = std::min(p.height, (band + 1) * height);
-    PollAfterWork poll_after;
-    for (std::int64_t r = 0; r < p.masks; ++r) {
-      for_each_span(masks + r * pixels, band * height, end, p.width,
-                    [&](std::int64_t y, std::int32_t begin, std::int32_t stop) {
-                      result.rows[y].push_back({r, begin, stop});
-                    });
-      poll_after((end - band * height) * p.width);
-    }
-  });
+  result.rows = read_spans(masks, p.masks, p.height, p.width, threads);
   std::fill_n(area, p.masks, std::int64_t{0});
   for (const auto& row : result.rows)
     for (const Span& span : row) area[span.mask] += span.end - span.begin;
@@ -81,85 +69,6 @@ Masks read_masks(const std::uint8_t* masks,  // (R, H, W)
       result.stretches[next[span.mask]++] = {y * p.width + span.begin, span.end - span.begin};
   return result;
 }
-
-// What a map holds.
-struct Summary {
-  bool any;        // not all values are 0
-  bool finite;     // all values can be interpolated
-  double largest;  // of a floating map: the largest value, but at least 0, if all are finite
-};
-
-// Compares bits as integers, which have the order of the values where these are positive.
-struct Summarize {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* values,  // (count)
-                                std::int64_t count, Summary* summary) {
-    using Bits = std::make_signed_t<typename float_bits<T>::type>;
-    constexpr Bits magnitude = std::numeric_limits<Bits>::max();
-    Bits largest_magnitude = 0, largest = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto bits = bit_cast<Bits>(values[i]);
-      largest_magnitude = std::max<Bits>(largest_magnitude, bits & magnitude);
-      largest = std::max(largest, bits);
-    }
-    // The bits of infinity, or of 2^1023: differences of float64 values must be finite.
-    constexpr Bits one = 1;
-    constexpr int mantissa = float_bits<T>::mantissa;
-    constexpr Bits infinity = magnitude - ((one << mantissa) - 1);
-    constexpr Bits limit = sizeof(T) == 8 ? infinity - (one << mantissa) : infinity;
-    *summary = {largest_magnitude != 0, largest_magnitude < limit, load(bit_cast<T>(largest))};
-  }
-};
-
-// One class whose map is not 0 everywhere.
-template <class T>
-struct ClassMap {
-  const T* map;         // (h, w)
-  std::int64_t column;  // c: its column in the tables of scores
-  double level;         // floating maps: the cue is on above it
-};
-
-// One row of maps that have the masks' resolution, interleaved.
-struct PlainRow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* rows,  // 8 of (width)
-                                std::int64_t width,
-                                T* pixels) {  // (width, 8)
-    interleave(rows, width, pixels);
-  }
-};
-
-// The same of float16 maps, as float64.
-struct PlainHalfRow {
-  static CUEKIT_INLINE void run(const half* const* rows,  // 8 of (width)
-                                std::int64_t width,
-                                half* pixels,      // (width, 8): scratch
-                                double* values) {  // (width, 8)
-    interleave(rows, width, pixels);
-    for (std::int64_t i = 0; i < width * channels_per_block; ++i) values[i] = load(pixels[i]);
-  }
-};
-
-// One row of maps that are resized, interleaved.
-struct ResizedRow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
-                                const T* const* below,  // 8 of (in_width)
-                                double weight, std::int64_t in_width,
-                                const BilinearTap* taps,  // (width)
-                                std::int64_t width,
-                                T* pixels,         // (2, in_width, 8): scratch
-                                double* columns,   // (in_width, 8): scratch
-                                double* values) {  // (width, 8)
-    interpolate_rows(above, below, weight, in_width, pixels, columns);
-    for (std::int64_t x = 0; x < width; ++x) {
-      const double* left = columns + taps[x].low * channels_per_block;
-      const double* right = columns + taps[x].high * channels_per_block;
-      for (int j = 0; j < channels_per_block; ++j)
-        values[x * channels_per_block + j] = interpolate(left[j], right[j], taps[x].weight);
-    }
-  }
-};
 
 // A tally of pixels: for 8 classes the sum of their values, then for 8 classes the number of those
 // in the cue, all float64.
@@ -264,140 +173,98 @@ void add_row(std::int64_t classes, const S* pixels, Others... others) {
     dispatch_width<AddRow<8, 2>, AddRow<8, 4>>(pixels, others...);
 }
 
-// Means and overlaps of at most 8 classes of one image.
-template <class T>
-class ClassBlock {
- public:
-  ClassBlock(const ClassMap<T>* classes,  // (count)
-             std::int64_t count, const Masks& masks, const MaskScoresParams& p)
-      : classes_(classes), count_(count), masks_(masks), p_(p), zeros_(p.in_width) {}
-
-  // Returns false where a mean is not finite. `top_mean` is written for maps of bytes only.
-  bool score(const std::int64_t* area,  // (R)
-             double* mean,              // (R, C)
-             double* top_mean,          // (R, C), or null
-             double* inside,            // (R, C)
-             double* covered) {         // (R, C)
-    if constexpr (std::is_integral_v<T>) {
-      read_nearest();
-    } else {
-      read_floating();
-    }
-    double residue = 0.0;  // x - x is 0 unless x is not finite
-    for (std::int64_t r = 0; r < p_.masks; ++r) {
-      for (std::int64_t j = 0; j < count_; ++j) {
-        const std::int64_t target = r * p_.classes + classes_[j].column;
-        double both, total;
-        if constexpr (std::is_integral_v<T>) {
-          both = counts_[r * channels_per_block + j];
-          total = totals_[j];
-          mean[target] = quotient(both, area[r]);
-          if (top_mean != nullptr) {
-            const std::int64_t n = top_count(area[r], p_.top);
-            top_mean[target] = quotient(std::min(both, static_cast<double>(n)), n);
-          }
-        } else {
-          both = tallies_[r * tally_size + channels_per_block + j];
-          total = total_[channels_per_block + j];
-          mean[target] = quotient(tallies_[r * tally_size + j], area[r]);
-          residue += mean[target] - mean[target];
-        }
-        inside[target] = quotient(both, area[r]);
-        covered[target] = quotient(both, static_cast<std::int64_t>(total));
-      }
-    }
-    return residue == 0.0;
-  }
-
- private:
-  const Span* spans_begin(std::int64_t y) const { return masks_.rows[y].data(); }
-  const Span* spans_end(std::int64_t y) const { return spans_begin(y) + masks_.rows[y].size(); }
-  std::int64_t work_of_row(std::int64_t y) const {
-    return p_.in_width + p_.width + (spans_end(y) - spans_begin(y));
-  }
-
-  // Row y of each class's map. Missing classes read zeros.
-  void point_to_row(std::int64_t y, const T** rows) const {  // (8)
-    for (int j = 0; j < channels_per_block; ++j)
-      rows[j] = j < count_ ? classes_[j].map + y * p_.in_width : zeros_.data();
-  }
-
-  // Maps of bytes are counted, by prefix sums of their bits.
-  void read_nearest() {
-    counts_.resize(p_.masks * channels_per_block);
-    std::vector<std::int32_t> columns;
-    for (std::int64_t x = 0; x < p_.width; ++x)
-      columns.push_back(static_cast<std::int32_t>(nearest_source(x, p_.in_width, p_.width)));
-    std::vector<std::uint8_t> cells(p_.in_width), bits(p_.width);
-    std::vector<Count> before((p_.width + 1) * channels_per_block);
-    std::int64_t current = -1;
-    PollAfterWork poll_after;
-    for (std::int64_t y = 0; y < p_.height; ++y) {
-      const std::int64_t source = nearest_source(y, p_.in_height, p_.height);
-      if (source != current) {
-        const T* rows[channels_per_block];
-        point_to_row(source, rows);
-        dispatch<NearestRow>(&rows[0], p_.in_width, columns.data(), p_.width, cells.data(),
-                             bits.data());
-        dispatch<PrefixSums>(bits.data(), p_.width, before.data());
-        current = source;
-      }
-      dispatch<AddCounts>(spans_begin(y), spans_end(y), before.data(), p_.width, counts_.data(),
-                          &totals_[0]);
-      poll_after(work_of_row(y));
-    }
-  }
-
-  void read_floating() {
-    const bool same_size = p_.in_height == p_.height && p_.in_width == p_.width;
-    double level[channels_per_block] = {};
-    for (std::int64_t j = 0; j < count_; ++j) level[j] = classes_[j].level;
-    std::vector<BilinearTap> taps;
-    for (std::int64_t x = 0; x < p_.width; ++x)
-      taps.push_back(bilinear_tap(x, p_.in_width, p_.width));
-    tallies_.resize(p_.masks * tally_size);
-    std::vector<T> pixels(2 * p_.in_width * channels_per_block);
-    std::vector<double> columns(p_.in_width * channels_per_block);
-    std::vector<double> values(p_.width * channels_per_block);
-    std::vector<double> chunks(p_.width / pixels_per_chunk * tally_size);
-    const auto add = [&](const auto* row, std::int64_t y) {
-      add_row(count_, row, p_.width, static_cast<const double*>(level), spans_begin(y),
-              spans_end(y), chunks.data(), tallies_.data(), &total_[0]);
-    };
-    PollAfterWork poll_after;
-    for (std::int64_t y = 0; y < p_.height; ++y) {
-      const BilinearTap row = bilinear_tap(y, p_.in_height, p_.height);
-      const T *above[channels_per_block], *below[channels_per_block];
-      point_to_row(row.low, above);
-      point_to_row(row.high, below);
-      if (!same_size) {
-        dispatch<ResizedRow>(&above[0], &below[0], row.weight, p_.in_width,
-                             static_cast<const BilinearTap*>(taps.data()), p_.width, pixels.data(),
-                             columns.data(), values.data());
-        add(static_cast<const double*>(values.data()), y);
-      } else if constexpr (std::is_same_v<T, half>) {
-        dispatch<PlainHalfRow>(&above[0], p_.width, pixels.data(), values.data());
-        add(static_cast<const double*>(values.data()), y);
-      } else if constexpr (std::is_floating_point_v<T>) {
-        dispatch<PlainRow>(&above[0], p_.width, pixels.data());
-        add(static_cast<const T*>(pixels.data()), y);
-      }
-      poll_after(work_of_row(y));
-    }
-  }
-
-  const ClassMap<T>* classes_;
-  std::int64_t count_;
-  const Masks& masks_;
-  const MaskScoresParams& p_;
-  std::vector<T> zeros_;  // (w)
-  // Of maps of bytes: pixels of the cues, under each mask (R, 8) and in all.
-  std::vector<Count> counts_;
-  Count totals_[channels_per_block] = {};
-  // Of floating maps: the tallies of the masks (R, 2, 8) and of the image.
-  std::vector<double> tallies_;
-  double total_[tally_size] = {};
+// The tallies of one block of classes.
+struct Tallies {
+  std::vector<double> masks;      // (R, 2, 8)
+  double image[tally_size] = {};  // (2, 8)
 };
+
+std::int64_t work_of_row(const Spans& spans, const MaskScoresParams& p) {
+  return p.in_width + p.width + static_cast<std::int64_t>(spans.size());
+}
+
+// Maps of bytes are counted: a sum is the number of pixels in the cue, too.
+Tallies tally_cues(const ChannelBlock& block, const Masks& masks, const Resizing& resizing,
+                   const MaskScoresParams& p) {
+  std::vector<Count> counts(p.masks * channels_per_block);
+  std::vector<Count> before((p.width + 1) * channels_per_block);
+  Count totals[channels_per_block] = {};
+  std::vector<std::uint8_t> bits(p.width);
+  NearestRows rows(block, resizing);
+  PollAfterWork poll_after;
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    if (rows.move_to(y)) {
+      rows.read(bits.data());
+      prefix_sums(bits.data(), p.width, before.data());
+    }
+    add_counts(masks.rows[y], before.data(), p.width, counts.data(), totals);
+    poll_after(work_of_row(masks.rows[y], p));
+  }
+  Tallies tallies;
+  for (std::int64_t r = 0; r < p.masks; ++r)
+    for (int i = 0; i < 2; ++i) {
+      const auto count = counts.begin() + r * channels_per_block;
+      tallies.masks.insert(tallies.masks.end(), count, count + channels_per_block);
+    }
+  std::copy_n(totals, channels_per_block, tallies.image + channels_per_block);
+  return tallies;
+}
+
+Tallies tally_maps(const ChannelBlock& block, const Masks& masks, const Resizing& resizing,
+                   const MaskScoresParams& p) {
+  Tallies tallies{std::vector<double>(p.masks * tally_size)};
+  double level[channels_per_block];
+  block.read_levels(level);
+  std::vector<double> chunks(p.width / pixels_per_chunk * tally_size);
+  BilinearRows rows(block, resizing);
+  PollAfterWork poll_after;
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    const Spans& spans = masks.rows[y];
+    const auto add = [&](const auto* row) {
+      add_row(block.count, row, p.width, static_cast<const double*>(level), spans.data(),
+              spans.data() + spans.size(), chunks.data(), tallies.masks.data(), &tallies.image[0]);
+    };
+    if (!resizing.same_size())
+      add(rows.values(y));
+    else if (block.type == MapType::real)
+      add(rows.source<double>(y));
+    else
+      add(rows.source<float>(y));
+    poll_after(work_of_row(spans, p));
+  }
+  return tallies;
+}
+
+// Means and overlaps of one block of classes. Returns false where a mean is not finite. `top_mean`
+// is written for maps of bytes only.
+bool score_block(const ChannelBlock& block, const Masks& masks, const Resizing& resizing,
+                 const MaskScoresParams& p,
+                 const std::int64_t* area,  // (R)
+                 double* mean,              // (R, C)
+                 double* top_mean,          // (R, C), or null
+                 double* inside,            // (R, C)
+                 double* covered) {         // (R, C)
+  const Tallies tallies = block.floating() ? tally_maps(block, masks, resizing, p)
+                                           : tally_cues(block, masks, resizing, p);
+  double residue = 0.0;  // x - x is 0 unless x is not finite
+  for (std::int64_t r = 0; r < p.masks; ++r) {
+    const double* const tally = tallies.masks.data() + r * tally_size;
+    for (std::int64_t j = 0; j < block.count; ++j) {
+      const std::int64_t target = r * p.classes + block.channels[j].index;
+      const double both = tally[channels_per_block + j];
+      mean[target] = quotient(tally[j], area[r]);
+      residue += mean[target] - mean[target];
+      if (top_mean != nullptr && !block.floating()) {
+        const std::int64_t n = top_count(area[r], p.top);
+        top_mean[target] = quotient(std::min(both, static_cast<double>(n)), n);
+      }
+      inside[target] = quotient(both, area[r]);
+      covered[target] =
+          quotient(both, static_cast<std::int64_t>(tallies.image[channels_per_block + j]));
+    }
+  }
+  return residue == 0.0;
+}
 
 // An integer that has the order of a finite value among others; -0 comes before 0.
 template <class E>
@@ -526,14 +393,14 @@ class TopOfClass {
              const Stretch* stretch, const Stretch* end, std::int64_t wanted) {
     std::int64_t count = 0;
     for (; stretch != end; ++stretch) {
-      std::copy_n(map + stretch->begin, stretch->length, values_.data() + count);
+      std::copy_n(map + stretch->begin, stretch->length, values_.get() + count);
       count += stretch->length;
     }
     const E threshold = find_threshold(count, wanted);
     double sum;
     std::int64_t above;
-    dispatch_width<SumAbove<2>, SumAbove<4>>(static_cast<const E*>(values_.data()), count,
-                                             threshold, &sum, &above);
+    dispatch_width<SumAbove<2>, SumAbove<4>>(static_cast<const E*>(values_.get()), count, threshold,
+                                             &sum, &above);
     return sum + static_cast<double>(wanted - above) * static_cast<double>(threshold);
   }
 
@@ -541,7 +408,7 @@ class TopOfClass {
   // The n-th largest of the first `count` values, or a value between it and the next smaller one.
   E find_threshold(std::int64_t count, std::int64_t n) {
     Key<E> low, high;  // the n-th largest key is between them
-    dispatch<MakeKeys>(static_cast<const E*>(values_.data()), count, keys_.data(), &low, &high);
+    dispatch<MakeKeys>(static_cast<const E*>(values_.get()), count, keys_.get(), &low, &high);
     if (n == count) return value_of<E>(low);
     // How many keys too many are >= low, and how many more than those above `high` are wanted. An
     // end that stays where it is counts half from then on, so that the next guess is nearer to it
@@ -557,7 +424,7 @@ class TopOfClass {
       Key<E> guess;
       if (halving) {
         guess = middle(low, high);
-        dispatch<Divide>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division);
+        dispatch<Divide>(static_cast<const Key<E>*>(keys_.get()), count, guess, &division);
       } else {
         const auto bottom = static_cast<double>(value_of<E>(low));
         const auto top = static_cast<double>(value_of<E>(high));
@@ -565,7 +432,7 @@ class TopOfClass {
         guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
         division.smallest_from = guess;
         division.largest_below = guess - 1;
-        dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.data()), count, guess, &division.from);
+        dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.get()), count, guess, &division.from);
       }
       if (division.from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
       if (division.from > n) {
@@ -592,41 +459,9 @@ class TopOfClass {
     return static_cast<Key<E>>(static_cast<Unsigned>(low) + distance - distance / 2);
   }
 
-  std::vector<E> values_;
-  std::vector<Key<E>> keys_;
+  Workspace<E> values_;
+  Workspace<Key<E>> keys_;
 };
-
-// One map at the masks' resolution.
-struct ResizeMap {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* above, const T* below,  // (in_width)
-                                double weight, std::int64_t in_width, const BilinearTap* taps,
-                                std::int64_t width,
-                                double* column,  // (in_width): scratch
-                                double* out) {   // (width)
-    for (std::int64_t i = 0; i < in_width; ++i)
-      column[i] = interpolate(load(above[i]), load(below[i]), weight);
-    for (std::int64_t x = 0; x < width; ++x)
-      out[x] = interpolate(column[taps[x].low], column[taps[x].high], taps[x].weight);
-  }
-};
-
-template <class T>
-std::vector<double> resize_map(const T* map,  // (h, w)
-                               const MaskScoresParams& p) {
-  std::vector<BilinearTap> taps;
-  for (std::int64_t x = 0; x < p.width; ++x) taps.push_back(bilinear_tap(x, p.in_width, p.width));
-  std::vector<double> column(p.in_width), out(p.height * p.width);
-  PollAfterWork poll_after;
-  for (std::int64_t y = 0; y < p.height; ++y) {
-    const BilinearTap row = bilinear_tap(y, p.in_height, p.height);
-    dispatch<ResizeMap>(map + row.low * p.in_width, map + row.high * p.in_width, row.weight,
-                        p.in_width, static_cast<const BilinearTap*>(taps.data()), p.width,
-                        column.data(), out.data() + y * p.width);
-    poll_after(p.in_width + p.width);
-  }
-  return out;
-}
 
 // Writes one column of top_mean. Returns false where it is not finite.
 template <class E>
@@ -651,21 +486,25 @@ bool score_top(const E* map,  // (H, W)
   return residue == 0.0;
 }
 
-template <class T>
-bool score_top(const ClassMap<T>& map, const Masks& masks, const std::int64_t* area,
-               const MaskScoresParams& p, double* top_mean) {  // (R, C)
-  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
-    if (p.in_height == p.height && p.in_width == p.width)
-      return score_top(map.map, masks, area, p, top_mean + map.column);
+// The same for a map of any type.
+bool score_top(MapType type, const Channel& map, const Masks& masks, const std::int64_t* area,
+               const Resizing& resizing, const MaskScoresParams& p, double* top_mean) {  // (R, C)
+  double* const column = top_mean + map.index;
+  if (resizing.same_size() && type == MapType::single)
+    return score_top(static_cast<const float*>(map.map), masks, area, p, column);
+  if (resizing.same_size() && type == MapType::real)
+    return score_top(static_cast<const double*>(map.map), masks, area, p, column);
+  const Workspace<double> resized(p.height * p.width);
+  BilinearRows rows(type, map, resizing);
+  PollAfterWork poll_after;
+  for (std::int64_t y = 0; y < p.height; ++y) {
+    std::copy_n(rows.values(y), p.width, resized.get() + y * p.width);
+    poll_after(p.in_width + p.width);
   }
-  const std::vector<double> resized = resize_map(map.map, p);
-  return score_top(resized.data(), masks, area, p, top_mean + map.column);
+  return score_top(static_cast<const double*>(resized.get()), masks, area, p, column);
 }
 
-}  // namespace
-
-template <class T>
-bool mask_scores(const T* maps,              // (B, C, h, w)
+bool mask_scores(const Maps& maps,           // (B, C, h, w)
                  const std::uint8_t* masks,  // (B, R, H, W)
                  std::int64_t* area,         // (B, R)
                  double* mean,               // (B, R, C)
@@ -673,56 +512,54 @@ bool mask_scores(const T* maps,              // (B, C, h, w)
                  double* inside,             // (B, R, C)
                  double* covered,            // (B, R, C)
                  const MaskScoresParams& p, Context& context) {
-  const std::int64_t in_pixels = p.in_height * p.in_width;
   const std::int64_t table = p.masks * p.classes;
+  const Resizing resizing = resizing_of(p.in_height, p.in_width, p.height, p.width);
   std::atomic<bool> all_finite{true};
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int inner_threads) {
     std::int64_t* const image_area = area + b * p.masks;
-    const Masks image_masks =
-        read_masks(masks + b * p.masks * p.height * p.width, p,
-                   top_mean != nullptr && !std::is_integral_v<T>, inner_threads, image_area);
     double* const image_top = top_mean == nullptr ? nullptr : top_mean + b * table;
+    const bool search_largest = image_top != nullptr && maps.floating();
+    const Masks image_masks = read_masks(masks + b * p.masks * p.height * p.width, p,
+                                         search_largest, inner_threads, image_area);
     for (double* scores : {mean, top_mean, inside, covered})
       if (scores != nullptr) std::fill_n(scores + b * table, table, 0.0);
     if (p.masks == 0 || p.height * p.width == 0) return;
 
-    std::vector<Summary> summaries(p.classes);
-    parallel_for(p.classes, inner_threads, [&](std::int64_t c) {
-      const T* map = maps + (b * p.classes + c) * in_pixels;
-      if constexpr (std::is_integral_v<T>) {
-        summaries[c] = {false, true, 0.0};
-        dispatch<AnyOn>(map, in_pixels, &summaries[c].any);
-      } else {
-        dispatch<Summarize>(map, in_pixels, &summaries[c]);
-      }
-    });
-    std::vector<ClassMap<T>> classes;
+    std::vector<MapSummary> summaries(p.classes);
+    parallel_for(p.classes, inner_threads,
+                 [&](std::int64_t c) { summaries[c] = maps.summarize(b * p.classes + c); });
+    Channels classes{maps.type, {}};
     for (std::int64_t c = 0; c < p.classes; ++c) {
       if (!summaries[c].finite) all_finite = false;
       if (summaries[c].any)
-        classes.push_back({maps + (b * p.classes + c) * in_pixels, c,
-                           std::max(p.threshold * summaries[c].largest, 0.0)});
+        classes.channels.push_back(
+            {maps.map(b * p.classes + c), std::max(p.threshold * summaries[c].largest, 0.0), c});
     }
     if (!all_finite) return;
 
-    const auto count = static_cast<std::int64_t>(classes.size());
-    parallel_for(channel_blocks(count), inner_threads, [&](std::int64_t i) {
-      const std::int64_t first = i * channels_per_block;
-      ClassBlock<T> block(classes.data() + first,
-                          std::min<std::int64_t>(channels_per_block, count - first), image_masks,
-                          p);
-      if (!block.score(image_area, mean + b * table, image_top, inside + b * table,
-                       covered + b * table))
+    parallel_for(classes.blocks(), inner_threads, [&](std::int64_t i) {
+      if (!score_block(classes.block(i), image_masks, resizing, p, image_area, mean + b * table,
+                       image_top, inside + b * table, covered + b * table))
         all_finite = false;
     });
-    if constexpr (!std::is_integral_v<T>) {
-      if (image_top == nullptr || !all_finite) return;
-      parallel_for(count, inner_threads, [&](std::int64_t i) {
-        if (!score_top(classes[i], image_masks, image_area, p, image_top)) all_finite = false;
-      });
-    }
+    if (!search_largest || !all_finite) return;
+    parallel_for(classes.count(), inner_threads, [&](std::int64_t i) {
+      if (!score_top(maps.type, classes.channels[i], image_masks, image_area, resizing, p,
+                     image_top))
+        all_finite = false;
+    });
   });
   return all_finite;
+}
+
+}  // namespace
+
+template <class T>
+bool mask_scores(const T* maps, const std::uint8_t* masks, std::int64_t* area, double* mean,
+                 double* top_mean, double* inside, double* covered, const MaskScoresParams& p,
+                 Context& context) {
+  return mask_scores(maps_of(maps, p.in_height * p.in_width), masks, area, mean, top_mean, inside,
+                     covered, p, context);
 }
 
 #define CUEKIT_INSTANTIATE(T)                                                               \

@@ -1,163 +1,171 @@
-// Steps that snap and snap_masks share. A region is a superpixel or a mask; channels come in blocks
-// of 8.
+// Steps that snap, snap_masks and mask_scores share: reading maps of any type, and resizing them
+// row by row. A region is a superpixel or a mask; channels come in blocks of 8.
+//
+// Only what reads the maps depends on their type. Float16 maps are converted to float32 row by row.
 #pragma once
 
-#include <algorithm>
+#include <array>
 #include <cstdint>
-#include <type_traits>
+#include <tuple>
+#include <vector>
 
-#include "cuekit/half.h"
 #include "cuekit/resize.h"
-#include "finite.h"
 #include "lanes.h"
 #include "simd.h"
-#include "superpixels.h"
 
 namespace cuekit::cpu {
 
-// Whether maps can be interpolated: all values are finite, and so are their differences, which in
-// float64 holds below 2^1023.
+// Counts of pixels. Integers, so exact in any order; an image has fewer than 2^31 pixels.
+using Count = std::int32_t;
+
+// What a map holds.
+struct MapSummary {
+  bool any;        // not all values are 0
+  bool finite;     // all values can be interpolated
+  double largest;  // of a floating map: the largest value, but at least 0, if all are finite
+};
+
+enum class MapType { bytes, half, single, real };  // bytes: bool or uint8, nonzero is on
+
+// Maps of one type.
+struct Maps {
+  MapType type;
+  const void* values;   // (maps, h, w)
+  std::int64_t pixels;  // h * w
+
+  bool floating() const { return type != MapType::bytes; }
+  const void* map(std::int64_t k) const;  // (h, w)
+  MapSummary summarize(std::int64_t k) const;
+};
+
+// T is std::uint8_t, half, float or double.
 template <class T>
-bool can_interpolate([[maybe_unused]] const T* values,  // (count)
-                     [[maybe_unused]] std::int64_t count) {
-  if constexpr (std::is_integral_v<T>) {
-    return true;
-  } else if constexpr (std::is_same_v<T, double>) {
-    // Adding 2 to an exponent of 2046, that of 2^1023, carries into the sign bit.
-    constexpr std::uint64_t exponent = std::uint64_t{0x7ff} << 52, two = std::uint64_t{2} << 52;
-    std::uint64_t seen = 0;
-    for (std::int64_t i = 0; i < count; ++i)
-      seen |= (bit_cast<std::uint64_t>(values[i]) & exponent) + two;
-    return !any_nonfinite(seen);
-  } else {
-    return !any_nonfinite(nonfinite_bits(values, count));
-  }
-}
+Maps maps_of(const T* values,  // (maps, h, w)
+             std::int64_t pixels);
 
-// The vertical half of bilinear resizing: two rows of the maps, weighted into one row that still
-// has the maps' columns.
-template <class T>
-CUEKIT_INLINE void interpolate_rows(const T* const* above,  // 8 of (in_width)
-                                    const T* const* below,  // 8 of (in_width)
-                                    double weight, std::int64_t in_width,
-                                    T* pixels,          // (2, in_width, 8): scratch
-                                    double* columns) {  // (in_width, 8)
-  T* lower = pixels + in_width * channels_per_block;
-  interleave(above, in_width, pixels);
-  interleave(below, in_width, lower);
-  for (std::int64_t i = 0; i < in_width * channels_per_block; ++i)
-    columns[i] = interpolate(load(pixels[i]), load(lower[i]), weight);
-}
-
-// The largest value, but at least 0.
-struct Largest {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* values,  // (count)
-                                std::int64_t count, double* largest) {
-    constexpr int accumulators = 8;
-    double best[accumulators] = {};
-    std::int64_t i = 0;
-    for (; i + accumulators <= count; i += accumulators) {
-      for (int j = 0; j < accumulators; ++j) {
-        const double value = load(values[i + j]);
-        best[j] = best[j] < value ? value : best[j];
-      }
-    }
-    for (; i < count; ++i) best[0] = std::max(best[0], load(values[i]));
-    *largest = *std::max_element(best, best + accumulators);
-  }
+struct Channel {
+  const void* map;     // (h, w)
+  double level;        // floating maps are on above it
+  std::int64_t index;  // in the image
 };
 
-// One row of bool cues, resized to the regions' columns: one bit per channel.
-struct NearestRow {
-  static CUEKIT_INLINE void run(const std::uint8_t* const* rows,  // 8 of (in_width)
-                                std::int64_t in_width,
-                                const std::int32_t* columns,  // (width): columns of the cues
-                                std::int64_t width,
-                                std::uint8_t* cells,   // (in_width): scratch
-                                std::uint8_t* bits) {  // (width)
-    std::fill_n(cells, in_width, std::uint8_t{0});
-    for (int j = 0; j < channels_per_block; ++j) {
-      const auto bit = static_cast<std::uint8_t>(1u << j);
-      for (std::int64_t c = 0; c < in_width; ++c)
-        cells[c] = static_cast<std::uint8_t>(cells[c] | (rows[j][c] != 0 ? bit : 0));
-    }
-    for (std::int64_t x = 0; x < width; ++x) bits[x] = cells[columns[x]];
-  }
+// At most 8 channels of one image.
+struct ChannelBlock {
+  MapType type;
+  const Channel* channels;  // (count)
+  std::int64_t count;
+
+  bool floating() const { return type != MapType::bytes; }
+  void read_levels(double* levels) const;  // (8)
 };
 
-// One row of floating maps, resized to the regions' columns, and the bits of the values above the
-// channels' levels.
-struct BilinearRow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* const* above,  // 8 of (in_width)
-                                const T* const* below,  // 8 of (in_width)
-                                double weight, std::int64_t in_width,
-                                const BilinearTap* taps,  // (width)
-                                std::int64_t width,
-                                const double* level,   // (8)
-                                T* pixels,             // (2, in_width, 8): scratch
-                                double* columns,       // (in_width, 8): scratch
-                                double* values,        // (width, 8)
-                                std::uint8_t* bits) {  // (width)
-    interpolate_rows(above, below, weight, in_width, pixels, columns);
-    for (std::int64_t x = 0; x < width; ++x) {
-      const double* left = columns + taps[x].low * channels_per_block;
-      const double* right = columns + taps[x].high * channels_per_block;
-      unsigned on = 0;
-      for (int j = 0; j < channels_per_block; ++j)
-        values[x * channels_per_block + j] = interpolate(left[j], right[j], taps[x].weight);
-      for (int j = 0; j < channels_per_block; ++j)
-        on |= static_cast<unsigned>(values[x * channels_per_block + j] > level[j]) << j;
-      bits[x] = static_cast<std::uint8_t>(on);
-    }
-  }
+// The channels of one image that are on somewhere.
+struct Channels {
+  MapType type;
+  std::vector<Channel> channels;
+
+  std::int64_t count() const { return static_cast<std::int64_t>(channels.size()); }
+  std::int64_t blocks() const;
+  ChannelBlock block(std::int64_t i) const;
 };
+
+// From the resolution of the maps to that of the regions.
+struct Resizing {
+  std::int64_t in_height, in_width, height, width;
+  std::vector<std::int32_t> columns;  // (width): nearest
+  std::vector<BilinearTap> taps;      // (width)
+
+  bool same_size() const { return in_height == height && in_width == width; }
+};
+
+Resizing resizing_of(std::int64_t in_height, std::int64_t in_width, std::int64_t height,
+                     std::int64_t width);
+
+// The rows of one block of bool cues, resized: one bit per channel.
+class NearestRows {
+ public:
+  NearestRows(const ChannelBlock& block, const Resizing& resizing)
+      : block_(block), resizing_(resizing) {}
+
+  // Returns whether row y differs from the row before.
+  bool move_to(std::int64_t y);
+  const std::uint8_t* cells() const { return cells_.data(); }  // (in_width): before resizing
+  void read(std::uint8_t* bits) const;                         // (width)
+
+ private:
+  const ChannelBlock block_;
+  const Resizing& resizing_;
+  std::int64_t source_ = -1;
+  std::vector<std::uint8_t> cells_;
+};
+
+// The rows of floating maps, resized: of one map, or of one block of maps, interleaved.
+class BilinearRows {
+ public:
+  BilinearRows(MapType type, const Channel& map, const Resizing& resizing)
+      : block_{type, &map, 1}, resizing_(resizing), lanes_(1) {}
+  BilinearRows(const ChannelBlock& block, const Resizing& resizing)
+      : block_(block), resizing_(resizing), lanes_(channels_per_block) {}
+
+  // Row `row` of the maps themselves. S is double for maps of float64, otherwise float.
+  template <class S>
+  const S* source(std::int64_t row);  // (in_width), or (in_width, 8)
+  // Row y after the vertical half of resizing: it still has the maps' columns.
+  const double* columns(std::int64_t y);  // (in_width), or (in_width, 8)
+  // Row y after both.
+  const double* values(std::int64_t y);  // (width), or (width, 8)
+
+ private:
+  // The last even and the last odd row of the maps.
+  template <class S>
+  struct Sources {
+    std::vector<S> row[2];
+    std::int64_t held[2] = {-1, -1};
+  };
+
+  template <class S>
+  void weight_rows(std::int64_t y);
+
+  const ChannelBlock block_;
+  const Resizing& resizing_;
+  const int lanes_;  // 1 or 8
+  std::tuple<Sources<float>, Sources<double>> sources_;
+  std::vector<float> halves_;
+  std::vector<double> columns_, values_;
+};
+
+// bits[x] = bit j is whether values[x][j] > level[j].
+void bits_above(const double* values,  // (width, 8)
+                std::int64_t width,
+                const double* level,  // (8)
+                std::uint8_t* bits);  // (width)
+
+// The bits of every byte as 8 counts.
+inline constexpr std::array<std::array<Count, channels_per_block>, 256> bits_of_bytes = [] {
+  std::array<std::array<Count, channels_per_block>, 256> table{};
+  for (unsigned byte = 0; byte < 256; ++byte)
+    for (unsigned j = 0; j < channels_per_block; ++j)
+      table[byte][j] = static_cast<Count>(byte >> j & 1u);
+  return table;
+}();
+
+// Prefix sums of one row: before[x] is the number of pixels left of x that are on.
+void prefix_sums(const std::uint8_t* bits,  // (width): one bit per channel
+                 std::int64_t width,
+                 Count* before);  // (width + 1, 8)
 
 // Decides in which regions each channel is on: where its mean is above threshold * its largest
-// mean, and above 0. Sums are pixel counts or sums of values.
-struct Decide {
-  template <class Sum>
-  static CUEKIT_INLINE void run(const Sum* sums,      // (regions, 8)
-                                const double* sizes,  // (regions): pixels
-                                std::int64_t regions, double threshold,
-                                double* means,     // (regions, 8): scratch
-                                std::uint8_t* on,  // (regions): bit j is channel j of the block
-                                bool* finite) {    // false where a mean is not finite
-    double largest[channels_per_block] = {};
-    double residue[channels_per_block] = {};  // x - x is 0 unless x is not finite
-    for (std::int64_t s = 0; s < regions; ++s) {
-      const double size = sizes[s] > 0.0 ? sizes[s] : 1.0;  // a region without pixels has mean 0
-      for (int j = 0; j < channels_per_block; ++j) {
-        const double mean = static_cast<double>(sums[s * channels_per_block + j]) / size;
-        means[s * channels_per_block + j] = mean;
-        residue[j] += mean - mean;
-        largest[j] = largest[j] < mean ? mean : largest[j];
-      }
-    }
-    double level[channels_per_block];
-    *finite = true;
-    for (int j = 0; j < channels_per_block; ++j) {
-      level[j] = std::max(threshold * largest[j], 0.0);
-      *finite = *finite && residue[j] == 0.0;
-    }
-    for (std::int64_t s = 0; s < regions; ++s) {
-      unsigned bits = 0;
-      for (int j = 0; j < channels_per_block; ++j)
-        bits |= static_cast<unsigned>(means[s * channels_per_block + j] > level[j]) << j;
-      on[s] = static_cast<std::uint8_t>(bits);
-    }
-  }
-};
+// mean, and above 0. Returns false where a mean is not finite.
+bool decide(const double* sizes,  // (regions): pixels
+            std::int64_t regions, double threshold,
+            double* sums,       // (regions, 8); means, later
+            std::uint8_t* on);  // (regions): one bit per channel
 
-// row[i] = whether `bit`, the bit of one channel, is set in bytes[i].
-CUEKIT_INLINE void select_bit(const std::uint8_t* __restrict bytes,  // (pixels)
-                              std::uint8_t bit, std::int64_t pixels,
-                              std::uint8_t* __restrict row) {  // (pixels)
-  for (std::int64_t i = 0; i < pixels; ++i) {
-    const auto masked = static_cast<std::uint8_t>(bytes[i] & bit);
-    row[i] = masked < 1 ? masked : std::uint8_t{1};
-  }
-}
+// Writes the bits of consecutive rows to the channels.
+void select_bits(const std::uint8_t* bits,  // (pixels): one bit per channel
+                 std::int64_t count, const ChannelBlock& block,
+                 bool* out,             // (K, H, W): of the image
+                 std::int64_t pixels,   // H * W
+                 std::int64_t offset);  // of the first row, in pixels
 
 }  // namespace cuekit::cpu

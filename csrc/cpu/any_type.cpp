@@ -2,12 +2,15 @@
 #include "any_type.h"
 
 #include "finite.h"
+#include "half_rows.h"
 
 namespace cuekit::cpu {
 
 template <class T, class To>
 void read_values(const void* values, std::int64_t step, std::int64_t count, To* out) {
   const T* const source = static_cast<const T*>(values);
+  if constexpr (std::is_same_v<T, half> && std::is_same_v<To, float>)
+    if (step == 1) return widen(source, count, out);
   if (step == 1)
     for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(load(source[i]));
   else
@@ -22,7 +25,7 @@ void write_values(const From* source, std::int64_t count, void* values) {
 
 template <class T>
 bool finite_values(const void* values, std::int64_t count) {
-  if constexpr (std::is_integral_v<T>)
+  if constexpr (std::is_integral_v<T> || std::is_same_v<T, flag>)
     return true;
   else
     return !any_nonfinite(nonfinite_bits(static_cast<const T*>(values), count));
@@ -35,7 +38,15 @@ bool finite_values(const void* values, std::int64_t count) {
 CUEKIT_READ(half)
 CUEKIT_READ(float)
 CUEKIT_READ(double)
+CUEKIT_READ(flag)
 CUEKIT_READ(std::uint8_t)
+CUEKIT_READ(std::int8_t)
+CUEKIT_READ(std::uint16_t)
+CUEKIT_READ(std::int16_t)
+CUEKIT_READ(std::uint32_t)
+CUEKIT_READ(std::int32_t)
+CUEKIT_READ(std::uint64_t)
+CUEKIT_READ(std::int64_t)
 #undef CUEKIT_READ
 
 template void write_values<half>(const float*, std::int64_t, void*);

@@ -3,12 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuekit/half.h"
 
 namespace cuekit::cpu {
 
-// These are compiled in any_type.cpp, for half, float, double and std::uint8_t.
+// These are compiled in any_type.cpp: reading for all types of maps, writing for floating ones.
 
 // out[i] = values[i * step], for `count` values.
 template <class T, class To>
@@ -26,6 +27,7 @@ class Source {
   explicit Source(const T* values)
       : values_(reinterpret_cast<const char*>(values)),
         size_(sizeof(T)),
+        exact_in_float_(sizeof(T) <= 2 || std::is_same_v<T, float>),
         to_float_(read_values<T, float>),
         to_double_(read_values<T, double>),
         finite_(finite_values<T>) {}
@@ -35,6 +37,15 @@ class Source {
     Source other = *this;
     other.values_ += first * size_;
     return other;
+  }
+
+  // Whether float32 holds every value of the type.
+  bool exact_in_float() const { return exact_in_float_; }
+  // The array, or null if its type is not To, which is float or double.
+  template <class To>
+  const To* as() const {
+    void (*const read)(const void*, std::int64_t, std::int64_t, float*) = read_values<To, float>;
+    return to_float_ == read ? reinterpret_cast<const To*>(values_) : nullptr;
   }
 
   // Reads values first, first + step, ...
@@ -51,6 +62,7 @@ class Source {
  private:
   const char* values_;
   std::int64_t size_;  // of a value, in bytes
+  bool exact_in_float_;
   void (*to_float_)(const void*, std::int64_t, std::int64_t, float*);
   void (*to_double_)(const void*, std::int64_t, std::int64_t, double*);
   bool (*finite_)(const void*, std::int64_t);

@@ -193,31 +193,44 @@ void superpixel_colours(const std::uint8_t* image,   // (H, W, 3)
     colours[i] = sums[i] / std::max(runs.sizes[i / 3], 1.0);
 }
 
-template <class T>
-bool superpixel_table(const T* values,             // (K, H, W)
-                      const std::int32_t* labels,  // (H, W)
-                      mean_type<T>* table,         // (K, S)
-                      std::int64_t channels, std::int64_t superpixels,
-                      const SuperpixelGraphParams& p, Context& context) {
+namespace {
+
+template <class M>
+bool table_of(const Source& values,        // (K, H, W)
+              const std::int32_t* labels,  // (H, W)
+              M* table,                    // (K, S)
+              std::int64_t channels, std::int64_t superpixels, const SuperpixelGraphParams& p,
+              int threads) {
   const SuperpixelRuns runs = read_labels(labels, superpixels, p);
+  const std::int64_t pixels = p.height * p.width;
   std::atomic<bool> all_finite{true};
-  parallel_for(channel_blocks(channels), context.threads, [&](std::int64_t block) {
+  parallel_for(channel_blocks(channels), threads, [&](std::int64_t block) {
     const std::int64_t first = block * channels_per_block;
     const std::int64_t count = std::min<std::int64_t>(channels_per_block, channels - first);
     const std::vector<double> sums =
-        sums_of_block(values + first * p.height * p.width, count, runs, p.height, p.width);
+        sums_of_block(values.from(first * pixels), count, runs, pixels);
     // With the sums of the pixels in no superpixel, which are checked only.
     for (std::int64_t s = 0; s < runs.rows(); ++s) {
       for (std::int64_t k = 0; k < count; ++k) {
         const double sum = sums[s * channels_per_block + k];
         if (!std::isfinite(sum)) all_finite = false;
         if (s < runs.count && s < superpixels)
-          table[(first + k) * superpixels + s] =
-              store<mean_type<T>>(sum / std::max(runs.sizes[s], 1.0));
+          table[(first + k) * superpixels + s] = store<M>(sum / std::max(runs.sizes[s], 1.0));
       }
     }
   });
   return all_finite;
+}
+
+}  // namespace
+
+template <class T>
+bool superpixel_table(const T* values,             // (K, H, W)
+                      const std::int32_t* labels,  // (H, W)
+                      mean_type<T>* table,         // (K, S)
+                      std::int64_t channels, std::int64_t superpixels,
+                      const SuperpixelGraphParams& p, Context& context) {
+  return table_of(Source(values), labels, table, channels, superpixels, p, context.threads);
 }
 
 #define CUEKIT_INSTANTIATE(T)                                                                \

@@ -89,16 +89,25 @@ struct WeightColumns {
   }
 };
 
+// In vectors of `lanes`. Adding 2^j where value j is above its level sets bit j.
+template <int lanes>
 struct BitsAbove {
   static CUEKIT_INLINE void run(const double* values,  // (width, 8)
                                 std::int64_t width,
                                 const double* level,   // (8)
                                 std::uint8_t* bits) {  // (width)
-    for (std::int64_t x = 0; x < width; ++x) {
-      unsigned on = 0;
-      for (int j = 0; j < channels_per_block; ++j)
-        on |= static_cast<unsigned>(values[x * channels_per_block + j] > level[j]) << j;
-      bits[x] = static_cast<std::uint8_t>(on);
+    using Part = Lanes<double, lanes>;
+    constexpr double powers[channels_per_block] = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (std::int64_t x = 0; x < width; ++x, values += channels_per_block) {
+      auto sums = Part::zero();
+      for (int j = 0; j < channels_per_block; j += lanes)
+        sums = sums + if_less(Part::load(level + j), Part::load(values + j), Part::load(powers + j),
+                              Part::zero());
+      double each[lanes];
+      sums.store(each);
+      double sum = 0.0;
+      for (int j = 0; j < lanes; ++j) sum += each[j];
+      bits[x] = static_cast<std::uint8_t>(static_cast<int>(sum));
     }
   }
 };
@@ -327,7 +336,7 @@ const double* BilinearRows::values(std::int64_t y) {
 }
 
 void bits_above(const double* values, std::int64_t width, const double* level, std::uint8_t* bits) {
-  dispatch<BitsAbove>(values, width, level, bits);
+  dispatch_width<BitsAbove<2>, BitsAbove<4>>(values, width, level, bits);
 }
 
 void prefix_sums(const std::uint8_t* bits, std::int64_t width, Count* before) {

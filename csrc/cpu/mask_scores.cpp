@@ -213,7 +213,7 @@ std::vector<double> tally_maps(const ChannelBlock& block, const Masks& masks,
     };
     if (!resizing.same_size())
       add(rows.values(y));
-    else if (block.type == MapType::real)
+    else if (block.type == MapType::float64)
       add(rows.source<double>(y));
     else
       add(rows.source<float>(y));
@@ -477,9 +477,9 @@ bool score_top(const E* map,  // (H, W)
 bool score_top(MapType type, const Channel& map, const Masks& masks, const std::int64_t* area,
                const Resizing& resizing, const MaskScoresParams& p, double* top_mean) {  // (R, C)
   double* const column = top_mean + map.index;
-  if (resizing.same_size() && type == MapType::single)
+  if (resizing.same_size() && type == MapType::float32)
     return score_top(static_cast<const float*>(map.map), masks, area, p, column);
-  if (resizing.same_size() && type == MapType::real)
+  if (resizing.same_size() && type == MapType::float64)
     return score_top(static_cast<const double*>(map.map), masks, area, p, column);
   const Workspace<double> resized(p.height * p.width);
   BilinearRows rows(type, map, resizing);

@@ -2,11 +2,9 @@
 #include "snap_steps.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#include <utility>
 
 #include "cuekit/half.h"
 #include "superpixels.h"
@@ -189,15 +187,15 @@ Maps maps_of(const std::uint8_t* values, std::int64_t pixels) {
 }
 template <>
 Maps maps_of(const half* values, std::int64_t pixels) {
-  return {MapType::half, values, pixels};
+  return {MapType::float16, values, pixels};
 }
 template <>
 Maps maps_of(const float* values, std::int64_t pixels) {
-  return {MapType::single, values, pixels};
+  return {MapType::float32, values, pixels};
 }
 template <>
 Maps maps_of(const double* values, std::int64_t pixels) {
-  return {MapType::real, values, pixels};
+  return {MapType::float64, values, pixels};
 }
 
 const void* Maps::map(std::int64_t k) const { return value_at(type, values, k * pixels); }
@@ -205,11 +203,11 @@ const void* Maps::map(std::int64_t k) const { return value_at(type, values, k * 
 MapSummary Maps::summarize(std::int64_t k) const {
   const void* const first = map(k);
   switch (type) {
-    case MapType::half:
+    case MapType::float16:
       return cpu::summarize<half>(first, pixels);
-    case MapType::single:
+    case MapType::float32:
       return cpu::summarize<float>(first, pixels);
-    case MapType::real:
+    case MapType::float64:
       return cpu::summarize<double>(first, pixels);
     default:
       const bool any = !all_zero(first, pixels);
@@ -282,12 +280,12 @@ const S* BilinearRows::source(std::int64_t row) {
   sources.held[row % 2] = row;
   const std::int64_t in_width = resizing_.in_width;
   const S* rows[channels_per_block];
-  halves_.resize(block_.type == MapType::half ? in_width * lanes_ : 0);
+  halves_.resize(block_.type == MapType::float16 ? in_width * lanes_ : 0);
   for (std::int64_t j = 0; j < lanes_; ++j) {
     const Channel& channel = block_.channels[j < block_.count ? j : 0];
     const void* const map = value_at(block_.type, channel.map, row * in_width);
     if constexpr (std::is_same_v<S, float>) {
-      if (block_.type == MapType::half) {
+      if (block_.type == MapType::float16) {
         const auto* halves = static_cast<const half*>(map);
         float* const floats = halves_.data() + j * in_width;
         for (std::int64_t x = 0; x < in_width; ++x) floats[x] = to_float(halves[x]);
@@ -316,7 +314,7 @@ void BilinearRows::weight_rows(std::int64_t y) {
 
 const double* BilinearRows::columns(std::int64_t y) {
   columns_.resize(resizing_.in_width * lanes_);
-  if (block_.type == MapType::real)
+  if (block_.type == MapType::float64)
     weight_rows<double>(y);
   else
     weight_rows<float>(y);

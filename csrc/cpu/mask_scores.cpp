@@ -124,42 +124,37 @@ class Tally {
   Part level_[parts], sum_[parts], count_[parts];
 };
 
-// Adds one row to the tallies of the masks, and to that of the image.
+// Adds one row to the tallies of the masks, and to that of the image, which is like one more mask.
 template <int channels, int lanes>
 struct AddRow {
   template <class S>
-  static CUEKIT_INLINE void run(const S* pixels,  // (width, 8): values, interleaved
-                                std::int64_t width,
+  static CUEKIT_INLINE void run(const S* pixels,      // (width, 8): values, interleaved
+                                const Span image,     // the whole row
                                 const double* level,  // (8)
                                 const Span* span, const Span* end,
-                                double* chunks,   // (width / 8, 2, 8): scratch
-                                double* tallies,  // (R, 2, 8)
-                                double* total) {  // (2, 8)
+                                double* chunks,     // (width / 8, 2, 8): scratch
+                                double* tallies) {  // (R + 1, 2, 8)
     constexpr std::int64_t step = pixels_per_chunk * channels_per_block;
-    const std::int64_t whole = width / pixels_per_chunk;
-    for (std::int64_t i = 0; i < whole; ++i) {
+    for (std::int64_t i = 0; i < image.end / pixels_per_chunk; ++i) {
       Tally<channels, lanes> chunk(level);
       chunk.add_pixels(pixels + i * step, pixels_per_chunk);
       chunk.store(chunks + i * tally_size);
     }
-    Tally<channels, lanes> tally(level);
-    tally.load(total);
-    tally.add_tallies(chunks, whole);
-    tally.add_pixels(pixels + whole * step, width - whole * pixels_per_chunk);
-    tally.store(total);
-    for (; span != end; ++span) {
-      tally.load(tallies + span->mask * tally_size);
-      const std::int64_t first = (span->begin + pixels_per_chunk - 1) / pixels_per_chunk;
-      const std::int64_t last = span->end / pixels_per_chunk;
-      const S* const source = pixels + span->begin * std::int64_t{channels_per_block};
+    for (const Span* each = &image;; each = span++) {
+      // Whole chunks [first, last), after the pixels before them.
+      const std::int64_t first = (each->begin + pixels_per_chunk - 1) / pixels_per_chunk;
+      const std::int64_t last = each->end / pixels_per_chunk;
+      Tally<channels, lanes> tally(level);
+      tally.load(tallies + each->mask * tally_size);
+      std::int64_t x = each->begin;
       if (first < last) {
-        tally.add_pixels(source, first * pixels_per_chunk - span->begin);
+        tally.add_pixels(pixels + x * channels_per_block, first * pixels_per_chunk - x);
         tally.add_tallies(chunks + first * tally_size, last - first);
-        tally.add_pixels(pixels + last * step, span->end - last * pixels_per_chunk);
-      } else {
-        tally.add_pixels(source, span->end - span->begin);
+        x = last * pixels_per_chunk;
       }
-      tally.store(tallies + span->mask * tally_size);
+      tally.add_pixels(pixels + x * channels_per_block, each->end - x);
+      tally.store(tallies + each->mask * tally_size);
+      if (span == end) break;
     }
   }
 };
@@ -173,22 +168,17 @@ void add_row(std::int64_t classes, const S* pixels, Others... others) {
     dispatch_width<AddRow<8, 2>, AddRow<8, 4>>(pixels, others...);
 }
 
-// The tallies of one block of classes.
-struct Tallies {
-  std::vector<double> masks;      // (R, 2, 8)
-  double image[tally_size] = {};  // (2, 8)
-};
-
 std::int64_t work_of_row(const Spans& spans, const MaskScoresParams& p) {
   return p.in_width + p.width + static_cast<std::int64_t>(spans.size());
 }
 
-// Maps of bytes are counted: a sum is the number of pixels in the cue, too.
-Tallies tally_cues(const ChannelBlock& block, const Masks& masks, const Resizing& resizing,
-                   const MaskScoresParams& p) {
-  std::vector<Count> counts(p.masks * channels_per_block);
+// The tallies of one block of classes, under each mask and of the image. Maps of bytes are counted:
+// a sum is the number of pixels in the cue, too.
+std::vector<double> tally_cues(const ChannelBlock& block, const Masks& masks,
+                               const Resizing& resizing, const MaskScoresParams& p) {
+  std::vector<Count> counts((p.masks + 1) * channels_per_block);
   std::vector<Count> before((p.width + 1) * channels_per_block);
-  Count totals[channels_per_block] = {};
+  Count* const totals = counts.data() + p.masks * channels_per_block;
   std::vector<std::uint8_t> bits(p.width);
   NearestRows rows(block, resizing);
   PollAfterWork poll_after;
@@ -200,33 +190,30 @@ Tallies tally_cues(const ChannelBlock& block, const Masks& masks, const Resizing
     add_counts(masks.rows[y], before.data(), p.width, counts.data(), totals);
     poll_after(work_of_row(masks.rows[y], p));
   }
-  Tallies tallies;
-  for (std::int64_t r = 0; r < p.masks; ++r)
-    for (int i = 0; i < 2; ++i) {
-      const auto count = counts.begin() + r * channels_per_block;
-      tallies.masks.insert(tallies.masks.end(), count, count + channels_per_block);
-    }
-  std::copy_n(totals, channels_per_block, tallies.image + channels_per_block);
+  std::vector<double> tallies(2 * counts.size());
+  for (std::size_t i = 0; i < tallies.size(); ++i)
+    tallies[i] = counts[i / tally_size * channels_per_block + i % channels_per_block];
   return tallies;
 }
 
-Tallies tally_maps(const ChannelBlock& block, const Masks& masks, const Resizing& resizing,
-                   const MaskScoresParams& p) {
-  Tallies tallies{std::vector<double>(p.masks * tally_size)};
+std::vector<double> tally_maps(const ChannelBlock& block, const Masks& masks,
+                               const Resizing& resizing, const MaskScoresParams& p) {
+  std::vector<double> tallies((p.masks + 1) * tally_size);
   double level[channels_per_block];
   block.read_levels(level);
   std::vector<double> chunks(p.width / pixels_per_chunk * tally_size);
+  const Span image{p.masks, 0, static_cast<std::int32_t>(p.width)};
   BilinearRows rows(block, resizing);
   PollAfterWork poll_after;
   for (std::int64_t y = 0; y < p.height; ++y) {
     const Spans& spans = masks.rows[y];
     const auto add = [&](const auto* row) {
-      add_row(block.count, row, p.width, static_cast<const double*>(level), spans.data(),
-              spans.data() + spans.size(), chunks.data(), tallies.masks.data(), &tallies.image[0]);
+      add_row(block.count, row, image, static_cast<const double*>(level), spans.data(),
+              spans.data() + spans.size(), chunks.data(), tallies.data());
     };
     if (!resizing.same_size())
       add(rows.values(y));
-    else if (block.type == MapType::real)
+    else if (block.type == MapType::float64)
       add(rows.source<double>(y));
     else
       add(rows.source<float>(y));
@@ -244,11 +231,12 @@ bool score_block(const ChannelBlock& block, const Masks& masks, const Resizing& 
                  double* top_mean,          // (R, C), or null
                  double* inside,            // (R, C)
                  double* covered) {         // (R, C)
-  const Tallies tallies = block.floating() ? tally_maps(block, masks, resizing, p)
-                                           : tally_cues(block, masks, resizing, p);
+  const std::vector<double> tallies = block.floating() ? tally_maps(block, masks, resizing, p)
+                                                       : tally_cues(block, masks, resizing, p);
+  const double* const image = tallies.data() + p.masks * tally_size;
   double residue = 0.0;  // x - x is 0 unless x is not finite
   for (std::int64_t r = 0; r < p.masks; ++r) {
-    const double* const tally = tallies.masks.data() + r * tally_size;
+    const double* const tally = tallies.data() + r * tally_size;
     for (std::int64_t j = 0; j < block.count; ++j) {
       const std::int64_t target = r * p.classes + block.channels[j].index;
       const double both = tally[channels_per_block + j];
@@ -259,8 +247,7 @@ bool score_block(const ChannelBlock& block, const Masks& masks, const Resizing& 
         top_mean[target] = quotient(std::min(both, static_cast<double>(n)), n);
       }
       inside[target] = quotient(both, area[r]);
-      covered[target] =
-          quotient(both, static_cast<std::int64_t>(tallies.image[channels_per_block + j]));
+      covered[target] = quotient(both, static_cast<std::int64_t>(image[channels_per_block + j]));
     }
   }
   return residue == 0.0;
@@ -327,13 +314,28 @@ struct Divide {
   }
 };
 
-// The number of keys >= guess.
+// The number of keys >= guess, in vectors of `width` bytes. Four in each step: a shorter loop takes
+// half as long again where it happens to cross a cache line.
+template <int width>
 struct CountFrom {
   template <class K>
   static CUEKIT_INLINE void run(const K* keys,  // (count)
                                 std::int64_t count, K guess, std::int64_t* from) {
-    K number = 0;
-    for (std::int64_t i = 0; i < count; ++i) number += keys[i] >= guess ? K{1} : K{0};
+    constexpr int lanes = width / static_cast<int>(sizeof(K));
+    using Part = Lanes<K, lanes>;
+    const auto limit = Part::all(guess), zero = Part::zero(), one = Part::all(1);
+    auto below = zero;
+    std::int64_t i = 0;
+    for (; i + 4 * lanes <= count; i += 4 * lanes) {
+      CUEKIT_UNROLL
+      for (int j = 0; j < 4; ++j)
+        below = below + if_less(Part::load(keys + i + j * lanes), limit, one, zero);
+    }
+    K each[lanes];
+    below.store(each);
+    std::int64_t number = i;
+    for (int j = 0; j < lanes; ++j) number -= each[j];
+    for (; i < count; ++i) number += keys[i] >= guess ? 1 : 0;
     *from = number;
   }
 };
@@ -432,7 +434,8 @@ class TopOfClass {
         guess = std::clamp(key_of(static_cast<E>(top - (top - bottom) * share)), low + 1, high);
         division.smallest_from = guess;
         division.largest_below = guess - 1;
-        dispatch<CountFrom>(static_cast<const Key<E>*>(keys_.get()), count, guess, &division.from);
+        dispatch_width<CountFrom<16>, CountFrom<32>>(static_cast<const Key<E>*>(keys_.get()), count,
+                                                     guess, &division.from);
       }
       if (division.from == n) return value_of<E>(guess - 1);  // those above it are what is wanted
       if (division.from > n) {
@@ -490,9 +493,9 @@ bool score_top(const E* map,  // (H, W)
 bool score_top(MapType type, const Channel& map, const Masks& masks, const std::int64_t* area,
                const Resizing& resizing, const MaskScoresParams& p, double* top_mean) {  // (R, C)
   double* const column = top_mean + map.index;
-  if (resizing.same_size() && type == MapType::single)
+  if (resizing.same_size() && type == MapType::float32)
     return score_top(static_cast<const float*>(map.map), masks, area, p, column);
-  if (resizing.same_size() && type == MapType::real)
+  if (resizing.same_size() && type == MapType::float64)
     return score_top(static_cast<const double*>(map.map), masks, area, p, column);
   const Workspace<double> resized(p.height * p.width);
   BilinearRows rows(type, map, resizing);

@@ -34,6 +34,7 @@ struct SkipEmpty {
                                          std::int64_t pixels, std::int64_t x) {
     for (; x + block <= pixels; x += block) {
       std::uint64_t any = 0;
+      CUEKIT_UNROLL
       for (int i = 0; i < block; i += 8) {
         std::uint64_t word;
         std::memcpy(&word, mask + x + i, sizeof word);

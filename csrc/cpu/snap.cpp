@@ -3,7 +3,7 @@
 //
 // Channels that are on somewhere are taken in blocks of 8, interleaved. For each row of
 // superpixels:
-//   bool cues: prefix sums along the resized row give the count of any run as one difference of two
+//   bool cues: prefix sums along the cues' row give the count of any run as one difference of two
 //     vectors of 8 counts, whatever the run's length; rows of superpixels over the same row of cues
 //     share the prefix sums.
 //   floating maps: two rows of the maps are interpolated vertically once; then each pixel is

@@ -3,12 +3,10 @@
 // Masks are mostly empty, so they are read once, into spans (runs of covered pixels) that lie row
 // by row; every later step costs what the masks cover and not R times the image. Channels that are
 // on somewhere are taken in blocks of 8:
-//   each row of the cues is resized: one byte per pixel with a bit for each channel (the input)
-//   and,
-//     for means of floating maps, the values, interleaved;
+//   each row of the cues is resized: one byte per pixel, a bit for each channel (the input), and
+//     the values, interleaved, for means of floating maps;
 //   counts under a span are one difference of prefix sums, whatever its length; values are added
-//   one
-//     by one;
+//     one by one;
 //   a mask's decision is one byte, a bit for each channel; painting combines these bytes by OR in
 //     the pixels of the mask's spans, then extracts each channel's bit.
 #include "cuekit/snap_masks.h"

@@ -2,11 +2,9 @@
 #include "snap_steps.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#include <utility>
 
 #include "cuekit/half.h"
 #include "superpixels.h"
@@ -89,16 +87,25 @@ struct WeightColumns {
   }
 };
 
+// In vectors of `lanes`. Adding 2^j where value j is above its level sets bit j.
+template <int lanes>
 struct BitsAbove {
   static CUEKIT_INLINE void run(const double* values,  // (width, 8)
                                 std::int64_t width,
                                 const double* level,   // (8)
                                 std::uint8_t* bits) {  // (width)
-    for (std::int64_t x = 0; x < width; ++x) {
-      unsigned on = 0;
-      for (int j = 0; j < channels_per_block; ++j)
-        on |= static_cast<unsigned>(values[x * channels_per_block + j] > level[j]) << j;
-      bits[x] = static_cast<std::uint8_t>(on);
+    using Part = Lanes<double, lanes>;
+    constexpr double powers[channels_per_block] = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (std::int64_t x = 0; x < width; ++x, values += channels_per_block) {
+      auto sums = Part::zero();
+      for (int j = 0; j < channels_per_block; j += lanes)
+        sums = sums + if_less(Part::load(level + j), Part::load(values + j), Part::load(powers + j),
+                              Part::zero());
+      double each[lanes];
+      sums.store(each);
+      double sum = 0.0;
+      for (int j = 0; j < lanes; ++j) sum += each[j];
+      bits[x] = static_cast<std::uint8_t>(static_cast<int>(sum));
     }
   }
 };
@@ -180,15 +187,15 @@ Maps maps_of(const std::uint8_t* values, std::int64_t pixels) {
 }
 template <>
 Maps maps_of(const half* values, std::int64_t pixels) {
-  return {MapType::half, values, pixels};
+  return {MapType::float16, values, pixels};
 }
 template <>
 Maps maps_of(const float* values, std::int64_t pixels) {
-  return {MapType::single, values, pixels};
+  return {MapType::float32, values, pixels};
 }
 template <>
 Maps maps_of(const double* values, std::int64_t pixels) {
-  return {MapType::real, values, pixels};
+  return {MapType::float64, values, pixels};
 }
 
 const void* Maps::map(std::int64_t k) const { return value_at(type, values, k * pixels); }
@@ -196,11 +203,11 @@ const void* Maps::map(std::int64_t k) const { return value_at(type, values, k * 
 MapSummary Maps::summarize(std::int64_t k) const {
   const void* const first = map(k);
   switch (type) {
-    case MapType::half:
+    case MapType::float16:
       return cpu::summarize<half>(first, pixels);
-    case MapType::single:
+    case MapType::float32:
       return cpu::summarize<float>(first, pixels);
-    case MapType::real:
+    case MapType::float64:
       return cpu::summarize<double>(first, pixels);
     default:
       const bool any = !all_zero(first, pixels);
@@ -273,12 +280,12 @@ const S* BilinearRows::source(std::int64_t row) {
   sources.held[row % 2] = row;
   const std::int64_t in_width = resizing_.in_width;
   const S* rows[channels_per_block];
-  halves_.resize(block_.type == MapType::half ? in_width * lanes_ : 0);
+  halves_.resize(block_.type == MapType::float16 ? in_width * lanes_ : 0);
   for (std::int64_t j = 0; j < lanes_; ++j) {
     const Channel& channel = block_.channels[j < block_.count ? j : 0];
     const void* const map = value_at(block_.type, channel.map, row * in_width);
     if constexpr (std::is_same_v<S, float>) {
-      if (block_.type == MapType::half) {
+      if (block_.type == MapType::float16) {
         const auto* halves = static_cast<const half*>(map);
         float* const floats = halves_.data() + j * in_width;
         for (std::int64_t x = 0; x < in_width; ++x) floats[x] = to_float(halves[x]);
@@ -307,7 +314,7 @@ void BilinearRows::weight_rows(std::int64_t y) {
 
 const double* BilinearRows::columns(std::int64_t y) {
   columns_.resize(resizing_.in_width * lanes_);
-  if (block_.type == MapType::real)
+  if (block_.type == MapType::float64)
     weight_rows<double>(y);
   else
     weight_rows<float>(y);
@@ -327,7 +334,7 @@ const double* BilinearRows::values(std::int64_t y) {
 }
 
 void bits_above(const double* values, std::int64_t width, const double* level, std::uint8_t* bits) {
-  dispatch<BitsAbove>(values, width, level, bits);
+  dispatch_width<BitsAbove<2>, BitsAbove<4>>(values, width, level, bits);
 }
 
 void prefix_sums(const std::uint8_t* bits, std::int64_t width, Count* before) {

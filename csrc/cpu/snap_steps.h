@@ -25,7 +25,8 @@ struct MapSummary {
   double largest;  // of a floating map: the largest value, but at least 0, if all are finite
 };
 
-enum class MapType { bytes, half, single, real };  // bytes: bool or uint8, nonzero is on
+// The type of maps. Bytes are bool or uint8: nonzero is on.
+enum class MapType { bytes, float16, float32, float64 };
 
 // Maps of one type.
 struct Maps {
@@ -43,6 +44,7 @@ template <class T>
 Maps maps_of(const T* values,  // (maps, h, w)
              std::int64_t pixels);
 
+// One channel that is on somewhere.
 struct Channel {
   const void* map;     // (h, w)
   double level;        // floating maps are on above it
@@ -59,7 +61,7 @@ struct ChannelBlock {
   void read_levels(double* levels) const;  // (8)
 };
 
-// The channels of one image that are on somewhere.
+// The channels of one image.
 struct Channels {
   MapType type;
   std::vector<Channel> channels;
@@ -87,10 +89,10 @@ class NearestRows {
   NearestRows(const ChannelBlock& block, const Resizing& resizing)
       : block_(block), resizing_(resizing) {}
 
-  // Returns whether row y differs from the row before.
+  // Goes to row y. Returns false where it is the same as the row before.
   bool move_to(std::int64_t y);
+  void read(std::uint8_t* bits) const;                         // (width): the row
   const std::uint8_t* cells() const { return cells_.data(); }  // (in_width): before resizing
-  void read(std::uint8_t* bits) const;                         // (width)
 
  private:
   const ChannelBlock block_;

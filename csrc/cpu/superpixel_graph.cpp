@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "half_rows.h"
 #include "interrupt.h"
 #include "lab.h"
 #include "parallel.h"
@@ -186,31 +188,68 @@ void superpixel_colours(const std::uint8_t* image,   // (H, W, 3)
     colours[i] = sums[i] / std::max(runs.sizes[i / 3], 1.0);
 }
 
+namespace {
+
+// What depends on the type of a table's values.
+struct TableType {
+  // The sums of channels [first, first + count), as sums_of_block.
+  std::vector<double> (*sums)(const void* values, std::int64_t first, std::int64_t count,
+                              const SuperpixelRuns& runs, const SuperpixelGraphParams& p);
+  // table[begin + i] = means[i]
+  void (*store)(const double* means, std::int64_t count, void* table, std::int64_t begin);
+};
+
+template <class T>
+std::vector<double> sums_of_channels(const void* values, std::int64_t first, std::int64_t count,
+                                     const SuperpixelRuns& runs, const SuperpixelGraphParams& p) {
+  return sums_of_block(static_cast<const T*>(values) + first * p.height * p.width, count, runs,
+                       p.height, p.width);
+}
+
+template <class M>
+void store_means(const double* means, std::int64_t count, void* table, std::int64_t begin) {
+  M* const target = static_cast<M*>(table) + begin;
+  if constexpr (std::is_same_v<M, half>)
+    narrow(means, count, target);
+  else
+    for (std::int64_t i = 0; i < count; ++i) target[i] = static_cast<M>(means[i]);
+}
+
+bool fill_table(const void* values,          // (K, H, W)
+                const std::int32_t* labels,  // (H, W)
+                void* table,                 // (K, S)
+                std::int64_t channels, std::int64_t superpixels, const TableType& type,
+                const SuperpixelGraphParams& p, int threads) {
+  const SuperpixelRuns runs = read_labels(labels, superpixels, p);
+  const std::int64_t filled = std::min(runs.count, superpixels);
+  std::atomic<bool> all_finite{true};
+  parallel_for(channel_blocks(channels), threads, [&](std::int64_t block) {
+    const std::int64_t first = block * channels_per_block;
+    const std::int64_t count = std::min<std::int64_t>(channels_per_block, channels - first);
+    const std::vector<double> sums = type.sums(values, first, count, runs, p);
+    std::vector<double> means(filled);
+    for (std::int64_t k = 0; k < count; ++k) {
+      // With the sums of the pixels in no superpixel, which are checked only.
+      for (std::int64_t s = 0; s < runs.rows(); ++s)
+        if (!std::isfinite(sums[s * channels_per_block + k])) all_finite = false;
+      for (std::int64_t s = 0; s < filled; ++s)
+        means[s] = sums[s * channels_per_block + k] / std::max(runs.sizes[s], 1.0);
+      type.store(means.data(), filled, table, (first + k) * superpixels);
+    }
+  });
+  return all_finite;
+}
+
+}  // namespace
+
 template <class T>
 bool superpixel_table(const T* values,             // (K, H, W)
                       const std::int32_t* labels,  // (H, W)
                       mean_type<T>* table,         // (K, S)
                       std::int64_t channels, std::int64_t superpixels,
                       const SuperpixelGraphParams& p, Context& context) {
-  const SuperpixelRuns runs = read_labels(labels, superpixels, p);
-  std::atomic<bool> all_finite{true};
-  parallel_for(channel_blocks(channels), context.threads, [&](std::int64_t block) {
-    const std::int64_t first = block * channels_per_block;
-    const std::int64_t count = std::min<std::int64_t>(channels_per_block, channels - first);
-    const std::vector<double> sums =
-        sums_of_block(values + first * p.height * p.width, count, runs, p.height, p.width);
-    // With the sums of the pixels in no superpixel, which are checked only.
-    for (std::int64_t s = 0; s < runs.rows(); ++s) {
-      for (std::int64_t k = 0; k < count; ++k) {
-        const double sum = sums[s * channels_per_block + k];
-        if (!std::isfinite(sum)) all_finite = false;
-        if (s < runs.count && s < superpixels)
-          table[(first + k) * superpixels + s] =
-              store<mean_type<T>>(sum / std::max(runs.sizes[s], 1.0));
-      }
-    }
-  });
-  return all_finite;
+  const TableType type{sums_of_channels<T>, store_means<mean_type<T>>};
+  return fill_table(values, labels, table, channels, superpixels, type, p, context.threads);
 }
 
 #define CUEKIT_INSTANTIATE(T)                                                                \

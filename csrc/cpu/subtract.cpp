@@ -57,7 +57,7 @@ CUEKIT_INLINE V positive(V value) {
 // whatever the divisor.
 CUEKIT_INLINE double divisor(double maximum) { return maximum > 0.0 ? maximum : 1.0; }
 
-// Pixels [begin, begin + count) of a map.
+// The pixels of a map from `begin` on.
 template <class T>
 CUEKIT_INLINE const T* pixels_of(const void* map, std::int64_t begin) {
   return static_cast<const T*>(map) + begin;
@@ -759,6 +759,7 @@ class ImageOf final : public Image {
       if (num_present_ > 4) return false;
       const std::int64_t last = count % largest_width, whole = count - last;
       few_tile(maps_.data(), begin, whole, factor, out_.data());
+      if (last == 0) return true;
       float values[4][largest_width] = {};  // of the last pixels, then their results
       void* rows[4];
       for (std::int64_t c = 0; c < num_present_; ++c) {

@@ -56,6 +56,7 @@ lean_flags += ["-fno-version-loops-for-strides", "--param=vect-epilogues-nomask=
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
 FLAGS_OF = {
     "background labels": ["-funswitch-loops"],
+    "embed lattice read_scores refine_local snap": [*compact_flags, "-fpeel-loops"],
     "any_type bilateral_filter boundary_connectivity colour_evidence embed_many mask_scores "
     "mask_spans random_walk raw_cues shortest_paths snap_masks snap_steps": compact_flags,
 }

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "interrupt.h"
 #include "lab.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace cuekit::cpu {
 namespace {
@@ -18,26 +20,24 @@ constexpr std::int64_t block = 4;
 constexpr std::int64_t pixels_per_task = 64 * lab_chunk;
 
 // Colours in L*a*b*, as planes of float32.
-CUEKIT_INLINE void read_colours(const std::uint8_t* image,  // (count, 3)
-                                std::int64_t count, const double* linear,
-                                float* planes) {  // (3, lab_chunk)
+void read_colours(const std::uint8_t* image,  // (count, 3)
+                  std::int64_t count,
+                  float* planes) {  // (3, lab_chunk), of which (3, count)
   double wide[3 * lab_chunk];
-  FindLab::run(image, count, linear, lab_chunk, wide);
+  find_lab(image, count, lab_chunk, wide);
   for (std::int64_t j = 0; j < 3; ++j)
     for (std::int64_t i = 0; i < count; ++i)
       planes[j * lab_chunk + i] = static_cast<float>(wide[j * lab_chunk + i]);
 }
-CUEKIT_INLINE void read_colours(const float* image,  // (count, 3)
-                                std::int64_t count, const double*,
-                                float* planes) {  // (3, lab_chunk)
+void read_colours(const float* image,  // (count, 3)
+                  std::int64_t count,
+                  float* planes) {  // (3, lab_chunk), of which (3, count)
   for (std::int64_t i = 0; i < count; ++i)
     for (std::int64_t j = 0; j < 3; ++j) planes[j * lab_chunk + i] = image[3 * i + j];
 }
 
 struct FindBins {
-  template <class C>
-  static CUEKIT_INLINE void run(const C* image,        // (count, 3)
-                                const double* linear,  // (256)
+  static CUEKIT_INLINE void run(const float* planes,  // (3, lab_chunk), of which (3, count)
                                 std::int64_t count, std::int32_t bins,
                                 std::int32_t* __restrict found) {  // (count)
     const auto of_lightness = static_cast<float>(bins / 100.0);
@@ -46,17 +46,30 @@ struct FindBins {
     const auto bin = [last](float step) {
       return static_cast<std::int32_t>(std::min(std::max(step, 0.0f), last));
     };
-    float planes[3 * lab_chunk];
-    for (std::int64_t begin = 0; begin < count; begin += lab_chunk) {
-      const std::int64_t size = std::min(lab_chunk, count - begin);
-      read_colours(image + 3 * begin, size, linear, planes);
-      const float *l = planes, *a = planes + lab_chunk, *b = planes + 2 * lab_chunk;
-      for (std::int64_t i = 0; i < size; ++i)
-        found[begin + i] = (bin(l[i] * of_lightness) * bins + bin(a[i] * of_colour + gray)) * bins +
-                           bin(b[i] * of_colour + gray);
-    }
+    const float *l = planes, *a = planes + lab_chunk, *b = planes + 2 * lab_chunk;
+    for (std::int64_t i = 0; i < count; ++i)
+      found[i] = (bin(l[i] * of_lightness) * bins + bin(a[i] * of_colour + gray)) * bins +
+                 bin(b[i] * of_colour + gray);
   }
 };
+
+template <class C>
+std::vector<std::int32_t> find_bins(const C* image,  // (N, 3)
+                                    const ColourEvidenceParams& p, int threads) {
+  std::vector<std::int32_t> bins(p.pixels);
+  const std::int64_t tasks = (p.pixels + pixels_per_task - 1) / pixels_per_task;
+  parallel_for(tasks, threads, [&](std::int64_t task) {
+    const std::int64_t end = std::min((task + 1) * pixels_per_task, p.pixels);
+    float planes[3 * lab_chunk];
+    for (std::int64_t begin = task * pixels_per_task; begin < end; begin += lab_chunk) {
+      const std::int64_t count = std::min(lab_chunk, end - begin);
+      read_colours(image + 3 * begin, count, planes);
+      dispatch<FindBins>(static_cast<const float*>(planes), count,
+                         static_cast<std::int32_t>(p.bins), bins.data() + begin);
+    }
+  });
+  return bins;
+}
 
 template <class T>
 void count_colours(const T* const* planes,  // 4 of (pixels)
@@ -89,27 +102,19 @@ struct Smooth {
 };
 
 // The evidence of one image.
-template <class T, class C>
+template <class T>
 class Histograms {
  public:
-  Histograms(const T* probabilities,  // (K, N)
-             const C* image,          // (N, 3)
-             T* out,                  // (K - 1, N)
+  Histograms(const T* probabilities,          // (K, N)
+             std::vector<std::int32_t> bins,  // (N)
+             T* out,                          // (K - 1, N)
              const ColourEvidenceParams& p, int threads)
       : probabilities_(probabilities),
         out_(out),
         p_(p),
         threads_(threads),
         count_(p.bins * p.bins * p.bins),
-        bins_(p.pixels) {
-    const double* const linear = linear_of_srgb().data();
-    const std::int64_t tasks = (p.pixels + pixels_per_task - 1) / pixels_per_task;
-    parallel_for(tasks, threads, [&](std::int64_t task) {
-      const std::int64_t begin = task * pixels_per_task;
-      dispatch<FindBins>(image + 3 * begin, linear, std::min(pixels_per_task, p.pixels - begin),
-                         static_cast<std::int32_t>(p.bins), bins_.data() + begin);
-    });
-  }
+        bins_(std::move(bins)) {}
 
   void compare() {
     compare(0);  // has the background, which all others need
@@ -161,9 +166,9 @@ class Histograms {
   T* const out_;
   const ColourEvidenceParams& p_;
   const int threads_;
-  const std::int64_t count_;        // of all bins
-  std::vector<std::int32_t> bins_;  // (N)
-  std::vector<double> background_;  // (bins^3), logarithms
+  const std::int64_t count_;              // of all bins
+  const std::vector<std::int32_t> bins_;  // (N)
+  std::vector<double> background_;        // (bins^3), logarithms
 };
 
 }  // namespace
@@ -174,8 +179,9 @@ void colour_evidence(const T* probabilities,  // (B, K, N)
                      T* out,                  // (B, K - 1, N)
                      const ColourEvidenceParams& p, Context& context) {
   for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    Histograms<T, C>(probabilities + b * p.channels * p.pixels, image + b * p.pixels * 3,
-                     out + b * (p.channels - 1) * p.pixels, p, threads)
+    Histograms<T>(probabilities + b * p.channels * p.pixels,
+                  find_bins(image + b * p.pixels * 3, p, threads),
+                  out + b * (p.channels - 1) * p.pixels, p, threads)
         .compare();
   });
 }

@@ -1,5 +1,7 @@
 #include "half_rows.h"
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace cuekit::cpu {
@@ -14,8 +16,7 @@ struct Widen {
 };
 
 struct Narrow {
-  template <class T>
-  static CUEKIT_INLINE void run(const T* source,  // (count)
+  static CUEKIT_INLINE void run(const double* source,  // (count)
                                 std::int64_t count,
                                 half* target) {  // (count)
     for (std::int64_t i = 0; i < count; ++i) target[i] = to_half(source[i]);
@@ -29,7 +30,13 @@ void widen(const half* source, std::int64_t count, float* target) {
 }
 
 void narrow(const float* source, std::int64_t count, half* target) {
-  dispatch<Narrow>(source, count, target);
+  constexpr std::int64_t block = 512;
+  double wide[block];
+  for (std::int64_t i = 0; i < count; i += block) {
+    const std::int64_t size = std::min(block, count - i);
+    std::copy_n(source + i, size, wide);
+    narrow(wide, size, target + i);
+  }
 }
 
 void narrow(const double* source, std::int64_t count, half* target) {

@@ -59,14 +59,19 @@ struct PaintTile {
         out[i] = claims[i] > 1 ? static_cast<L>(p->ignore) : out[i];
     }
     const L background = static_cast<L>(class_ids[0]);
-    const bool both_ignored = p->background_overlap == BackgroundOverlap::ignore;
-    const bool foreground_first = p->background_overlap == BackgroundOverlap::foreground;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const bool claimed = claims[i] != 0;
-      const L contested = foreground_first ? out[i]
-                          : both_ignored   ? static_cast<L>(p->ignore)
-                                           : background;
-      out[i] = cues[i] == 0 ? out[i] : claimed ? contested : background;
+    if (p->background_overlap == BackgroundOverlap::foreground) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const bool paints = (cues[i] != 0) & (claims[i] == 0);
+        out[i] = paints ? background : out[i];
+      }
+    } else {
+      const L contested = p->background_overlap == BackgroundOverlap::ignore
+                              ? static_cast<L>(p->ignore)
+                              : background;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const L label = claims[i] != 0 ? contested : background;
+        out[i] = cues[i] != 0 ? label : out[i];
+      }
     }
   }
 };

@@ -40,6 +40,8 @@ constexpr std::int64_t tile_stride = tile_size + 8;
 // Pixels of StrongestTile and TwoTile: their two largest values stay in L1, and their maps in L2
 // until they are read again.
 constexpr std::int64_t wide_tile_size = 1024;
+// Their pixels are a multiple of this, so that their loops need no part for the last few.
+constexpr std::int64_t wide_tile_step = 16;
 
 // max(value, 0) with integer operations: an arithmetic shift copies the sign bit to all bits, which
 // then mask the value. A floating comparison has to handle NaN and signed zeros, and compilers emit
@@ -55,7 +57,7 @@ CUEKIT_INLINE V positive(V value) {
 // whatever the divisor.
 CUEKIT_INLINE double divisor(double maximum) { return maximum > 0.0 ? maximum : 1.0; }
 
-// Pixels [begin, begin + count) of a map.
+// The pixels of a map from `begin` on.
 template <class T>
 CUEKIT_INLINE const T* pixels_of(const void* map, std::int64_t begin) {
   return static_cast<const T*>(map) + begin;
@@ -349,6 +351,7 @@ struct TwoTile {
                                 std::int64_t begin, std::int64_t count,
                                 void* const* out,  // 2 of (N), or the maps
                                 bool* finite) {    // false where a value is not finite
+    count &= -wide_tile_step;                      // tells the compiler
     const V *one = pixels_of<V>(maps[0], begin), *other = pixels_of<V>(maps[1], begin);
     V *of_one = pixels_of<V>(out[0], begin), *of_other = pixels_of<V>(out[1], begin);
     *finite = !any_nonfinite(nonfinite_bits(one, count) | nonfinite_bits(other, count));
@@ -375,6 +378,7 @@ struct StrongestTile {
                                 std::int64_t num_present, std::int64_t begin, std::int64_t count,
                                 void* const* out,  // P of (N), or the maps
                                 bool* finite) {    // false where a value is not finite
+    count &= -wide_tile_step;
     constexpr V none = -std::numeric_limits<V>::infinity();
     V first[wide_tile_size], second[wide_tile_size];
     typename float_bits<V>::type seen = 0;
@@ -606,8 +610,10 @@ class Image {
 
   // Pixels [begin, end).
   void strongest(std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; i += wide_tile_size)
-      strongest_tile(i, std::min(wide_tile_size, end - i));
+    const std::int64_t last = end - (end - begin) % wide_tile_step;
+    for (std::int64_t i = begin; i < last; i += wide_tile_size)
+      strongest_tile(i, std::min(wide_tile_size, last - i));
+    if (last < end) strongest_tile(last, end - last);
   }
 
   // Pixels [begin, end). With vectors twice as wide, add_classes would run out of registers.
@@ -721,7 +727,7 @@ class ImageOf final : public Image {
 
   void load_tile(std::int64_t begin, std::int64_t count, double* tile) override {
     bool finite = true;
-    with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const*) {
+    with_rows(begin, count, [&](const void* const* maps, std::int64_t at) {
       dispatch<LoadTile<V>>(maps, num_present_, at, count, tile, &finite);
     });
     if (!finite) finite_ = false;
@@ -730,7 +736,7 @@ class ImageOf final : public Image {
   double load_even_tile(std::int64_t begin, std::int64_t count, double* tile) override {
     double unit = 0.0;
     if constexpr (std::is_same_v<V, float>) {
-      with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const*) {
+      with_rows(begin, count, [&](const void* const* maps, std::int64_t at) {
         dispatch_avx512<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile,
                                       &unit);
       });
@@ -753,6 +759,7 @@ class ImageOf final : public Image {
       if (num_present_ > 4) return false;
       const std::int64_t last = count % largest_width, whole = count - last;
       few_tile(maps_.data(), begin, whole, factor, out_.data());
+      if (last == 0) return true;
       float values[4][largest_width] = {};  // of the last pixels, then their results
       void* rows[4];
       for (std::int64_t c = 0; c < num_present_; ++c) {
@@ -777,34 +784,61 @@ class ImageOf final : public Image {
 
   void strongest_tile(std::int64_t begin, std::int64_t count) override {
     bool finite = true;
-    with_rows(begin, count, [&](const void* const* maps, std::int64_t at, void* const* out) {
+    const auto subtract = [&](const void* const* maps, std::int64_t at, std::int64_t size,
+                              void* const* out) {
       if (num_present_ == 2)
-        dispatch<TwoTile<V>>(maps, at, count, out, &finite);
+        dispatch<TwoTile<V>>(maps, at, size, out, &finite);
       else
-        dispatch_avx512<StrongestTile<V>>(maps, num_present_, at, count, out, &finite);
-      if constexpr (std::is_same_v<T, half>)
+        dispatch_avx512<StrongestTile<V>>(maps, num_present_, at, size, out, &finite);
+    };
+    if (std::is_same_v<T, V> && count % wide_tile_step == 0) {
+      subtract(maps_.data(), begin, count, out_.data());
+    } else {
+      with_copy(begin, count, [&](void* const* rows, std::int64_t size) {
+        subtract(rows, 0, size, rows);
         for (std::int64_t c = 0; c < num_present_; ++c)
-          narrow(pixels_of<V>(out[c], at), count, pixels_of<half>(out_[c], begin));
-    });
+          store_row(pixels_of<V>(rows[c], 0), count, pixels_of<T>(out_[c], begin));
+      });
+    }
     if (!finite) finite_ = false;
   }
 
-  // Calls body(maps, at, out): the pixels are [at, at + count) of these maps and results, which
-  // hold V. float16 is converted to a copy, which is both.
+  // Calls body(maps, at) where pixels [at, at + count) of these maps hold V.
   template <class Body>
   void with_rows(std::int64_t begin, std::int64_t count, Body body) const {
-    if constexpr (std::is_same_v<T, half>) {
-      const std::unique_ptr<V[]> wide(new V[num_present_ * count]);
-      std::vector<void*> rows;
-      for (std::int64_t c = 0; c < num_present_; ++c) {
-        V* const row = wide.get() + c * count;
-        widen(pixels_of<half>(maps_[c], begin), count, row);
-        rows.push_back(row);
-      }
-      body(rows.data(), 0, rows.data());
-    } else {
-      body(maps_.data(), begin, out_.data());
+    if constexpr (std::is_same_v<T, V>)
+      body(maps_.data(), begin);
+    else
+      with_copy(begin, count, [&](void* const* rows, std::int64_t) { body(rows, 0); });
+  }
+
+  // Calls body(rows, size) with a copy of the pixels as V, to which zeros are added up to whole
+  // steps.
+  template <class Body>
+  void with_copy(std::int64_t begin, std::int64_t count, Body body) const {
+    const std::int64_t size = (count + wide_tile_step - 1) & -wide_tile_step;
+    const std::unique_ptr<V[]> copy(new V[num_present_ * size]);
+    std::vector<void*> rows;
+    for (std::int64_t c = 0; c < num_present_; ++c) {
+      V* const row = copy.get() + c * size;
+      load_row(pixels_of<T>(maps_[c], begin), count, row);
+      std::fill(row + count, row + size, V{0});
+      rows.push_back(row);
     }
+    body(rows.data(), size);
+  }
+
+  static void load_row(const T* source, std::int64_t count, V* row) {
+    if constexpr (std::is_same_v<T, half>)
+      widen(source, count, row);
+    else
+      std::copy_n(source, count, row);
+  }
+  static void store_row(const V* row, std::int64_t count, T* target) {
+    if constexpr (std::is_same_v<T, half>)
+      narrow(row, count, target);
+    else
+      std::copy_n(row, count, target);
   }
 };
 

@@ -127,28 +127,22 @@ SuperpixelRuns read_labels(const std::int32_t* labels,  // (H, W)
 }
 
 // Adds the colours of one row.
-struct AddColours {
-  static CUEKIT_INLINE void run(const std::uint8_t* image,  // (width, 3)
-                                const double* linear, std::int64_t width,
-                                double* planes,  // (3, width): scratch
-                                const Run* run, const Run* end,
-                                double* sums) {  // (rows, 3)
-    FindLab::run(image, width, linear, width, planes);
-    const double* plane = planes;
-    for (; run != end; plane += run->length, ++run) {
-      double* const sum = sums + 3 * std::int64_t{run->label};
-      double l = sum[0], a = sum[1], b = sum[2];
-      for (std::int32_t x = 0; x < run->length; ++x) {
-        l += plane[x];
-        a += plane[width + x];
-        b += plane[2 * width + x];
-      }
-      sum[0] = l;
-      sum[1] = a;
-      sum[2] = b;
+void add_colours(const double* planes,  // (3, width)
+                 std::int64_t width, const Run* run, const Run* end,
+                 double* sums) {  // (rows, 3)
+  for (; run != end; planes += run->length, ++run) {
+    double* const sum = sums + 3 * std::int64_t{run->label};
+    double l = sum[0], a = sum[1], b = sum[2];
+    for (std::int32_t x = 0; x < run->length; ++x) {
+      l += planes[x];
+      a += planes[width + x];
+      b += planes[2 * width + x];
     }
+    sum[0] = l;
+    sum[1] = a;
+    sum[2] = b;
   }
-};
+}
 
 }  // namespace
 
@@ -181,12 +175,11 @@ void superpixel_colours(const std::uint8_t* image,   // (H, W, 3)
                         double* colours,             // (S, 3)
                         std::int64_t superpixels, const SuperpixelGraphParams& p, Context&) {
   const SuperpixelRuns runs = read_labels(labels, superpixels, p);
-  const double* const linear = linear_of_srgb().data();
   std::vector<double> planes(3 * p.width), sums(3 * runs.rows());
   PollAfterWork poll;
   for (std::int64_t y = 0; y < p.height; ++y) {
-    dispatch<AddColours>(image + 3 * y * p.width, linear, p.width, planes.data(), runs.row(y),
-                         runs.row(y + 1), sums.data());
+    find_lab(image + 3 * y * p.width, p.width, p.width, planes.data());
+    add_colours(planes.data(), p.width, runs.row(y), runs.row(y + 1), sums.data());
     poll(8 * p.width);
   }
   for (std::int64_t i = 0; i < 3 * std::min(superpixels, runs.count); ++i)

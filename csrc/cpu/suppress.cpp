@@ -111,6 +111,20 @@ struct SuppressTile {
     return seen;
   }
 
+  // One channel's part: plain(begin, end) up to a cache line, then stream(begin), which returns
+  // where it ends, then plain again: it stands in one place, so that it is compiled once.
+  template <class T, class Plain, class Stream>
+  static CUEKIT_INLINE void write(T* target,  // (count)
+                                  std::int64_t count, bool streaming, Plain plain, Stream stream) {
+    std::int64_t begin = 0, end = until_aligned(target, count);
+    for (;;) {
+      plain(begin, end);
+      if (end == count) return;
+      begin = streaming ? stream(end) : end;
+      end = count;
+    }
+  }
+
   template <class T>
   static CUEKIT_INLINE void run(const T* scores,              // (K, N), of which (K, count)
                                 const std::uint8_t* present,  // (K - 1)
@@ -120,27 +134,35 @@ struct SuppressTile {
                                 bool* finite) {  // set to false where a score is not finite
     const T margin = store<T>(p->margin);
     typename float_bits<T>::type seen = 0;
-    for (std::int64_t k = 0; k < p->channels; ++k) {
-      if (k > 0 && !present[k - 1]) continue;
+    // Channel k, of which op writes vectors and plain the rest. float16 is not streamed.
+    const auto write_channel = [&](std::int64_t k, auto plain, auto op) {
       const T* source = scores + k * p->pixels;
       T* target = out + k * p->pixels;
-      std::int64_t done = until_aligned(target, count);
-      seen |= keep(source, done, k == 0, ceiling, target);
-      if constexpr (std::is_floating_point_v<T>)
-        if (streaming)
-          done = stream_channel(source, done, count, target, finite, Keep<T>{ceiling, k == 0});
-      seen |= keep(source + done, count - done, k == 0, ceiling + done, target + done);
+      write(
+          target, count, streaming,
+          [&](std::int64_t begin, std::int64_t end) {
+            seen |= plain(source + begin, end - begin, ceiling + begin, target + begin);
+          },
+          [&](std::int64_t begin) {
+            if constexpr (std::is_floating_point_v<T>)
+              return stream_channel(source, begin, count, target, finite, op);
+            return begin;
+          });
+    };
+    for (std::int64_t k = 0; k < p->channels; ++k) {
+      if (k > 0 && !present[k - 1]) continue;
+      const auto plain = [k](const T* source, std::int64_t size, T* raised, T* target) {
+        return keep(source, size, k == 0, raised, target);
+      };
+      write_channel(k, plain, Keep<T>{ceiling, k == 0});
     }
     for (std::int64_t i = 0; i < count; ++i) ceiling[i] = ceiling_below(ceiling[i], margin);
     for (std::int64_t k = 1; k < p->channels; ++k) {
       if (present[k - 1]) continue;
-      const T* source = scores + k * p->pixels;
-      T* target = out + k * p->pixels;
-      std::int64_t done = until_aligned(target, count);
-      seen |= cap(source, done, ceiling, target);
-      if constexpr (std::is_floating_point_v<T>)
-        if (streaming) done = stream_channel(source, done, count, target, finite, Cap<T>{ceiling});
-      seen |= cap(source + done, count - done, ceiling + done, target + done);
+      const auto plain = [](const T* source, std::int64_t size, const T* limit, T* target) {
+        return cap(source, size, limit, target);
+      };
+      write_channel(k, plain, Cap<T>{ceiling});
     }
     if (streaming) finish_streaming();
     *finite = *finite && !any_nonfinite(seen);

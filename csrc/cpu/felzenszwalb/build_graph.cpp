@@ -4,18 +4,15 @@
 #include <vector>
 
 #include "cpu/interrupt.h"
-#include "cuekit/half.h"
 #include "edge_costs.h"
 #include "mutual_neighbours.h"
-#include "smooth.h"
 
 namespace cuekit::cpu::felzenszwalb_detail {
 
-template <class T>
-void build_graph(const T* photo, const FelzenszwalbParams& p, const Graph& graph,
+void build_graph(const Photo& photo, const FelzenszwalbParams& p, const Graph& graph,
                  const Forest& forest) {
   const std::int64_t height = p.height, width = p.width, row_size = p.channels * width;
-  RowSmoother<T> smoother(photo, p);
+  RowSmoother smoother(photo, p);
   MutualNeighbours neighbours(p.scale, graph, forest);
   std::vector<double> colours(2 * row_size);  // (2, C, W): two smoothed rows
   double *row = colours.data(), *above = row + row_size;
@@ -48,13 +45,5 @@ void build_graph(const T* photo, const FelzenszwalbParams& p, const Graph& graph
   if (height > 1) neighbours.unite(height - 2);
   neighbours.unite(height - 1);
 }
-
-#define CUEKIT_INSTANTIATE(T) \
-  template void build_graph(const T*, const FelzenszwalbParams&, const Graph&, const Forest&);
-CUEKIT_INSTANTIATE(std::uint8_t)
-CUEKIT_INSTANTIATE(half)
-CUEKIT_INSTANTIATE(float)
-CUEKIT_INSTANTIATE(double)
-#undef CUEKIT_INSTANTIATE
 
 }  // namespace cuekit::cpu::felzenszwalb_detail

@@ -5,12 +5,12 @@
 #include "cuekit/felzenszwalb.h"
 #include "forest.h"
 #include "graph.h"
+#include "smooth.h"
 
 namespace cuekit::cpu::felzenszwalb_detail {
 
 // Writes the costs and buckets of the graph and the initial regions of the forest.
-template <class T>
-void build_graph(const T* photo,  // (H, W, C)
-                 const FelzenszwalbParams& p, const Graph& graph, const Forest& forest);
+void build_graph(const Photo& photo, const FelzenszwalbParams& p, const Graph& graph,
+                 const Forest& forest);
 
 }  // namespace cuekit::cpu::felzenszwalb_detail

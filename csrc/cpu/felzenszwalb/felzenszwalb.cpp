@@ -89,8 +89,7 @@ class Segmenter {
     std::fill_n(arrays_.marks, graph_.pixels, std::uint8_t{0});
   }
 
-  template <class T>
-  void run(const T* photo,          // (H, W, C)
+  void run(const Photo& photo,
            std::int32_t* labels) {  // (H, W)
     build_graph(photo, p_, graph_, forest_);
     if (graph_.pixels > max_cached_pixels)
@@ -114,34 +113,50 @@ class Segmenter {
   MergeByCost merge_by_cost_;
 };
 
-}  // namespace
-}  // namespace felzenszwalb_detail
+template <class T>
+bool all_finite(const void* values,  // (count)
+                std::int64_t count) {
+  if constexpr (std::is_integral_v<T>)
+    return true;
+  else
+    return !any_nonfinite(nonfinite_bits(static_cast<const T*>(values), count));
+}
 
 // Photos are independent tasks: each worker takes the next one when it has finished one.
-template <class T>
-bool felzenszwalb(const T* photos,            // (B, H, W, C)
-                  std::int32_t* superpixels,  // (B, H, W)
-                  const FelzenszwalbParams& p, Context& context) {
-  const std::int64_t pixels = p.height * p.width;
-  const std::int64_t workers = std::min<std::int64_t>(context.threads, p.batch);
+bool segment_all(const Photo& photos,        // B of (H, W, C)
+                 std::int32_t* superpixels,  // (B, H, W)
+                 const FelzenszwalbParams& p, int threads,
+                 bool (*is_finite)(const void* values, std::int64_t count)) {
+  const std::int64_t pixels = p.height * p.width, values = pixels * p.channels;
   std::atomic<std::int64_t> next{0};
-  std::atomic<bool> all_finite{true};
-  parallel_for(workers, context.threads, [&](std::int64_t) {
+  std::atomic<bool> finite{true};
+  parallel_for(std::min<std::int64_t>(threads, p.batch), threads, [&](std::int64_t) {
     if (next >= p.batch) return;
-    felzenszwalb_detail::Segmenter segmenter(p);
+    Segmenter segmenter(p);
     for (std::int64_t b; (b = next.fetch_add(1)) < p.batch;) {
-      const T* const photo = photos + b * pixels * p.channels;
-      if constexpr (!std::is_integral_v<T>) {
-        if (any_nonfinite(nonfinite_bits(photo, pixels * p.channels))) {
-          all_finite = false;
-          next = p.batch;  // stops the other workers, too
-          return;
-        }
+      Photo photo = photos;
+      photo.values = static_cast<const char*>(photos.values) + b * values * photos.value_size;
+      if (!is_finite(photo.values, values)) {
+        finite = false;
+        next = p.batch;  // stops the other workers, too
+        return;
       }
       segmenter.run(photo, superpixels + b * pixels);
     }
   });
-  return all_finite;
+  return finite;
+}
+
+}  // namespace
+}  // namespace felzenszwalb_detail
+
+template <class T>
+bool felzenszwalb(const T* photos,            // (B, H, W, C)
+                  std::int32_t* superpixels,  // (B, H, W)
+                  const FelzenszwalbParams& p, Context& context) {
+  using namespace felzenszwalb_detail;
+  return segment_all({photos, sizeof(T), convert<T>}, superpixels, p, context.threads,
+                     all_finite<T>);
 }
 
 template bool felzenszwalb(const std::uint8_t*, std::int32_t*, const FelzenszwalbParams&, Context&);

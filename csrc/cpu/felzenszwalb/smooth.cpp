@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/half_rows.h"
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/half.h"
@@ -19,7 +20,7 @@ struct Convert {
       if constexpr (std::is_integral_v<T>)
         out[i] = values[i] * (1.0 / 255);
       else
-        out[i] = load(values[i]);
+        out[i] = values[i];
     }
   }
 };
@@ -95,7 +96,24 @@ std::int64_t mirror(std::int64_t position, std::int64_t size) {
 }  // namespace
 
 template <class T>
-RowSmoother<T>::RowSmoother(const T* photo, const FelzenszwalbParams& p)
+void convert(const void* values, std::int64_t count, double* out) {
+  dispatch<Convert>(static_cast<const T*>(values), count, out);
+}
+template <>
+void convert<half>(const void* values, std::int64_t count, double* out) {
+  constexpr std::int64_t block = 512;
+  float wide[block];
+  for (std::int64_t i = 0; i < count; i += block) {
+    const std::int64_t size = std::min(block, count - i);
+    widen(static_cast<const half*>(values) + i, size, wide);
+    convert<float>(wide, size, out + i);
+  }
+}
+template void convert<std::uint8_t>(const void*, std::int64_t, double*);
+template void convert<float>(const void*, std::int64_t, double*);
+template void convert<double>(const void*, std::int64_t, double*);
+
+RowSmoother::RowSmoother(const Photo& photo, const FelzenszwalbParams& p)
     : photo_(photo),
       p_(p),
       row_size_(p.width * p.channels),
@@ -105,12 +123,12 @@ RowSmoother<T>::RowSmoother(const T* photo, const FelzenszwalbParams& p)
       filtered_columns_(row_size_),
       padded_(p.width + 2 * p.radius) {}
 
-template <class T>
-void RowSmoother<T>::next(double* smoothed) {
+void RowSmoother::next(double* smoothed) {
   const std::int64_t radius = p_.radius, width = p_.width, y = row_++;
   for (; converted_ < std::min(p_.height, y + radius + 1); ++converted_)
-    dispatch<Convert>(photo_ + converted_ * row_size_, row_size_,
-                      ring_.data() + converted_ % ring_rows_ * row_size_);
+    photo_.convert(
+        static_cast<const char*>(photo_.values) + converted_ * row_size_ * photo_.value_size,
+        row_size_, ring_.data() + converted_ % ring_rows_ * row_size_);
   for (std::int64_t j = -radius; j <= radius; ++j)
     taps_[radius + j] = ring_.data() + mirror(y + j, p_.height) % ring_rows_ * row_size_;
   filter(row_size_, filtered_columns_.data());
@@ -126,14 +144,8 @@ void RowSmoother<T>::next(double* smoothed) {
   }
 }
 
-template <class T>
-void RowSmoother<T>::filter(std::int64_t count, double* out) const {
+void RowSmoother::filter(std::int64_t count, double* out) const {
   dispatch<Filter>(taps_.data(), p_.weights, p_.radius, count, out);
 }
-
-template class RowSmoother<std::uint8_t>;
-template class RowSmoother<half>;
-template class RowSmoother<float>;
-template class RowSmoother<double>;
 
 }  // namespace cuekit::cpu::felzenszwalb_detail

@@ -12,11 +12,22 @@
 
 namespace cuekit::cpu::felzenszwalb_detail {
 
+// A photo in memory, whatever its type.
+struct Photo {
+  const void* values;       // (H, W, C)
+  std::int64_t value_size;  // bytes
+  void (*convert)(const void* values, std::int64_t count, double* out);
+};
+
+// Photo::convert for values of type T.
 template <class T>
+void convert(const void* values,  // (count)
+             std::int64_t count,
+             double* out);  // (count)
+
 class RowSmoother {
  public:
-  RowSmoother(const T* photo,  // (H, W, C)
-              const FelzenszwalbParams& p);
+  RowSmoother(const Photo& photo, const FelzenszwalbParams& p);
 
   // Writes the next row of the smoothed photo, from the top, with the channels apart.
   void next(double* smoothed);  // (C, W)
@@ -24,7 +35,7 @@ class RowSmoother {
  private:
   void filter(std::int64_t count, double* out) const;
 
-  const T* const photo_;
+  const Photo photo_;
   const FelzenszwalbParams& p_;
   const std::int64_t row_size_;           // W * C
   const std::int64_t ring_rows_;          // the rows that the filter reaches at a time

@@ -15,9 +15,14 @@ void read_values(const void* values, std::int64_t step, std::int64_t count, To* 
 }
 
 template <class T, class From>
-void write_values(const From* source, std::int64_t count, void* values) {
+void write_values(const From* source, std::int64_t step, std::int64_t count, void* values) {
   T* const target = static_cast<T*>(values);
-  for (std::int64_t i = 0; i < count; ++i) target[i] = store<T>(static_cast<double>(source[i]));
+  // For half the conversion takes so long that one loop will do.
+  if (step == 1 && !std::is_same_v<T, half>)
+    for (std::int64_t i = 0; i < count; ++i) target[i] = store<T>(static_cast<double>(source[i]));
+  else
+    for (std::int64_t i = 0; i < count; ++i)
+      target[i] = store<T>(static_cast<double>(source[i * step]));
 }
 
 template <class T>
@@ -38,10 +43,11 @@ CUEKIT_READ(double)
 CUEKIT_READ(std::uint8_t)
 #undef CUEKIT_READ
 
-template void write_values<half>(const float*, std::int64_t, void*);
-template void write_values<float>(const float*, std::int64_t, void*);
-template void write_values<half>(const double*, std::int64_t, void*);
-template void write_values<float>(const double*, std::int64_t, void*);
-template void write_values<double>(const double*, std::int64_t, void*);
+template void write_values<half>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<float>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<half>(const double*, std::int64_t, std::int64_t, void*);
+template void write_values<float>(const double*, std::int64_t, std::int64_t, void*);
+template void write_values<double>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<double>(const double*, std::int64_t, std::int64_t, void*);
 
 }  // namespace cuekit::cpu

@@ -13,9 +13,9 @@ namespace cuekit::cpu {
 // out[i] = values[i * step], for `count` values.
 template <class T, class To>
 void read_values(const void* values, std::int64_t step, std::int64_t count, To* out);
-// values[i] = source[i], rounded once.
+// values[i] = source[i * step], rounded once.
 template <class T, class From>
-void write_values(const From* source, std::int64_t count, void* values);
+void write_values(const From* source, std::int64_t step, std::int64_t count, void* values);
 template <class T>
 bool finite_values(const void* values, std::int64_t count);
 
@@ -47,6 +47,7 @@ class Source {
   bool finite(std::int64_t first, std::int64_t count) const {
     return finite_(values_ + first * size_, count);
   }
+  const void* get() const { return values_; }
 
  private:
   const char* values_;
@@ -73,8 +74,9 @@ class Target {
     return other;
   }
 
-  void write(const Real* source, std::int64_t first, std::int64_t count) const {
-    write_(source, count, values_ + first * size_);
+  // Writes values first, first + 1, ... from every `step`th of the source.
+  void write(const Real* source, std::int64_t step, std::int64_t first, std::int64_t count) const {
+    write_(source, step, count, values_ + first * size_);
   }
   bool finite(std::int64_t first, std::int64_t count) const {
     return finite_(values_ + first * size_, count);
@@ -83,7 +85,7 @@ class Target {
  private:
   char* values_;
   std::int64_t size_;  // of a value, in bytes
-  void (*write_)(const Real*, std::int64_t, void*);
+  void (*write_)(const Real*, std::int64_t, std::int64_t, void*);
   bool (*finite_)(const void*, std::int64_t);
 };
 

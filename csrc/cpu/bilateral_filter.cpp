@@ -45,14 +45,9 @@ struct DoubleSimplices {
   CUEKIT_INLINE double* row(std::int64_t i, int c) const {
     return computed_once(nodes + b.nodes[i * corners + c] * b.stride);
   }
-  // body(i, k) for channels k, k + 1, ... of all points.
-  template <class Body>
-  CUEKIT_INLINE void for_vectors(Body body) const {
-    for (std::int64_t i = 0; i < b.count; ++i) {
-      if (b.prefetches)
-        for (int c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c), b.stride);
-      for (std::int64_t k = 0; k < b.stride; k += V::size) body(i, k);
-    }
+  CUEKIT_INLINE void prefetch_rows(std::int64_t i) const {
+    if (!b.prefetches) return;
+    for (int c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c), b.stride);
   }
   CUEKIT_INLINE double weight(std::int64_t i, int c) const {
     return static_cast<double>(b.weights[i * corners + c]);
@@ -63,31 +58,37 @@ struct DoubleSimplices {
 };
 
 struct SplatDoubles {
-  using V = DoubleSimplices::V;
   static CUEKIT_INLINE void run(const Block* block, const double* rows, double* nodes) {
+    using V = DoubleSimplices::V;
     const Block b = *block;
     const DoubleSimplices simplices{b, nodes};
-    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
-      const V x = simplices.normalised(V::load(rows + i * b.stride + k), i);
-      for (int c = 0; c < corners; ++c) {
-        double* const target = simplices.row(i, c) + k;
-        (V::load(target) + x * simplices.weight(i, c)).store(target);
+    for (std::int64_t i = 0; i < b.count; ++i) {
+      simplices.prefetch_rows(i);
+      for (std::int64_t k = 0; k < b.stride; k += V::size) {
+        const V x = simplices.normalised(V::load(rows + i * b.stride + k), i);
+        for (int c = 0; c < corners; ++c) {
+          double* const target = simplices.row(i, c) + k;
+          (V::load(target) + x * simplices.weight(i, c)).store(target);
+        }
       }
-    });
+    }
   }
 };
 
 struct SliceDoubles {
-  using V = DoubleSimplices::V;
   static CUEKIT_INLINE void run(const Block* block, double* nodes, double* rows) {
+    using V = DoubleSimplices::V;
     const Block b = *block;
     const DoubleSimplices simplices{b, nodes};
-    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
-      V x = V::zero();
-      for (int c = 0; c < corners; ++c)
-        x = x + V::load(simplices.row(i, c) + k) * simplices.weight(i, c);
-      simplices.normalised(x, i).store(rows + i * b.stride + k);
-    });
+    for (std::int64_t i = 0; i < b.count; ++i) {
+      simplices.prefetch_rows(i);
+      for (std::int64_t k = 0; k < b.stride; k += V::size) {
+        V x = V::zero();
+        for (int c = 0; c < corners; ++c)
+          x = x + V::load(simplices.row(i, c) + k) * simplices.weight(i, c);
+        simplices.normalised(x, i).store(rows + i * b.stride + k);
+      }
+    }
   }
 };
 

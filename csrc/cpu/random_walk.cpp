@@ -382,7 +382,7 @@ bool walk(const Arrays& arrays, std::int64_t b,
     std::vector<double> row(grid.width);
     for (std::int64_t x = 0; x < grid.width; ++x)
       row[x] = std::clamp(scaled_up<double>(sum[x]), -arrays.largest_of_out, arrays.largest_of_out);
-    arrays.out.write(row.data(), first + task * grid.width, grid.width);
+    arrays.out.write(row.data(), 1, first + task * grid.width, grid.width);
   });
   return true;
 }

@@ -341,7 +341,7 @@ bool write_maps(const Real* values,       // planes
   bool all_finite = true;
   for (std::int64_t k = 0; k < planes.count; ++k) {
     for (std::int64_t y = rows.first; y < rows.end; ++y)
-      out.write(values + planes.offset(y, k), (k * p.height + y) * p.width, p.width);
+      out.write(values + planes.offset(y, k), 1, (k * p.height + y) * p.width, p.width);
     if (!out.finite((k * p.height + rows.first) * p.width, (rows.end - rows.first) * p.width))
       all_finite = false;
   }

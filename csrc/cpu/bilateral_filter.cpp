@@ -248,25 +248,32 @@ class ChannelFilter {
   Workspace<C> nodes_;  // (nodes of the lattice, stride)
 };
 
+// A batch. Returns false for values that are not finite or too large.
+template <class C>
+bool filter_images(const Source& values, const std::uint8_t* photos, C* out,
+                   const BilateralFilterParams& p, int all_threads) {
+  const std::int64_t pixels = p.height * p.width;
+  const Normalisation normalisation = p.normalize ? Normalisation::mean : Normalisation::none;
+  std::atomic<bool> valid{true};
+  for_each_image(p.batch, all_threads, [&](std::int64_t b, int threads) {
+    const Lattice lattice = bilateral_lattice(photos + b * 3 * pixels, p.height, p.width, p.sxy,
+                                              p.srgb, 1.0f, normalisation, threads);
+    for (std::int64_t k = 0; k < p.channels; k += most_channels) {
+      const std::int64_t map = (b * p.channels + k) * pixels;
+      const ChannelFilter<C> filter(lattice, p.width, std::min(most_channels, p.channels - k),
+                                    p.adjoint, threads);
+      if (!filter(values.from(map), out + map)) valid = false;
+    }
+  });
+  return valid;
+}
+
 }  // namespace
 
 template <class T>
 bool bilateral_filter(const T* values, const std::uint8_t* photos, filtered_type<T>* out,
                       const BilateralFilterParams& p, Context& context) {
-  const std::int64_t pixels = p.height * p.width;
-  const Normalisation normalisation = p.normalize ? Normalisation::mean : Normalisation::none;
-  std::atomic<bool> valid{true};
-  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const Lattice lattice = bilateral_lattice(photos + b * 3 * pixels, p.height, p.width, p.sxy,
-                                              p.srgb, 1.0f, normalisation, threads);
-    for (std::int64_t k = 0; k < p.channels; k += most_channels) {
-      const std::int64_t map = (b * p.channels + k) * pixels;
-      const ChannelFilter<filtered_type<T>> filter(
-          lattice, p.width, std::min(most_channels, p.channels - k), p.adjoint, threads);
-      if (!filter(Source(values + map), out + map)) valid = false;
-    }
-  });
-  return valid;
+  return filter_images(Source(values), photos, out, p, context.threads);
 }
 
 template bool bilateral_filter(const half*, const std::uint8_t*, float*,

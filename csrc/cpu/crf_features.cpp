@@ -328,6 +328,22 @@ class PointInference {
   std::vector<Term> terms_;
 };
 
+bool infer(const Scores& scores, const std::uint8_t* present, const std::optional<Source>& start,
+           const Target<float>& out, double* energy, const std::vector<CrfTerm>& terms,
+           const CrfFeaturesParams& p, int threads) {
+  const DefaultFloatState state;
+  return PointInference(scores, present, start, out, energy, terms, p, false, threads).run();
+}
+
+std::vector<CrfRecord> infer_recorded(const Scores& scores, const std::uint8_t* present,
+                                      const Target<float>& out, const std::vector<CrfTerm>& terms,
+                                      const CrfFeaturesParams& p, int threads) {
+  const DefaultFloatState state;
+  PointInference inference(scores, present, {}, out, nullptr, terms, p, true, threads);
+  if (!inference.run()) return {};
+  return {{std::make_shared<const Record>(inference.record())}};
+}
+
 }  // namespace
 
 CrfOrder crf_order(const float* features, int d, std::int64_t points, Context&) {
@@ -352,12 +368,10 @@ template <class T>
 bool crf_features(const T* scores, const std::uint8_t* present, const marginal_type<T>* start,
                   marginal_type<T>* out, double* energy, const std::vector<CrfTerm>& terms,
                   const CrfFeaturesParams& p, Context& context) {
-  const DefaultFloatState state;
   std::optional<Source> first;
   if (start != nullptr) first.emplace(start);
-  return PointInference(Scores(scores), present, first, Target<float>(out), energy, terms, p, false,
-                        context.threads)
-      .run();
+  return infer(Scores(scores), present, first, Target<float>(out), energy, terms, p,
+               context.threads);
 }
 
 template <class T>
@@ -365,11 +379,7 @@ std::vector<CrfRecord> crf_features_recorded(const T* scores, const std::uint8_t
                                              marginal_type<T>* out,
                                              const std::vector<CrfTerm>& terms,
                                              const CrfFeaturesParams& p, Context& context) {
-  const DefaultFloatState state;
-  PointInference inference(Scores(scores), present, {}, Target<float>(out), nullptr, terms, p, true,
-                           context.threads);
-  if (!inference.run()) return {};
-  return {{std::make_shared<const Record>(inference.record())}};
+  return infer_recorded(Scores(scores), present, Target<float>(out), terms, p, context.threads);
 }
 
 template bool crf_features(const half*, const std::uint8_t*, const float*, float*, double*,

@@ -113,6 +113,25 @@ bool run(const Scores& scores, const std::uint8_t* photos, const std::uint8_t* p
   return valid;
 }
 
+std::vector<CrfRecord> run_recorded(const Scores& scores, const std::uint8_t* photos,
+                                    const std::uint8_t* present, const Target<float>& out,
+                                    const CrfParams& p, Context& context) {
+  std::vector<CrfRecord> records(static_cast<std::size_t>(p.batch));
+  if (!run(scores, photos, present, out, p, records.data(), context)) records.clear();
+  return records;
+}
+
+bool run_on_filter(const Scores& scores, const CrfFilter& bilateral, const std::uint8_t* present,
+                   const Target<float>& out, const CrfParams& p, int threads) {
+  if (bilateral.height == 0 || bilateral.height != p.height || bilateral.width != p.width)
+    throw std::invalid_argument("the filter must be one of the photo's");
+  const DefaultFloatState state;
+  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, threads);
+  Inference inference(1, scores, present, out, spatial.get(),
+                      p.iterations > 0 ? bilateral.lattice.get() : nullptr, p, false, threads);
+  return inference.run();
+}
+
 }  // namespace
 
 template <class T>
@@ -125,10 +144,13 @@ template <class T>
 std::vector<CrfRecord> crf_recorded(const T* scores, const std::uint8_t* photos,
                                     const std::uint8_t* present, marginal_type<T>* out,
                                     const CrfParams& p, Context& context) {
-  std::vector<CrfRecord> records(static_cast<std::size_t>(p.batch));
-  if (!run(Scores(scores), photos, present, Target<float>(out), p, records.data(), context))
-    records.clear();
-  return records;
+  return run_recorded(Scores(scores), photos, present, Target<float>(out), p, context);
+}
+
+template <class T>
+bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
+                  marginal_type<T>* out, const CrfParams& p, Context& context) {
+  return run_on_filter(Scores(scores), bilateral, present, Target<float>(out), p, context.threads);
 }
 
 CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
@@ -136,19 +158,6 @@ CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::
   const DefaultFloatState state;
   return {bilateral_lattice_of(photo, height, width, sxy, srgb, weight, context.threads),
           CrfNormalisation::symmetric, nullptr, height, width};
-}
-
-template <class T>
-bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
-                  marginal_type<T>* out, const CrfParams& p, Context& context) {
-  if (bilateral.height == 0 || bilateral.height != p.height || bilateral.width != p.width)
-    throw std::invalid_argument("the filter must be one of the photo's");
-  const DefaultFloatState state;
-  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, context.threads);
-  Inference inference(1, Scores(scores), present, Target<float>(out), spatial.get(),
-                      p.iterations > 0 ? bilateral.lattice.get() : nullptr, p, false,
-                      context.threads);
-  return inference.run();
 }
 
 template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,

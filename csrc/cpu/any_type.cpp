@@ -1,28 +1,48 @@
 // The functions that depend on the element type of an array (any_type.h).
 #include "any_type.h"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "finite.h"
 
 namespace cuekit::cpu {
+namespace {
 
-template <class T, class To>
-void read_values(const void* values, std::int64_t step, std::int64_t count, To* out) {
-  const T* const source = static_cast<const T*>(values);
+// The loop over contiguous values vectorises.
+template <class From, class To>
+void convert(const From* source, std::int64_t step, std::int64_t count, To* out) {
   if (step == 1)
     for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(load(source[i]));
   else
     for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(load(source[i * step]));
 }
 
+// The code that converts half is long: doubles are converted from floats, in parts, and one loop
+// writes halves.
+void convert(const half* source, std::int64_t step, std::int64_t count, double* out) {
+  constexpr std::int64_t most = 64;
+  float part[most];
+  for (std::int64_t i = 0; i < count; i += most) {
+    const std::int64_t size = std::min(most, count - i);
+    convert(source + i * step, step, size, part);
+    std::copy_n(part, size, out + i);
+  }
+}
+void convert(const float* source, std::int64_t step, std::int64_t count, half* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = to_half(static_cast<double>(source[i * step]));
+}
+
+}  // namespace
+
+template <class T, class To>
+void read_values(const void* values, std::int64_t step, std::int64_t count, To* out) {
+  convert(static_cast<const T*>(values), step, count, out);
+}
+
 template <class T, class From>
 void write_values(const From* source, std::int64_t step, std::int64_t count, void* values) {
-  T* const target = static_cast<T*>(values);
-  // For half the conversion takes so long that one loop will do.
-  if (step == 1 && !std::is_same_v<T, half>)
-    for (std::int64_t i = 0; i < count; ++i) target[i] = store<T>(static_cast<double>(source[i]));
-  else
-    for (std::int64_t i = 0; i < count; ++i)
-      target[i] = store<T>(static_cast<double>(source[i * step]));
+  convert(source, step, count, static_cast<T*>(values));
 }
 
 template <class T>
@@ -45,8 +65,6 @@ CUEKIT_READ(std::uint8_t)
 
 template void write_values<half>(const float*, std::int64_t, std::int64_t, void*);
 template void write_values<float>(const float*, std::int64_t, std::int64_t, void*);
-template void write_values<half>(const double*, std::int64_t, std::int64_t, void*);
-template void write_values<float>(const double*, std::int64_t, std::int64_t, void*);
 template void write_values<double>(const float*, std::int64_t, std::int64_t, void*);
 template void write_values<double>(const double*, std::int64_t, std::int64_t, void*);
 

@@ -8,16 +8,17 @@
 
 namespace cuekit::cpu {
 
-// These are compiled in any_type.cpp, for half, float, double and std::uint8_t.
+// These are compiled in any_type.cpp.
 
-// out[i] = values[i * step], for `count` values.
+// out[i] = values[i * step], for `count` values of half, float, double or std::uint8_t.
 template <class T, class To>
 void read_values(const void* values, std::int64_t step, std::int64_t count, To* out);
-// values[i] = source[i * step], rounded once.
-template <class T, class From>
-void write_values(const From* source, std::int64_t step, std::int64_t count, void* values);
 template <class T>
 bool finite_values(const void* values, std::int64_t count);
+// values[i] = source[i * step], rounded once: from float to half, float or double, or from double
+// to double.
+template <class T, class From>
+void write_values(const From* source, std::int64_t step, std::int64_t count, void* values);
 
 // An array that is read.
 class Source {

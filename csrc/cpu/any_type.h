@@ -49,6 +49,11 @@ class Source {
     return finite_(values_ + first * size_, count);
   }
   const void* get() const { return values_; }
+  // The values, if they are of this type and so need no copy; else null.
+  template <class T>
+  const T* as() const {
+    return finite_ == finite_values<T> ? reinterpret_cast<const T*>(values_) : nullptr;
+  }
 
  private:
   const char* values_;

@@ -127,18 +127,20 @@ typename float_bits<C>::type out_of_range_bits(const C* values,  // (count)
 template <class C>
 bool read_patch(const Source& values,  // (channels, N)
                 const Patch& patch, std::int64_t channels,
-                C* planes,  // (channels, max_columns): scratch
+                C* planes,  // (channels, max_columns): for values of another type
                 C* rows,    // (pixels of the patch, stride)
                 std::int64_t stride) {
   typename float_bits<C>::type seen = 0;
+  const C* const maps = values.as<C>();
+  const std::int64_t step = maps == nullptr ? Patch::max_columns : patch.pixels_of_image;
   for (std::int64_t r = 0; r < patch.rows; ++r) {
+    const C* const source = maps == nullptr ? planes : maps + patch.offset(0, r);
     for (std::int64_t k = 0; k < channels; ++k) {
-      C* const plane = planes + k * Patch::max_columns;
-      values.read(patch.offset(k, r), 1, patch.columns, plane);
-      seen |= out_of_range_bits(plane, patch.columns);
+      if (maps == nullptr)
+        values.read(patch.offset(k, r), 1, patch.columns, planes + k * Patch::max_columns);
+      seen |= out_of_range_bits(source + k * step, patch.columns);
     }
-    transpose(planes, Patch::max_columns, channels, patch.columns, rows + r * stride,
-              patch.rows * stride);
+    transpose(source, step, channels, patch.columns, rows + r * stride, patch.rows * stride);
   }
   return !any_nonfinite(seen);
 }

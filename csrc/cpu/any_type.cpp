@@ -1,26 +1,53 @@
 // The functions that depend on the element type of an array (any_type.h).
 #include "any_type.h"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "finite.h"
 #include "half_rows.h"
 
 namespace cuekit::cpu {
+namespace {
 
-template <class T, class To>
-void read_values(const void* values, std::int64_t step, std::int64_t count, To* out) {
-  const T* const source = static_cast<const T*>(values);
-  if constexpr (std::is_same_v<T, half> && std::is_same_v<To, float>)
-    if (step == 1) return widen(source, count, out);
+// The loop over contiguous values vectorises.
+template <class From, class To>
+void convert(const From* source, std::int64_t step, std::int64_t count, To* out) {
   if (step == 1)
     for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(load(source[i]));
   else
     for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(load(source[i * step]));
 }
 
+// The code that converts half is long: it stands in half_rows.cpp, for float32.
+void convert(const half* source, std::int64_t step, std::int64_t count, float* out) {
+  if (step == 1) return widen(source, count, out);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = to_float(source[i * step]);
+}
+void convert(const half* source, std::int64_t step, std::int64_t count, double* out) {
+  constexpr std::int64_t most = 64;
+  float part[most];
+  for (std::int64_t i = 0; i < count; i += most) {
+    const std::int64_t size = std::min(most, count - i);
+    convert(source + i * step, step, size, part);
+    std::copy_n(part, size, out + i);
+  }
+}
+void convert(const float* source, std::int64_t step, std::int64_t count, half* out) {
+  if (step == 1) return narrow(source, count, out);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = to_half(static_cast<double>(source[i * step]));
+}
+
+}  // namespace
+
+template <class T, class To>
+void read_values(const void* values, std::int64_t step, std::int64_t count, To* out) {
+  convert(static_cast<const T*>(values), step, count, out);
+}
+
 template <class T, class From>
-void write_values(const From* source, std::int64_t count, void* values) {
-  T* const target = static_cast<T*>(values);
-  for (std::int64_t i = 0; i < count; ++i) target[i] = store<T>(static_cast<double>(source[i]));
+void write_values(const From* source, std::int64_t step, std::int64_t count, void* values) {
+  convert(source, step, count, static_cast<T*>(values));
 }
 
 template <class T>
@@ -49,10 +76,9 @@ CUEKIT_READ(std::uint64_t)
 CUEKIT_READ(std::int64_t)
 #undef CUEKIT_READ
 
-template void write_values<half>(const float*, std::int64_t, void*);
-template void write_values<float>(const float*, std::int64_t, void*);
-template void write_values<half>(const double*, std::int64_t, void*);
-template void write_values<float>(const double*, std::int64_t, void*);
-template void write_values<double>(const double*, std::int64_t, void*);
+template void write_values<half>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<float>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<double>(const float*, std::int64_t, std::int64_t, void*);
+template void write_values<double>(const double*, std::int64_t, std::int64_t, void*);
 
 }  // namespace cuekit::cpu

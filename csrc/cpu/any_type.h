@@ -9,16 +9,17 @@
 
 namespace cuekit::cpu {
 
-// These are compiled in any_type.cpp: reading for all types of maps, writing for floating ones.
+// These are compiled in any_type.cpp.
 
-// out[i] = values[i * step], for `count` values.
+// out[i] = values[i * step], for `count` values of any type of maps.
 template <class T, class To>
 void read_values(const void* values, std::int64_t step, std::int64_t count, To* out);
-// values[i] = source[i], rounded once.
-template <class T, class From>
-void write_values(const From* source, std::int64_t count, void* values);
 template <class T>
 bool finite_values(const void* values, std::int64_t count);
+// values[i] = source[i * step], rounded once: from float to half, float or double, or from double
+// to double.
+template <class T, class From>
+void write_values(const From* source, std::int64_t step, std::int64_t count, void* values);
 
 // An array that is read.
 class Source {
@@ -39,15 +40,6 @@ class Source {
     return other;
   }
 
-  // Whether float32 holds every value of the type.
-  bool exact_in_float() const { return exact_in_float_; }
-  // The array, or null if its type is not To, which is float or double.
-  template <class To>
-  const To* as() const {
-    void (*const read)(const void*, std::int64_t, std::int64_t, float*) = read_values<To, float>;
-    return to_float_ == read ? reinterpret_cast<const To*>(values_) : nullptr;
-  }
-
   // Reads values first, first + step, ...
   void read(std::int64_t first, std::int64_t step, std::int64_t count, float* out) const {
     to_float_(values_ + first * size_, step, count, out);
@@ -57,6 +49,14 @@ class Source {
   }
   bool finite(std::int64_t first, std::int64_t count) const {
     return finite_(values_ + first * size_, count);
+  }
+  const void* get() const { return values_; }
+  // Whether float32 holds every value of the type.
+  bool exact_in_float() const { return exact_in_float_; }
+  // The values, if they are of this type and so need no copy; else null.
+  template <class T>
+  const T* as() const {
+    return finite_ == finite_values<T> ? reinterpret_cast<const T*>(values_) : nullptr;
   }
 
  private:
@@ -85,8 +85,9 @@ class Target {
     return other;
   }
 
-  void write(const Real* source, std::int64_t first, std::int64_t count) const {
-    write_(source, count, values_ + first * size_);
+  // Writes values first, first + 1, ... from every `step`th of the source.
+  void write(const Real* source, std::int64_t step, std::int64_t first, std::int64_t count) const {
+    write_(source, step, count, values_ + first * size_);
   }
   bool finite(std::int64_t first, std::int64_t count) const {
     return finite_(values_ + first * size_, count);
@@ -95,7 +96,7 @@ class Target {
  private:
   char* values_;
   std::int64_t size_;  // of a value, in bytes
-  void (*write_)(const Real*, std::int64_t, void*);
+  void (*write_)(const Real*, std::int64_t, std::int64_t, void*);
   bool (*finite_)(const void*, std::int64_t);
 };
 

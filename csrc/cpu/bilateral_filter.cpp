@@ -45,14 +45,9 @@ struct DoubleSimplices {
   CUEKIT_INLINE double* row(std::int64_t i, int c) const {
     return computed_once(nodes + b.nodes[i * corners + c] * b.stride);
   }
-  // body(i, k) for channels k, k + 1, ... of all points.
-  template <class Body>
-  CUEKIT_INLINE void for_vectors(Body body) const {
-    for (std::int64_t i = 0; i < b.count; ++i) {
-      if (b.prefetches)
-        for (int c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c), b.stride);
-      for (std::int64_t k = 0; k < b.stride; k += V::size) body(i, k);
-    }
+  CUEKIT_INLINE void prefetch_rows(std::int64_t i) const {
+    if (!b.prefetches) return;
+    for (int c = 0; c < corners; ++c) prefetch_far(row(i + Block::ahead, c), b.stride);
   }
   CUEKIT_INLINE double weight(std::int64_t i, int c) const {
     return static_cast<double>(b.weights[i * corners + c]);
@@ -63,31 +58,37 @@ struct DoubleSimplices {
 };
 
 struct SplatDoubles {
-  using V = DoubleSimplices::V;
   static CUEKIT_INLINE void run(const Block* block, const double* rows, double* nodes) {
+    using V = DoubleSimplices::V;
     const Block b = *block;
     const DoubleSimplices simplices{b, nodes};
-    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
-      const V x = simplices.normalised(V::load(rows + i * b.stride + k), i);
-      for (int c = 0; c < corners; ++c) {
-        double* const target = simplices.row(i, c) + k;
-        (V::load(target) + x * simplices.weight(i, c)).store(target);
+    for (std::int64_t i = 0; i < b.count; ++i) {
+      simplices.prefetch_rows(i);
+      for (std::int64_t k = 0; k < b.stride; k += V::size) {
+        const V x = simplices.normalised(V::load(rows + i * b.stride + k), i);
+        for (int c = 0; c < corners; ++c) {
+          double* const target = simplices.row(i, c) + k;
+          (V::load(target) + x * simplices.weight(i, c)).store(target);
+        }
       }
-    });
+    }
   }
 };
 
 struct SliceDoubles {
-  using V = DoubleSimplices::V;
   static CUEKIT_INLINE void run(const Block* block, double* nodes, double* rows) {
+    using V = DoubleSimplices::V;
     const Block b = *block;
     const DoubleSimplices simplices{b, nodes};
-    simplices.for_vectors([&](std::int64_t i, std::int64_t k) {
-      V x = V::zero();
-      for (int c = 0; c < corners; ++c)
-        x = x + V::load(simplices.row(i, c) + k) * simplices.weight(i, c);
-      simplices.normalised(x, i).store(rows + i * b.stride + k);
-    });
+    for (std::int64_t i = 0; i < b.count; ++i) {
+      simplices.prefetch_rows(i);
+      for (std::int64_t k = 0; k < b.stride; k += V::size) {
+        V x = V::zero();
+        for (int c = 0; c < corners; ++c)
+          x = x + V::load(simplices.row(i, c) + k) * simplices.weight(i, c);
+        simplices.normalised(x, i).store(rows + i * b.stride + k);
+      }
+    }
   }
 };
 
@@ -126,18 +127,20 @@ typename float_bits<C>::type out_of_range_bits(const C* values,  // (count)
 template <class C>
 bool read_patch(const Source& values,  // (channels, N)
                 const Patch& patch, std::int64_t channels,
-                C* planes,  // (channels, max_columns): scratch
+                C* planes,  // (channels, max_columns): for values of another type
                 C* rows,    // (pixels of the patch, stride)
                 std::int64_t stride) {
   typename float_bits<C>::type seen = 0;
+  const C* const maps = values.as<C>();
+  const std::int64_t step = maps == nullptr ? Patch::max_columns : patch.pixels_of_image;
   for (std::int64_t r = 0; r < patch.rows; ++r) {
+    const C* const source = maps == nullptr ? planes : maps + patch.offset(0, r);
     for (std::int64_t k = 0; k < channels; ++k) {
-      C* const plane = planes + k * Patch::max_columns;
-      values.read(patch.offset(k, r), 1, patch.columns, plane);
-      seen |= out_of_range_bits(plane, patch.columns);
+      if (maps == nullptr)
+        values.read(patch.offset(k, r), 1, patch.columns, planes + k * Patch::max_columns);
+      seen |= out_of_range_bits(source + k * step, patch.columns);
     }
-    transpose(planes, Patch::max_columns, channels, patch.columns, rows + r * stride,
-              patch.rows * stride);
+    transpose(source, step, channels, patch.columns, rows + r * stride, patch.rows * stride);
   }
   return !any_nonfinite(seen);
 }
@@ -247,25 +250,32 @@ class ChannelFilter {
   Workspace<C> nodes_;  // (nodes of the lattice, stride)
 };
 
+// A batch. Returns false for values that are not finite or too large.
+template <class C>
+bool filter_images(const Source& values, const std::uint8_t* photos, C* out,
+                   const BilateralFilterParams& p, int all_threads) {
+  const std::int64_t pixels = p.height * p.width;
+  const Normalisation normalisation = p.normalize ? Normalisation::mean : Normalisation::none;
+  std::atomic<bool> valid{true};
+  for_each_image(p.batch, all_threads, [&](std::int64_t b, int threads) {
+    const Lattice lattice = bilateral_lattice(photos + b * 3 * pixels, p.height, p.width, p.sxy,
+                                              p.srgb, 1.0f, normalisation, threads);
+    for (std::int64_t k = 0; k < p.channels; k += most_channels) {
+      const std::int64_t map = (b * p.channels + k) * pixels;
+      const ChannelFilter<C> filter(lattice, p.width, std::min(most_channels, p.channels - k),
+                                    p.adjoint, threads);
+      if (!filter(values.from(map), out + map)) valid = false;
+    }
+  });
+  return valid;
+}
+
 }  // namespace
 
 template <class T>
 bool bilateral_filter(const T* values, const std::uint8_t* photos, filtered_type<T>* out,
                       const BilateralFilterParams& p, Context& context) {
-  const std::int64_t pixels = p.height * p.width;
-  const Normalisation normalisation = p.normalize ? Normalisation::mean : Normalisation::none;
-  std::atomic<bool> valid{true};
-  for_each_image(p.batch, context.threads, [&](std::int64_t b, int threads) {
-    const Lattice lattice = bilateral_lattice(photos + b * 3 * pixels, p.height, p.width, p.sxy,
-                                              p.srgb, 1.0f, normalisation, threads);
-    for (std::int64_t k = 0; k < p.channels; k += most_channels) {
-      const std::int64_t map = (b * p.channels + k) * pixels;
-      const ChannelFilter<filtered_type<T>> filter(
-          lattice, p.width, std::min(most_channels, p.channels - k), p.adjoint, threads);
-      if (!filter(Source(values + map), out + map)) valid = false;
-    }
-  });
-  return valid;
+  return filter_images(Source(values), photos, out, p, context.threads);
 }
 
 template bool bilateral_filter(const half*, const std::uint8_t*, float*,

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "cpu/crf/block.h"
@@ -125,15 +126,13 @@ struct Term {
   }
 };
 
-template <class T>
 class PointInference {
-  using Q = marginal_type<T>;
-
  public:
   // `recorded`: whether the marginals of all steps are kept, for record().
-  PointInference(const T* scores, const std::uint8_t* present, const Q* start, Q* out,
-                 double* energy, const std::vector<CrfTerm>& terms, const CrfFeaturesParams& p,
-                 bool recorded, int threads)
+  PointInference(const Scores& scores, const std::uint8_t* present,
+                 const std::optional<Source>& start, const Target<float>& out, double* energy,
+                 const std::vector<CrfTerm>& terms, const CrfFeaturesParams& p, bool recorded,
+                 int threads)
       : scores_(scores), start_(start), out_(out), energy_(energy), p_(p), threads_(threads) {
     channels_.push_back(0);
     for (std::int64_t c = 1; c < p.channels; ++c)
@@ -240,7 +239,7 @@ class PointInference {
               energy_of(marginals_.get() + i * stride_, rows.get(), count * stride_);
         if (number > p_.iterations) continue;
         softmax(classes_, count, stride_, rows.get());
-        if (number == 0 && start_ != nullptr) read_start(patch, rows.get());
+        if (number == 0 && start_) read_start(patch, rows.get());
         if (marginals_.get() != nullptr)
           std::copy_n(rows.get(), count * stride_,
                       marginals_.get() + number * step_size_ + i * stride_);
@@ -272,7 +271,7 @@ class PointInference {
       const std::int64_t place = patch.first_column + i;
       const std::int64_t point = order_ == nullptr ? place : order_->point_at.get()[place];
       for (std::int64_t k = 0; k < classes_; ++k)
-        rows[i * stride_ + k] = static_cast<float>(start_[channels_.data()[k] * p_.points + point]);
+        start_->read(channels_.data()[k] * p_.points + point, 1, 1, rows + i * stride_ + k);
     }
   }
 
@@ -313,9 +312,9 @@ class PointInference {
     return sum;
   }
 
-  const T* scores_;
-  const Q* start_;
-  Q* out_;
+  Scores scores_;
+  std::optional<Source> start_;
+  Target<float> out_;
   double* energy_;
   const CrfFeaturesParams& p_;
   int threads_;
@@ -328,6 +327,22 @@ class PointInference {
   std::int64_t step_size_ = 0;  // from one step's marginals to the next; 0: they are in one place
   std::vector<Term> terms_;
 };
+
+bool infer(const Scores& scores, const std::uint8_t* present, const std::optional<Source>& start,
+           const Target<float>& out, double* energy, const std::vector<CrfTerm>& terms,
+           const CrfFeaturesParams& p, int threads) {
+  const DefaultFloatState state;
+  return PointInference(scores, present, start, out, energy, terms, p, false, threads).run();
+}
+
+std::vector<CrfRecord> infer_recorded(const Scores& scores, const std::uint8_t* present,
+                                      const Target<float>& out, const std::vector<CrfTerm>& terms,
+                                      const CrfFeaturesParams& p, int threads) {
+  const DefaultFloatState state;
+  PointInference inference(scores, present, {}, out, nullptr, terms, p, true, threads);
+  if (!inference.run()) return {};
+  return {{std::make_shared<const Record>(inference.record())}};
+}
 
 }  // namespace
 
@@ -353,9 +368,10 @@ template <class T>
 bool crf_features(const T* scores, const std::uint8_t* present, const marginal_type<T>* start,
                   marginal_type<T>* out, double* energy, const std::vector<CrfTerm>& terms,
                   const CrfFeaturesParams& p, Context& context) {
-  const DefaultFloatState state;
-  return PointInference<T>(scores, present, start, out, energy, terms, p, false, context.threads)
-      .run();
+  std::optional<Source> first;
+  if (start != nullptr) first.emplace(start);
+  return infer(Scores(scores), present, first, Target<float>(out), energy, terms, p,
+               context.threads);
 }
 
 template <class T>
@@ -363,11 +379,7 @@ std::vector<CrfRecord> crf_features_recorded(const T* scores, const std::uint8_t
                                              marginal_type<T>* out,
                                              const std::vector<CrfTerm>& terms,
                                              const CrfFeaturesParams& p, Context& context) {
-  const DefaultFloatState state;
-  PointInference<T> inference(scores, present, nullptr, out, nullptr, terms, p, true,
-                              context.threads);
-  if (!inference.run()) return {};
-  return {{std::make_shared<const Record>(inference.record())}};
+  return infer_recorded(Scores(scores), present, Target<float>(out), terms, p, context.threads);
 }
 
 template bool crf_features(const half*, const std::uint8_t*, const float*, float*, double*,

@@ -110,10 +110,9 @@ struct Term {
   }
 };
 
-template <class Q>
 class Gradient {
  public:
-  Gradient(const Record& record, const Q* of_out, Q* of_logits,
+  Gradient(const Record& record, const Source& of_out, const Target<float>& of_logits,
            const std::vector<double*>& of_gains, std::int64_t channels, int threads)
       : record_(record),
         of_out_(of_out),
@@ -190,9 +189,10 @@ class Gradient {
     if (record_.order != nullptr) return read_in_order(patch, rows);
     for (std::int64_t r = 0; r < patch.rows; ++r)
       for (std::int64_t k = 0; k < classes_; ++k) {
-        const Q* const row = of_out_ + patch.offset(record_.channels.data()[k], r);
+        float row[Patch::max_columns];
+        of_out_.read(patch.offset(record_.channels.data()[k], r), 1, patch.columns, row);
         for (std::int64_t x = 0; x < patch.columns; ++x)
-          rows[(x * patch.rows + r) * stride_ + k] = static_cast<float>(row[x]);
+          rows[(x * patch.rows + r) * stride_ + k] = row[x];
       }
   }
 
@@ -200,8 +200,8 @@ class Gradient {
     const std::int32_t* const point_at = record_.order->point_at.get() + patch.first_pixel();
     for (std::int64_t i = 0; i < patch.columns; ++i)
       for (std::int64_t k = 0; k < classes_; ++k)
-        rows[i * stride_ + k] =
-            static_cast<float>(of_out_[record_.channels.data()[k] * record_.pixels + point_at[i]]);
+        of_out_.read(record_.channels.data()[k] * record_.pixels + point_at[i], 1, 1,
+                     rows + i * stride_ + k);
   }
 
   // Adds what comes back through a kernel to the gradient with respect to Q.
@@ -255,30 +255,37 @@ class Gradient {
   }
 
   const Record& record_;
-  const Q* of_out_;
-  Q* of_logits_;
+  Source of_out_;
+  Target<float> of_logits_;
   std::int64_t channels_, classes_, stride_;
   int threads_;
   Workspace<float> logits_;  // (N, stride): the sum of all steps
   std::vector<Term> terms_;
 };
 
+// Of all images.
+void find_gradients(const std::vector<CrfRecord>& records, const Source& of_out,
+                    const Target<float>& of_logits, const std::vector<double*>& of_gains,
+                    std::int64_t channels, Context& context) {
+  const DefaultFloatState state;
+  for_each_image(
+      static_cast<std::int64_t>(records.size()), context.threads, [&](std::int64_t b, int threads) {
+        const Record& record = *records.data()[b].record;
+        std::vector<double*> own = of_gains;
+        for (std::size_t f = 0; f < own.size(); ++f)
+          if (own[f] != nullptr)
+            own[f] += b * channels * (record.terms[f].is_diagonal ? 1 : channels);
+        const std::int64_t map = b * channels * record.pixels;
+        Gradient(record, of_out.from(map), of_logits.from(map), own, channels, threads).run();
+      });
+}
+
 }  // namespace
 
 template <class Q>
 void crf_gradient(const std::vector<CrfRecord>& records, const Q* of_out, Q* of_logits,
                   const std::vector<double*>& of_gains, std::int64_t channels, Context& context) {
-  const DefaultFloatState state;
-  for_each_image(static_cast<std::int64_t>(records.size()), context.threads,
-                 [&](std::int64_t b, int threads) {
-                   const Record& record = *records.data()[b].record;
-                   std::vector<double*> own = of_gains;
-                   for (std::size_t f = 0; f < own.size(); ++f)
-                     if (own[f] != nullptr)
-                       own[f] += b * channels * (record.terms[f].is_diagonal ? 1 : channels);
-                   const std::int64_t map = b * channels * record.pixels;
-                   Gradient<Q>(record, of_out + map, of_logits + map, own, channels, threads).run();
-                 });
+  find_gradients(records, Source(of_out), Target<float>(of_logits), of_gains, channels, context);
 }
 
 template void crf_gradient(const std::vector<CrfRecord>&, const float*, float*,

@@ -35,8 +35,8 @@ struct Lanes {
   // Values of a narrower type, or of T.
   template <class Narrow>
   static CUEKIT_INLINE Lanes widen(const Narrow* source) {  // (count)
-    typedef Narrow Source __attribute__((vector_size(count * sizeof(Narrow))));
-    Source narrow;
+    typedef Narrow NarrowVector __attribute__((vector_size(count * sizeof(Narrow))));
+    NarrowVector narrow;
     std::memcpy(&narrow, source, sizeof narrow);
     return {__builtin_convertvector(narrow, Vector)};
   }

@@ -233,13 +233,14 @@ void step(const Transition<C>& transition, const Recurrence<C>& recurrence, int 
   });
 }
 
-// The arrays of a call.
+// The arrays of a call that computes in C.
+template <class C>
 struct Arrays {
   Source maps;             // (B, C, h, w)
   Source given;            // a boundary (B, h, w), or affinities (B, K, h, w)
   bool has_boundary;       // which of them
   double lowest, largest;  // that is valid in `given`: rounding may have left [0, 1]
-  Target<double> out;      // (B, C, h, w)
+  Target<C> out;           // (B, C, h, w)
   double largest_of_out;
 
   // Reads `count` values of `given` from number `first` on, clipped. Returns false if one is not
@@ -279,7 +280,7 @@ struct LeastOnPaths {
 
 // Returns false if a value is not valid.
 template <class C>
-bool affinities_from_boundary(const Arrays& arrays,
+bool affinities_from_boundary(const Arrays<C>& arrays,
                               std::int64_t first,  // value of the boundary
                               const Transition<C>& transition, double beta, int threads) {
   const Grid& grid = transition.grid;
@@ -303,7 +304,7 @@ bool affinities_from_boundary(const Arrays& arrays,
 
 // Returns false if a value is not valid, also of a pair that does not exist.
 template <class C>
-bool affinities_as_given(const Arrays& arrays,
+bool affinities_as_given(const Arrays<C>& arrays,
                          std::int64_t first,  // value of the affinities
                          std::int64_t planes, const Transition<C>& transition, double beta,
                          int threads) {
@@ -346,7 +347,7 @@ struct FindFactors {
 
 // Some maps of image b. Returns false if a value is not finite.
 template <class C>
-bool walk(const Arrays& arrays, std::int64_t b,
+bool walk(const Arrays<C>& arrays, std::int64_t b,
           std::int64_t first,  // value of the maps
           std::int64_t count, const std::vector<double>& weights, const Transition<C>& transition,
           int threads) {
@@ -379,17 +380,18 @@ bool walk(const Arrays& arrays, std::int64_t b,
   }
   parallel_for(count * grid.height, threads, [&](std::int64_t task) {
     const C* const sum = sums.get() + task * grid.columns;
-    std::vector<double> row(grid.width);
+    const double largest = arrays.largest_of_out;
+    std::vector<C> row(grid.width);
     for (std::int64_t x = 0; x < grid.width; ++x)
-      row[x] = std::clamp(scaled_up<double>(sum[x]), -arrays.largest_of_out, arrays.largest_of_out);
-    arrays.out.write(row.data(), first + task * grid.width, grid.width);
+      row[x] = static_cast<C>(std::clamp(scaled_up<double>(sum[x]), -largest, largest));
+    arrays.out.write(row.data(), 1, first + task * grid.width, grid.width);
   });
   return true;
 }
 
 // A batch, computed in C. Returns false if a value is not valid.
 template <class C>
-bool walk_on_images(const Arrays& arrays, const RandomWalkParams& p, int all_threads) {
+bool walk_on_images(const Arrays<C>& arrays, const RandomWalkParams& p, int all_threads) {
   const Offsets offsets = all_offsets(p.radius, p.height, p.width);
   const std::vector<double> weights = walk_weights(p.steps, walk_tolerance<C>);
   const std::int64_t cells = p.height * p.width;
@@ -421,13 +423,13 @@ template <class T, class E>
 bool random_walk(const T* maps, const E* boundary, const E* affinities, T* out,
                  const RandomWalkParams& p, Context& context) {
   using C = walk_type<T>;
-  const Arrays arrays{Source(maps),
-                      Source(boundary != nullptr ? boundary : affinities),
-                      boundary != nullptr,
-                      load(store<E>(-rounding_tolerance)),
-                      load(store<E>(1.0 + rounding_tolerance)),
-                      Target<double>(out),
-                      load(scaled_up<T>(std::numeric_limits<C>::max()))};
+  const Arrays<C> arrays{Source(maps),
+                         Source(boundary != nullptr ? boundary : affinities),
+                         boundary != nullptr,
+                         load(store<E>(-rounding_tolerance)),
+                         load(store<E>(1.0 + rounding_tolerance)),
+                         Target<C>(out),
+                         load(scaled_up<T>(std::numeric_limits<C>::max()))};
   return walk_on_images<C>(arrays, p, context.threads);
 }
 

@@ -137,17 +137,27 @@ void read_photo(const Source& photo,  // (H, W, channels), or (channels, H, W)
 // The weights of one row.
 struct RowWeights {
   // Adds one neighbour's terms of a channel to the sums of a block. The first channel's are the
-  // sums.
+  // sums. Arrays that do not overlap need no second loop for the case that they do.
   template <class Real, class Term>
-  static CUEKIT_INLINE void add_terms(bool first, const Real* __restrict neighbour,  // (block)
-                                      const Real* __restrict pixel,                  // (block)
-                                      const Real* __restrict deviation,              // (block)
-                                      Real* __restrict sums,                         // (block)
-                                      Term term) {
+  static CUEKIT_INLINE void add_terms_of_one(bool first,
+                                             const Real* __restrict neighbour,  // (block)
+                                             const Real* __restrict pixel,      // (block)
+                                             const Real* __restrict deviation,  // (block)
+                                             Real* __restrict sums,             // (block)
+                                             Term term) {
     if (first)
       for (int j = 0; j < block; ++j) sums[j] = term(neighbour[j], pixel[j], deviation[j]);
     else
       for (int j = 0; j < block; ++j) sums[j] += term(neighbour[j], pixel[j], deviation[j]);
+  }
+  // The same for all neighbours, whose values begin `shift` from neighbours[n].
+  template <class Real, class Term>
+  static CUEKIT_INLINE void add_terms(bool first, const Real* const* neighbours, int count,
+                                      std::int64_t shift, const Real* pixel, const Real* deviation,
+                                      Real* sums,  // (neighbours, block)
+                                      Term term) {
+    for (int n = 0; n < count; ++n)
+      add_terms_of_one(first, neighbours[n] + shift, pixel, deviation, sums + n * block, term);
   }
 
   template <class Real>
@@ -186,14 +196,10 @@ struct RowWeights {
         Real deviation[block];
         for (int j = 0; j < block; ++j)
           deviation[j] = static_cast<Real>(std::sqrt(squares[j] / (samples - 1.0)));
-        const auto add = [&](auto term) {
-          for (int n = 0; n < count; ++n)
-            add_terms(c == 0, neighbours[n] + shift, pixel, deviation, w + n * block, term);
-        };
         if (par)
-          add(par_term<Real>);
+          add_terms(c == 0, neighbours, count, shift, pixel, deviation, w, par_term<Real>);
         else
-          add(pamr_term<Real>);
+          add_terms(c == 0, neighbours, count, shift, pixel, deviation, w, pamr_term<Real>);
       }
       Real largest[block];
       double total[block];
@@ -341,7 +347,7 @@ bool write_maps(const Real* values,       // planes
   bool all_finite = true;
   for (std::int64_t k = 0; k < planes.count; ++k) {
     for (std::int64_t y = rows.first; y < rows.end; ++y)
-      out.write(values + planes.offset(y, k), (k * p.height + y) * p.width, p.width);
+      out.write(values + planes.offset(y, k), 1, (k * p.height + y) * p.width, p.width);
     if (!out.finite((k * p.height + rows.first) * p.width, (rows.end - rows.first) * p.width))
       all_finite = false;
   }

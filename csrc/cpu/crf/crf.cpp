@@ -73,9 +73,8 @@ std::shared_ptr<const Lattice> bilateral_lattice_of(const std::uint8_t* photo,  
 }
 
 // `records` (B): of each image; null: not wanted.
-template <class T>
-bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
-         marginal_type<T>* out, const CrfParams& p, CrfRecord* records, Context& context) {
+bool run(const Scores& scores, const std::uint8_t* photos, const std::uint8_t* present,
+         const Target<float>& out, const CrfParams& p, CrfRecord* records, Context& context) {
   if (p.half_storage)
     throw std::invalid_argument("storage must be 'float32' on the CPU, got 'float16'");
   const DefaultFloatState state;  // the kept lattice must not depend on the caller's
@@ -100,9 +99,9 @@ bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
       const bool pair = records == nullptr && b + 1 < last && classes <= most_classes_of_pairs &&
                         std::equal(present_here, present_here + tags, present_here + tags);
       runs = pair ? 2 : 1;
-      Inference<T> inference(runs, scores + b * p.channels * pixels, present_here,
-                             out + b * p.channels * pixels, spatial.get(), bilateral.get(), p,
-                             records != nullptr, threads);
+      const std::int64_t map = b * p.channels * pixels;
+      Inference inference(runs, scores.from(map), present_here, out.from(map), spatial.get(),
+                          bilateral.get(), p, records != nullptr, threads);
       if (!inference.run()) valid = false;
       if (records == nullptr) continue;
       Record record = inference.record();
@@ -114,21 +113,44 @@ bool run(const T* scores, const std::uint8_t* photos, const std::uint8_t* presen
   return valid;
 }
 
+std::vector<CrfRecord> run_recorded(const Scores& scores, const std::uint8_t* photos,
+                                    const std::uint8_t* present, const Target<float>& out,
+                                    const CrfParams& p, Context& context) {
+  std::vector<CrfRecord> records(static_cast<std::size_t>(p.batch));
+  if (!run(scores, photos, present, out, p, records.data(), context)) records.clear();
+  return records;
+}
+
+bool run_on_filter(const Scores& scores, const CrfFilter& bilateral, const std::uint8_t* present,
+                   const Target<float>& out, const CrfParams& p, int threads) {
+  if (bilateral.height == 0 || bilateral.height != p.height || bilateral.width != p.width)
+    throw std::invalid_argument("the filter must be one of the photo's");
+  const DefaultFloatState state;
+  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, threads);
+  Inference inference(1, scores, present, out, spatial.get(),
+                      p.iterations > 0 ? bilateral.lattice.get() : nullptr, p, false, threads);
+  return inference.run();
+}
+
 }  // namespace
 
 template <class T>
 bool crf(const T* scores, const std::uint8_t* photos, const std::uint8_t* present,
          marginal_type<T>* out, const CrfParams& p, Context& context) {
-  return run(scores, photos, present, out, p, nullptr, context);
+  return run(Scores(scores), photos, present, Target<float>(out), p, nullptr, context);
 }
 
 template <class T>
 std::vector<CrfRecord> crf_recorded(const T* scores, const std::uint8_t* photos,
                                     const std::uint8_t* present, marginal_type<T>* out,
                                     const CrfParams& p, Context& context) {
-  std::vector<CrfRecord> records(static_cast<std::size_t>(p.batch));
-  if (!run(scores, photos, present, out, p, records.data(), context)) records.clear();
-  return records;
+  return run_recorded(Scores(scores), photos, present, Target<float>(out), p, context);
+}
+
+template <class T>
+bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
+                  marginal_type<T>* out, const CrfParams& p, Context& context) {
+  return run_on_filter(Scores(scores), bilateral, present, Target<float>(out), p, context.threads);
 }
 
 CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::int64_t width,
@@ -136,19 +158,6 @@ CrfFilter crf_photo_filter(const std::uint8_t* photo, std::int64_t height, std::
   const DefaultFloatState state;
   return {bilateral_lattice_of(photo, height, width, sxy, srgb, weight, context.threads),
           CrfNormalisation::symmetric, nullptr, height, width};
-}
-
-template <class T>
-bool crf_of_photo(const T* scores, const CrfFilter& bilateral, const std::uint8_t* present,
-                  marginal_type<T>* out, const CrfParams& p, Context& context) {
-  if (bilateral.height == 0 || bilateral.height != p.height || bilateral.width != p.width)
-    throw std::invalid_argument("the filter must be one of the photo's");
-  const DefaultFloatState state;
-  const std::shared_ptr<const Lattice> spatial = spatial_lattice_of(p, context.threads);
-  Inference<T> inference(1, scores, present, out, spatial.get(),
-                         p.iterations > 0 ? bilateral.lattice.get() : nullptr, p, false,
-                         context.threads);
-  return inference.run();
 }
 
 template bool crf(const half*, const std::uint8_t*, const std::uint8_t*, float*, const CrfParams&,

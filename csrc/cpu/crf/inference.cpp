@@ -9,7 +9,6 @@
 #include "cpu/float_state.h"
 #include "cpu/interrupt.h"
 #include "cpu/parallel.h"
-#include "read_scores.h"
 #include "write_results.h"
 
 namespace cuekit::cpu {
@@ -25,10 +24,9 @@ std::vector<std::int64_t> channels_that_take_part(const std::uint8_t* present,  
 
 }  // namespace
 
-template <class T>
-Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* present,
-                        marginal_type<T>* out, const Lattice* spatial, const Lattice* bilateral,
-                        const CrfParams& p, bool recorded, int threads)
+Inference::Inference(std::int64_t runs, const Scores& scores, const std::uint8_t* present,
+                     const Target<float>& out, const Lattice* spatial, const Lattice* bilateral,
+                     const CrfParams& p, bool recorded, int threads)
     : scores_(scores),
       out_(out),
       p_(p),
@@ -58,8 +56,7 @@ Inference<T>::Inference(std::int64_t runs, const T* scores, const std::uint8_t* 
   }
 }
 
-template <class T>
-bool Inference<T>::run() {
+bool Inference::run() {
   if (!pass_over_pixels(0)) return false;
   for (std::int64_t i = 1; i <= p_.iterations; ++i) {
     blur_filters(spatial_, bilateral_, stride_, threads_);
@@ -68,8 +65,7 @@ bool Inference<T>::run() {
   return true;
 }
 
-template <class T>
-Record Inference<T>::record() {
+Record Inference::record() {
   Record result;
   result.channels = channels_;
   result.stride = stride_;
@@ -82,8 +78,7 @@ Record Inference<T>::record() {
 }
 
 // Returns false for scores that are not valid; only the first pass reads scores.
-template <class T>
-bool Inference<T>::pass_over_pixels(std::int64_t number) {
+bool Inference::pass_over_pixels(std::int64_t number) {
   const bool first = number == 0, last = number == p_.iterations;
   const float* const own = own_weight_ > 0 && !first ? kept(number - 1) : nullptr;
   const Pass pass{unary_.get(), stride_, &spatial_, &bilateral_, own, own_weight_, !first, !last};
@@ -106,7 +101,7 @@ bool Inference<T>::pass_over_pixels(std::int64_t number) {
             p_.width,        p_.height * p_.width};
         const std::int64_t pixel = patch.first_pixel();
         for (std::int64_t r = 0; first && r < runs_; ++r)
-          if (!read_scores(scores_ + r * map_size, p_, patch, channels_, planes.get(),
+          if (!read_scores(scores_.from(r * map_size), p_, patch, channels_, planes.get(),
                            unary_.get() + pixel * stride_ + r * run_stride, run_stride, stride_)) {
             valid = false;
             return;
@@ -116,15 +111,11 @@ bool Inference<T>::pass_over_pixels(std::int64_t number) {
                                                      : nullptr;
         mean_field_(&pass, pixel, pixel + patch.pixels(), scratch.get(), q);
         for (std::int64_t r = 0; last && r < runs_; ++r)
-          write_results(q + r * run_stride, stride_, patch, channels_, out_ + r * map_size);
+          write_results(q + r * run_stride, stride_, patch, channels_, out_.from(r * map_size));
       }
     }
   });
   return valid;
 }
-
-template class Inference<half>;
-template class Inference<float>;
-template class Inference<double>;
 
 }  // namespace cuekit::cpu

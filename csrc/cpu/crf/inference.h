@@ -16,19 +16,19 @@
 #include "lattice.h"
 #include "mean_field.h"
 #include "patch.h"
+#include "read_scores.h"
 #include "record.h"
 
 namespace cuekit::cpu {
 
-template <class T>
 class Inference {
  public:
   // A lattice is null if there is no such filter. It must outlive this. `recorded`: whether the
   // marginals of all steps are kept, for record(); of one run.
   Inference(std::int64_t runs,            // 1; or 2, for at most most_classes_of_pairs
-            const T* scores,              // (runs, K, H, W)
+            const Scores& scores,         // (runs, K, H, W)
             const std::uint8_t* present,  // (K - 1)
-            marginal_type<T>* out,        // (runs, K, H, W)
+            const Target<float>& out,     // (runs, K, H, W)
             const Lattice* spatial, const Lattice* bilateral, const CrfParams& p, bool recorded,
             int threads);
   Inference(const Inference&) = delete;
@@ -45,8 +45,8 @@ class Inference {
   // Where pass `number` keeps Q; null: nowhere.
   float* kept(std::int64_t number) const { return marginals_.get() + number * step_size_; }
 
-  const T* scores_;
-  marginal_type<T>* out_;
+  Scores scores_;
+  Target<float> out_;
   const CrfParams& p_;
   int threads_;
   std::vector<Band> bands_;

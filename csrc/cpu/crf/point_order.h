@@ -51,10 +51,10 @@ void for_points(const PointOrder& order, const std::vector<Band>& bands, std::in
   });
 }
 
-template <class Q>
-void write_in_order(const float* all_rows, std::int64_t stride, const PointOrder& order,
-                    const std::vector<Band>& bands, const std::vector<std::int64_t>& channels,
-                    int threads, Q* out) {
+inline void write_in_order(const float* all_rows, std::int64_t stride, const PointOrder& order,
+                           const std::vector<Band>& bands,
+                           const std::vector<std::int64_t>& channels, int threads,
+                           const Target<float>& out) {
   for_points(order, bands, stride, threads,
              [&](std::int64_t, const Patch& patch, float* rows, const std::int32_t* places) {
                for (std::int64_t i = 0; i < patch.columns; ++i)

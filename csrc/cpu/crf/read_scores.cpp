@@ -25,45 +25,43 @@ Bits<T> bits_of(double value) {
   return bit_cast<Bits<T>>(store<T>(value));
 }
 
-// What each of the following returns has the sign bit set if the value is not valid. A magnitude
-// above the limit carries into that bit when `room` is added. This is integer work without
-// branches, so loops over it vectorise.
-
+// Finds values that are not valid: it returns a word whose sign bit is set. A magnitude above the
+// limit carries into that bit when `room` is added. This is integer work without branches, so loops
+// over it vectorise.
 template <class T>
-struct ProbabilityCheck {
-  Bits<T> below_zero = bits_of<T>(range_tolerance);
-  Bits<T> room = static_cast<Bits<T>>(sign_bit<T> - 1 - bits_of<T>(1 + range_tolerance));
-  Bits<T> less_for_negative = static_cast<Bits<T>>(sign_bit<T> - 1 - room - below_zero);
+struct Check {
+  Bits<T> room, less_for_negative;
+  Bits<T> also_valid;  // a value
+
+  static Check of_probabilities() {
+    const auto room = static_cast<Bits<T>>(sign_bit<T> - 1 - bits_of<T>(1 + range_tolerance));
+    return {room, static_cast<Bits<T>>(sign_bit<T> - 1 - room - bits_of<T>(range_tolerance)), 0};
+  }
+  static Check of_energies() {
+    const Bits<T> infinity = bits_of<T>(std::numeric_limits<double>::infinity());
+    const Bits<T> largest =
+        std::min(static_cast<Bits<T>>(infinity - 1),
+                 bits_of<T>(static_cast<double>(std::numeric_limits<float>::max())));
+    return {static_cast<Bits<T>>(sign_bit<T> - 1 - largest), 0, infinity};
+  }
 
   CUEKIT_INLINE Bits<T> operator()(Bits<T> bits) const {
     const auto is_negative = static_cast<Bits<T>>(bits >> (8 * sizeof(T) - 1));
     const auto all_if_negative = static_cast<Bits<T>>(0 - is_negative);
     const auto magnitude = static_cast<Bits<T>>(bits & (sign_bit<T> - 1));
-    return static_cast<Bits<T>>(magnitude + room + (all_if_negative & less_for_negative));
-  }
-};
-
-template <class T>
-struct EnergyCheck {
-  Bits<T> infinity = bits_of<T>(std::numeric_limits<double>::infinity());
-  Bits<T> largest = std::min(static_cast<Bits<T>>(infinity - 1),
-                             bits_of<T>(static_cast<double>(std::numeric_limits<float>::max())));
-  Bits<T> room = static_cast<Bits<T>>(sign_bit<T> - 1 - largest);
-
-  CUEKIT_INLINE Bits<T> operator()(Bits<T> bits) const {
-    const auto magnitude = static_cast<Bits<T>>(bits & (sign_bit<T> - 1));
-    const auto found = static_cast<Bits<T>>(magnitude + room);
-    return bits == infinity ? Bits<T>{0} : found;
+    const auto found =
+        static_cast<Bits<T>>(magnitude + room + (all_if_negative & less_for_negative));
+    return bits == also_valid ? Bits<T>{0} : found;
   }
 };
 
 // Combines by OR what the check returns for all values of the patch.
-template <class T, class Check>
+template <class T>
 struct ScanChannels {
   static CUEKIT_INLINE void run(const T* scores,  // (K, N)
-                                const Patch* patch, std::int64_t channels, const Check* check,
+                                const Patch* patch, std::int64_t channels, const Check<T>* check,
                                 Bits<T>* seen) {
-    const Check is_invalid = *check;
+    const Check<T> is_invalid = *check;
     for (std::int64_t c = 0; c < channels; ++c)
       for (std::int64_t r = 0; r < patch->rows; ++r) {
         const T* const row = scores + patch->offset(c, r);
@@ -76,84 +74,92 @@ struct ScanChannels {
   }
 };
 
-template <class Check, class T>
-bool all_valid(const T* scores,  // (K, N)
-               const Patch& patch, std::int64_t channels) {
-  const Check check;
-  Bits<T> seen = 0;
-  dispatch<ScanChannels<T, Check>>(scores, &patch, channels, &check, &seen);
-  return (seen & sign_bit<T>) == 0;
-}
-
-// Logarithms of probabilities, relative to the largest of each pixel. Rows are filled up to
-// max_columns, because loops of known length compile better.
-template <class T>
-struct ReadProbabilities {
-  static CUEKIT_INLINE void run(const T* scores,  // (K, N)
-                                const Patch* patch,
-                                const std::int64_t* channels,  // (classes)
-                                std::int64_t classes, float epsilon,
+// From probabilities of a row of max_columns pixels to their logarithms, relative to the largest of
+// each pixel.
+struct LogarithmsOfRow {
+  static CUEKIT_INLINE void run(std::int64_t classes, float epsilon,
                                 float* __restrict planes) {  // (classes, plane_size)
-    for (std::int64_t r = 0; r < patch->rows; ++r, planes += max_columns) {
-      float largest[max_columns];
-      std::fill(largest, largest + max_columns, epsilon);
-      for (std::int64_t k = 0; k < classes; ++k) {
-        const T* const row = scores + patch->offset(channels[k], r);
-        float* const plane = planes + k * plane_size;
-        for (std::int64_t i = 0; i < patch->columns; ++i)
-          plane[i] = static_cast<float>(load(row[i]));
-        std::fill(plane + patch->columns, plane + max_columns, 1.0f);
-        for (std::int64_t i = 0; i < max_columns; ++i) {
-          const float p = plane[i], l = largest[i];
-          const float clipped = p < epsilon ? epsilon : p > 1.0f ? 1.0f : p;
-          plane[i] = clipped;
-          largest[i] = l < clipped ? clipped : l;
-        }
+    float largest[max_columns];
+    std::fill(largest, largest + max_columns, epsilon);
+    for (std::int64_t k = 0; k < classes; ++k) {
+      float* const plane = planes + k * plane_size;
+      for (std::int64_t i = 0; i < max_columns; ++i) {
+        const float p = plane[i], l = largest[i];
+        const float clipped = p < epsilon ? epsilon : p > 1.0f ? 1.0f : p;
+        plane[i] = clipped;
+        largest[i] = l < clipped ? clipped : l;
       }
-      for (std::int64_t i = 0; i < max_columns; ++i) largest[i] = log2_of(largest[i]);
-      for (std::int64_t k = 0; k < classes; ++k)
-        for (std::int64_t i = 0; i < max_columns; ++i)
-          planes[k * plane_size + i] = log2_of(planes[k * plane_size + i]) - largest[i];
     }
+    for (std::int64_t i = 0; i < max_columns; ++i) largest[i] = log2_of(largest[i]);
+    for (std::int64_t k = 0; k < classes; ++k)
+      for (std::int64_t i = 0; i < max_columns; ++i)
+        planes[k * plane_size + i] = log2_of(planes[k * plane_size + i]) - largest[i];
   }
 };
 
-// Negated energies, relative to the lowest of each pixel. Returns false where all are +inf.
-template <class T>
-bool read_energies(const T* scores,  // (K, N)
-                   const Patch& patch, const std::vector<std::int64_t>& channels,
-                   float* planes) {  // (classes, plane_size)
-  for (std::int64_t r = 0; r < patch.rows; ++r, planes += max_columns)
-    for (std::int64_t i = 0; i < patch.columns; ++i) {
-      constexpr double infinity = std::numeric_limits<double>::infinity();
-      double lowest = infinity;
-      for (const std::int64_t c : channels)
-        lowest = std::min(lowest, load(scores[patch.offset(c, r) + i]));
-      if (lowest == infinity) return false;
-      float* logit = planes + i;
-      for (const std::int64_t c : channels) {
-        const double energy = load(scores[patch.offset(c, r) + i]) - lowest;
-        *logit = static_cast<float>(std::max(-energy * log2_of_e, static_cast<double>(impossible)));
-        logit += plane_size;
-      }
+// Rows are filled up to max_columns, because loops of known length compile better.
+void read_probabilities(const Scores& scores, const Patch& patch,
+                        const std::vector<std::int64_t>& channels, float epsilon,
+                        float* planes) {  // (classes, plane_size)
+  const auto classes = static_cast<std::int64_t>(channels.size());
+  for (std::int64_t r = 0; r < patch.rows; ++r, planes += max_columns) {
+    for (std::int64_t k = 0; k < classes; ++k) {
+      float* const plane = planes + k * plane_size;
+      scores.read_row(patch, channels.data()[k], r, plane);
+      std::fill(plane + patch.columns, plane + max_columns, 1.0f);
     }
+    dispatch<LogarithmsOfRow>(classes, epsilon, planes);
+  }
+}
+
+// Negated energies, relative to the lowest of each pixel. Returns false where all are +inf.
+bool read_energies(const Scores& scores, const Patch& patch,
+                   const std::vector<std::int64_t>& channels,
+                   float* planes) {  // (classes, plane_size)
+  for (std::int64_t r = 0; r < patch.rows; ++r, planes += max_columns) {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    double energies[max_columns], lowest[max_columns];
+    std::fill(lowest, lowest + max_columns, infinity);
+    for (const std::int64_t c : channels) {
+      scores.read_row(patch, c, r, energies);
+      for (std::int64_t i = 0; i < patch.columns; ++i) lowest[i] = std::min(lowest[i], energies[i]);
+    }
+    if (std::find(lowest, lowest + patch.columns, infinity) != lowest + patch.columns) return false;
+    float* logits = planes;
+    for (const std::int64_t c : channels) {
+      scores.read_row(patch, c, r, energies);
+      for (std::int64_t i = 0; i < patch.columns; ++i)
+        logits[i] = static_cast<float>(
+            std::max(-(energies[i] - lowest[i]) * log2_of_e, static_cast<double>(impossible)));
+      logits += plane_size;
+    }
+  }
   return true;
 }
 
 }  // namespace
 
 template <class T>
-bool read_scores(const T* scores, const CrfParams& p, const Patch& patch,
+bool valid_scores(const void* values, const Patch& patch, std::int64_t channels, bool energies) {
+  const Check<T> check = energies ? Check<T>::of_energies() : Check<T>::of_probabilities();
+  Bits<T> seen = 0;
+  dispatch<ScanChannels<T>>(static_cast<const T*>(values), &patch, channels, &check, &seen);
+  return (seen & sign_bit<T>) == 0;
+}
+
+template bool valid_scores<half>(const void*, const Patch&, std::int64_t, bool);
+template bool valid_scores<float>(const void*, const Patch&, std::int64_t, bool);
+template bool valid_scores<double>(const void*, const Patch&, std::int64_t, bool);
+
+bool read_scores(const Scores& scores, const CrfParams& p, const Patch& patch,
                  const std::vector<std::int64_t>& channels, float* planes, float* unary,
                  std::int64_t stride, std::int64_t step) {
+  if (!scores.valid(patch, p.channels, p.energies)) return false;
+  if (!p.energies)
+    read_probabilities(scores, patch, channels, p.epsilon, planes);
+  else if (!read_energies(scores, patch, channels, planes))
+    return false;
   const auto classes = static_cast<std::int64_t>(channels.size());
-  if (p.energies) {
-    if (!all_valid<EnergyCheck<T>>(scores, patch, p.channels)) return false;
-    if (!read_energies(scores, patch, channels, planes)) return false;
-  } else {
-    if (!all_valid<ProbabilityCheck<T>>(scores, patch, p.channels)) return false;
-    dispatch<ReadProbabilities<T>>(scores, &patch, channels.data(), classes, p.epsilon, planes);
-  }
   for (std::int64_t x = 0; x < patch.columns; ++x)
     for (std::int64_t r = 0; r < patch.rows; ++r, unary += step) {
       for (std::int64_t k = 0; k < classes; ++k)
@@ -162,14 +168,5 @@ bool read_scores(const T* scores, const CrfParams& p, const Patch& patch,
     }
   return true;
 }
-
-#define CUEKIT_INSTANTIATE(T)                                                               \
-  template bool read_scores(const T*, const CrfParams&, const Patch&,                       \
-                            const std::vector<std::int64_t>&, float*, float*, std::int64_t, \
-                            std::int64_t);
-CUEKIT_INSTANTIATE(half)
-CUEKIT_INSTANTIATE(float)
-CUEKIT_INSTANTIATE(double)
-#undef CUEKIT_INSTANTIATE
 
 }  // namespace cuekit::cpu

@@ -48,17 +48,19 @@ if sys.platform == "linux" and "bdist_wheel" in sys.argv:
     link_flags.insert(0, "-Wl,-s")  # no symbols, a tenth of a wheel's size
 compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
-# What GCC's -O3 adds to -O2 makes the kernels twice as large, and most of it makes none faster. It
-# is kept for the files that were measured to need it. A kernel in a header is compiled in each file
-# that includes it, and the linker keeps one copy: such files belong into the same list.
+# What GCC's -O3 adds to -O2 makes the kernels twice as large, and most of it makes none faster. So
+# files are compiled with the compact flags, and with more for the loops that were measured to need
+# it. A kernel in a header is compiled in each file that includes it, and the linker keeps one copy:
+# such files belong into the same list.
 lean_flags = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-split-paths", "-fno-ipa-cp-clone"]
 lean_flags += ["-fno-version-loops-for-strides", "--param=vect-epilogues-nomask=0"]
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
 FLAGS_OF = {
-    "background labels": ["-funswitch-loops"],
     "embed lattice read_scores refine_local snap": [*compact_flags, "-fpeel-loops"],
-    "any_type bilateral_filter boundary_connectivity colour_evidence embed_many mask_scores "
-    "mask_spans random_walk raw_cues shortest_paths snap_masks snap_steps": compact_flags,
+    "background labels": ["-funswitch-loops"],
+    "block blur mean_field lab rgb_to_lab subtract suppress "
+    "bucketed_edges build_graph candidates edge_costs felzenszwalb merge_by_cost merge_patches "
+    "merge_small mutual_neighbours smooth": [],
 }
 
 NO_COMPILER = """
@@ -134,9 +136,8 @@ def size_flags(source: str) -> list[str]:
     if not is_gcc:  # other compilers have other flags, and make smaller code to begin with
         return []
     stem = Path(source).stem
-    return lean_flags + [
-        flag for stems, flags in FLAGS_OF.items() if stem in stems.split() for flag in flags
-    ]
+    more = [flags for stems, flags in FLAGS_OF.items() if stem in stems.split()]
+    return lean_flags + (more[0] if more else compact_flags)
 
 
 def nvcc_command() -> list[str]:

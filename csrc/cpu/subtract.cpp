@@ -737,7 +737,7 @@ class ImageOf final : public Image {
     double unit = 0.0;
     if constexpr (std::is_same_v<V, float>) {
       with_rows(begin, count, [&](const void* const* maps, std::int64_t at) {
-        dispatch_avx512<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile,
+        dispatch<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile,
                                       &unit);
       });
     }
@@ -789,7 +789,7 @@ class ImageOf final : public Image {
       if (num_present_ == 2)
         dispatch<TwoTile<V>>(maps, at, size, out, &finite);
       else
-        dispatch_avx512<StrongestTile<V>>(maps, num_present_, at, size, out, &finite);
+        dispatch<StrongestTile<V>>(maps, num_present_, at, size, out, &finite);
     };
     if (std::is_same_v<T, V> && count % wide_tile_step == 0) {
       subtract(maps_.data(), begin, count, out_.data());

@@ -130,16 +130,27 @@ struct SetCopies {
   }
 };
 
-// Runs a kernel for each group of classes.
+// Runs a kernel for every X::size values of a row.
+template <class Kernel>
+struct ForRow {
+  template <class T, class... Args>
+  static CUEKIT_INLINE void run(const Node* nodes, std::int64_t count, T* values,
+                                std::int64_t stride, Args... args) {
+    for (std::int64_t k = 0; k < stride; k += Kernel::X::size)
+      Kernel::run(nodes, count, values + k, stride, args...);
+  }
+};
+
+// Runs a kernel for each group of classes. The baseline's groups have up to 8 classes: it has fewer
+// registers, and less code.
 template <template <class, int> class Kernel, class T, class... Args>
 void run_for_groups(std::int64_t classes, const Node* nodes, std::int64_t count, T* values,
                     std::int64_t stride, Args... args) {
   with_class_group(classes, [=](auto group) {
     using Group = decltype(group);
-    using Fours = Kernel<typename Group::template FourOf<T>, Group::fours>;
+    using Fours = Kernel<typename Group::template FourOf<T>, std::min(Group::fours, 2)>;
     using Wides = Kernel<typename Group::template WideOf<T>, Group::wides>;
-    for (std::int64_t k = 0; k < stride; k += Group::size)
-      dispatch_width<Fours, Wides>(nodes, count, values + k, stride, args...);
+    dispatch_width<ForRow<Fours>, ForRow<Wides>>(nodes, count, values, stride, args...);
   });
 }
 

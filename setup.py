@@ -44,8 +44,12 @@ else:
     flags += ["-Wall", "-Wextra", "-Wno-psabi"]
 user_flags = os.environ.get("CUEKIT_CXXFLAGS", "").split()  # last, so that they win
 link_flags = os.environ.get("CUEKIT_LDFLAGS", "").split()
-if sys.platform == "linux" and "bdist_wheel" in sys.argv:
-    link_flags.insert(0, "-Wl,-s")  # no symbols, a tenth of a wheel's size
+if sys.platform == "linux":
+    # A module exports its initialisation only, and no templates of the C++ library, which could be
+    # replaced by those of other modules.
+    link_flags.insert(0, "-Wl,--version-script=csrc/exports.map")
+    if "bdist_wheel" in sys.argv:
+        link_flags.insert(0, "-Wl,-s")  # no symbols, a tenth of a wheel's size
 compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 # What GCC's -O3 adds to -O2 makes the kernels twice as large, and most of it makes none faster. So

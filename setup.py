@@ -48,14 +48,15 @@ if sys.platform == "linux":
     # A module exports its initialisation only, and no templates of the C++ library, which could be
     # replaced by those of other modules.
     link_flags.insert(0, "-Wl,--version-script=csrc/exports.map")
-    if "bdist_wheel" in sys.argv:
-        link_flags.insert(0, "-Wl,-s")  # no symbols, a tenth of a wheel's size
+    # No symbols in wheels, unless debugging is asked for: they would be a tenth of a wheel's size.
+    if "bdist_wheel" in sys.argv and "-g" not in user_flags:
+        link_flags.insert(0, "-Wl,-s")
 compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 # What GCC's -O3 adds to -O2 makes the kernels twice as large, and most of it makes none faster. So
-# files are compiled with the compact flags, and with more for the loops that were measured to need
-# it. A kernel in a header is compiled in each file that includes it, and the linker keeps one copy:
-# such files belong into the same list.
+# files are compiled with the compact flags, and those whose loops were measured to need more with
+# others in their place: [] is -O3. The lean flags are for all. A kernel in a header is compiled in
+# each file that includes it, and the linker keeps one copy: such files belong into the same row.
 lean_flags = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-split-paths", "-fno-ipa-cp-clone"]
 lean_flags += ["-fno-version-loops-for-strides", "--param=vect-epilogues-nomask=0"]
 compact_flags = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
@@ -140,8 +141,9 @@ def size_flags(source: str) -> list[str]:
     if not is_gcc:  # other compilers have other flags, and make smaller code to begin with
         return []
     stem = Path(source).stem
-    more = [flags for stems, flags in FLAGS_OF.items() if stem in stems.split()]
-    return lean_flags + (more[0] if more else compact_flags)
+    rows = [flags for stems, flags in FLAGS_OF.items() if stem in stems.split()]
+    (row,) = rows or [compact_flags]
+    return lean_flags + row
 
 
 def nvcc_command() -> list[str]:

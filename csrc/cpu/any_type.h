@@ -11,9 +11,11 @@ namespace cuekit::cpu {
 
 // These are compiled in any_type.cpp.
 
-// out[i] = values[i * step], for `count` values of any type of maps.
+// out[i] = values[i * step], for `count` values of any type of maps. What is out of range becomes
+// infinity.
 template <class T, class To>
 void read_values(const void* values, std::int64_t step, std::int64_t count, To* out);
+// Whether all are finite; integers are.
 template <class T>
 bool finite_values(const void* values, std::int64_t count);
 // values[i] = source[i * step], rounded once: from float to half, float or double, or from double
@@ -53,10 +55,12 @@ class Source {
   const void* get() const { return values_; }
   // Whether float32 holds every value of the type.
   bool exact_in_float() const { return exact_in_float_; }
-  // The values, if they are of this type and so need no copy; else null.
+  // The values, if they are of this type and so need no copy; else null. (A linker may fold equal
+  // functions, and so make two types one that are read alike.)
   template <class T>
   const T* as() const {
-    return finite_ == finite_values<T> ? reinterpret_cast<const T*>(values_) : nullptr;
+    void (*const read)(const void*, std::int64_t, std::int64_t, float*) = read_values<T, float>;
+    return to_float_ == read ? reinterpret_cast<const T*>(values_) : nullptr;
   }
 
  private:
@@ -86,7 +90,7 @@ class Target {
   }
 
   // Writes values first, first + 1, ... from every `step`th of the source.
-  void write(const Real* source, std::int64_t step, std::int64_t first, std::int64_t count) const {
+  void write(std::int64_t first, std::int64_t step, std::int64_t count, const Real* source) const {
     write_(source, step, count, values_ + first * size_);
   }
   bool finite(std::int64_t first, std::int64_t count) const {

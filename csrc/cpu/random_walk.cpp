@@ -364,7 +364,7 @@ bool walk(const Arrays<C>& arrays, std::int64_t b,
     std::vector<double> row(grid.width), boundary(grid.width);
     if (!arrays.maps.finite(here, grid.width)) finite = false;
     arrays.maps.read(here, 1, grid.width, row.data());
-    if (arrays.has_boundary)
+    if (arrays.has_boundary)  // which was checked before
       arrays.read_given((b * grid.height + y) * grid.width, grid.width, boundary.data());
     C* const scaled = source + m * grid.plane + y * grid.pitch;
     C* const sum = sums.get() + task * grid.columns;
@@ -384,7 +384,7 @@ bool walk(const Arrays<C>& arrays, std::int64_t b,
     std::vector<C> row(grid.width);
     for (std::int64_t x = 0; x < grid.width; ++x)
       row[x] = static_cast<C>(std::clamp(scaled_up<double>(sum[x]), -largest, largest));
-    arrays.out.write(row.data(), 1, first + task * grid.width, grid.width);
+    arrays.out.write(first + task * grid.width, 1, grid.width, row.data());
   });
   return true;
 }

@@ -137,7 +137,7 @@ void read_photo(const Source& photo,  // (H, W, channels), or (channels, H, W)
 // The weights of one row.
 struct RowWeights {
   // Adds one neighbour's terms of a channel to the sums of a block. The first channel's are the
-  // sums. Arrays that do not overlap need no second loop for the case that they do.
+  // sums. __restrict: otherwise there is a second loop, for arrays that overlap.
   template <class Real, class Term>
   static CUEKIT_INLINE void add_terms_of_one(bool first,
                                              const Real* __restrict neighbour,  // (block)
@@ -312,7 +312,7 @@ struct RefineRow {
   }
 };
 
-// The same for `count` maps, at most `maps`.
+// The same for `map_count` maps, at most `maps`.
 template <int maps, class Real>
 void refine_row(std::int64_t map_count, const Real* weights, const Real* const* neighbours,
                 std::int64_t blocks, int count, std::int64_t stride, Real* target) {
@@ -347,7 +347,7 @@ bool write_maps(const Real* values,       // planes
   bool all_finite = true;
   for (std::int64_t k = 0; k < planes.count; ++k) {
     for (std::int64_t y = rows.first; y < rows.end; ++y)
-      out.write(values + planes.offset(y, k), 1, (k * p.height + y) * p.width, p.width);
+      out.write((k * p.height + y) * p.width, 1, p.width, values + planes.offset(y, k));
     if (!out.finite((k * p.height + rows.first) * p.width, (rows.end - rows.first) * p.width))
       all_finite = false;
   }

@@ -737,8 +737,7 @@ class ImageOf final : public Image {
     double unit = 0.0;
     if constexpr (std::is_same_v<V, float>) {
       with_rows(begin, count, [&](const void* const* maps, std::int64_t at) {
-        dispatch<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile,
-                                      &unit);
+        dispatch<LoadEvenTile>(maps, num_present_, at, count, float_bits<T>::mantissa, tile, &unit);
       });
     }
     return unit;

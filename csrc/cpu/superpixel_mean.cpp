@@ -1,8 +1,8 @@
 // superpixel_mean: sums over superpixels, then means painted back.
 //
-// Channels are processed in blocks of 8. Values are read once (superpixel_sums.h) and written once,
-// so the speed is close to that of a copy. Pixels in no superpixel are added and painted like the
-// others, as one more superpixel; then their own values are written over it.
+// Channels are processed in blocks of 8. Values are read once (superpixel_sums.cpp) and written
+// once, so the speed is close to that of a copy. Pixels in no superpixel are added and painted like
+// the others, as one more superpixel; then their own values are written over it.
 #include "cuekit/superpixel_mean.h"
 
 #include <algorithm>

@@ -111,9 +111,8 @@ template <class W>
 std::vector<double> sums_from(const Source& values,  // (channels, pixels)
                               std::int64_t channels, const SuperpixelRuns& superpixels,
                               std::int64_t pixels) {
-  // Values of another type are converted in pieces. Their 8 channels fit in L1.
-  constexpr std::int64_t piece_size = 512;
-  static_assert(piece_size % group_size == 0);
+  // Values of another type are converted in pieces of whole groups. Their 8 channels fit in L1.
+  constexpr std::int64_t piece_size = 32 * group_size;
   const W* const own = values.as<W>();
   const std::int64_t piece = own != nullptr ? pixels : piece_size;
   std::vector<double> sums(superpixels.rows() * channels_per_block);

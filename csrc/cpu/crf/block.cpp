@@ -109,10 +109,10 @@ template <template <class, bool, int> class Kernel, int corners, class... Args>
 void run_for_corners(std::int64_t classes, const Block* block, Args... args) {
   with_class_group(classes, [=](auto group) {
     using Group = decltype(group);
-    // With many classes the loop over corners is not the inner one. The baseline's kernels are
-    // compiled once, for any number.
-    constexpr int known = Group::many ? 0 : corners;
-    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, 0>;
+    // With many classes the loop over corners is not the inner one. Where there are kernels for
+    // AVX2, those of the baseline are compiled once, for any number.
+    constexpr int known = Group::many ? 0 : corners, baseline = CUEKIT_MULTIVERSION ? 0 : known;
+    using Fours = Kernel<ClassVector<typename Group::Four, Group::fours>, Group::many, baseline>;
     using Wides = Kernel<ClassVector<typename Group::Wide, Group::wides>, Group::many, known>;
     dispatch_width<Fours, Wides>(block, args...);
   });

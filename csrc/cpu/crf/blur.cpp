@@ -31,7 +31,7 @@ struct BlurChains {
     for (std::int64_t w = 0; w < count; ++w) {
       const Chains::Window window = windows[w];
       const Node* chain = entries + window.begin;
-      // float64 is rare, and limited by memory.
+      // float64 is rare, and limited by memory: it has only the loop for chains of any length.
       if constexpr (std::is_same_v<T, float>) {
         chain = blur<2>(chain, window.twos, values, stride, in_l2);
         chain = blur<3>(chain, window.threes, values, stride, in_l2);
@@ -141,14 +141,15 @@ struct ForRow {
   }
 };
 
-// Runs a kernel for each group of classes. The baseline's groups have up to 8 classes: it has fewer
-// registers, and less code.
+// Runs a kernel for each group of classes. Where there are kernels for AVX2, those of the baseline
+// take up to 8 classes: it has fewer registers, and it is less code.
 template <template <class, int> class Kernel, class T, class... Args>
 void run_for_groups(std::int64_t classes, const Node* nodes, std::int64_t count, T* values,
                     std::int64_t stride, Args... args) {
   with_class_group(classes, [=](auto group) {
     using Group = decltype(group);
-    using Fours = Kernel<typename Group::template FourOf<T>, std::min(Group::fours, 2)>;
+    constexpr int fours = CUEKIT_MULTIVERSION ? std::min(Group::fours, 2) : Group::fours;
+    using Fours = Kernel<typename Group::template FourOf<T>, fours>;
     using Wides = Kernel<typename Group::template WideOf<T>, Group::wides>;
     dispatch_width<ForRow<Fours>, ForRow<Wides>>(nodes, count, values, stride, args...);
   });

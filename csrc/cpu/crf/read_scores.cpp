@@ -31,7 +31,7 @@ Bits<T> bits_of(double value) {
 template <class T>
 struct Check {
   Bits<T> room, less_for_negative;
-  Bits<T> also_valid;  // a value
+  Bits<T> also_valid;  // one more value: infinity among energies, 0 where there is none
 
   static Check of_probabilities() {
     const auto room = static_cast<Bits<T>>(sign_bit<T> - 1 - bits_of<T>(1 + range_tolerance));

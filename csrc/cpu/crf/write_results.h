@@ -18,7 +18,7 @@ inline void write_results(
   const auto classes = static_cast<std::int64_t>(channels.size());
   for (std::int64_t r = 0; r < patch.rows; ++r, q += stride)
     for (std::int64_t k = 0; k < classes; ++k)
-      out.write(q + k, column_step, patch.offset(channels.data()[k], r), patch.columns);
+      out.write(patch.offset(channels.data()[k], r), column_step, patch.columns, q + k);
 }
 
 }  // namespace cuekit::cpu

@@ -59,8 +59,8 @@ class Source {
   // functions, and so make two types one that are read alike.)
   template <class T>
   const T* as() const {
-    void (*const read)(const void*, std::int64_t, std::int64_t, float*) = read_values<T, float>;
-    return to_float_ == read ? reinterpret_cast<const T*>(values_) : nullptr;
+    void (*const to_float)(const void*, std::int64_t, std::int64_t, float*) = read_values<T, float>;
+    return to_float_ == to_float ? reinterpret_cast<const T*>(values_) : nullptr;
   }
 
  private:

@@ -1,3 +1,4 @@
+// The loops of half_rows.h.
 #include "half_rows.h"
 
 #include <algorithm>

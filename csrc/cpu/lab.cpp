@@ -1,3 +1,4 @@
+// The loops of lab.h.
 #include "lab.h"
 
 #include <algorithm>

@@ -6,7 +6,7 @@
 // Means and overlaps, for 8 classes at a time (score_block), row by row: the rows of the maps are
 // resized and interleaved, and every chunk of 8 pixels is added up; a span then costs its whole
 // chunks and the pixels before and after them. Differences of prefix sums would cost less, but they
-// lose the digits of small values that follow large ones.
+// lose the digits of small values that follow large ones. Maps of bytes are counted with them.
 //
 // The largest values, for one class at a time (TopOfClass), mask by mask: the values under the mask
 // are copied side by side, with integer keys that have the same order. The n-th largest key is
@@ -18,16 +18,14 @@
 #include <atomic>
 #include <limits>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "cuekit/half.h"
-#include "cuekit/resize.h"
 #include "interrupt.h"
 #include "mask_spans.h"
 #include "parallel.h"
+#include "simd.h"
 #include "snap_steps.h"
-#include "superpixels.h"
 #include "workspace.h"
 
 namespace cuekit::cpu {

@@ -1,4 +1,4 @@
-// Masks as spans, for snap_masks and mask_scores.
+// The loops of mask_spans.h.
 #include "mask_spans.h"
 
 #include <algorithm>

@@ -21,6 +21,7 @@
 #include "cuekit/half.h"
 #include "cuekit/resize.h"
 #include "parallel.h"
+#include "simd.h"
 #include "snap_steps.h"
 #include "superpixels.h"
 
@@ -184,8 +185,7 @@ bool snap(const Maps& cues,                    // (B, K, h, w)
     const SuperpixelRuns runs = read_runs(superpixels, b, p.height, p.width, p.num_superpixels);
     const std::int64_t rows = runs.rows();
 
-    // Most photos contain few of the classes: channels of bool cues that are off everywhere are
-    // only cleared.
+    // Most photos contain few of the classes: channels that are 0 everywhere are only cleared.
     bool* const image_out = out + b * p.channels * pixels;
     Channels channels{cues.type, {}};
     std::vector<std::int64_t> cleared;
@@ -193,7 +193,7 @@ bool snap(const Maps& cues,                    // (B, K, h, w)
       const MapSummary map = cues.summarize(b * p.channels + k);
       // Values that no pixel reads are checked too.
       if (!map.finite) all_finite = false;
-      if (map.any || cues.floating())
+      if (map.any)
         channels.channels.push_back(
             {cues.map(b * p.channels + k), std::max(p.threshold * map.largest, 0.0), k});
       else

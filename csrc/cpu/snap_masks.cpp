@@ -17,11 +17,10 @@
 #include <vector>
 
 #include "cuekit/half.h"
-#include "cuekit/resize.h"
 #include "mask_spans.h"
 #include "parallel.h"
+#include "simd.h"
 #include "snap_steps.h"
-#include "superpixels.h"
 
 namespace cuekit::cpu {
 namespace {

@@ -1,4 +1,4 @@
-// Steps that snap, snap_masks and mask_scores share.
+// The steps of snap_steps.h: all that depends on the type of maps is here.
 #include "snap_steps.h"
 
 #include <algorithm>
@@ -181,19 +181,13 @@ struct SelectBit {
 
 }  // namespace
 
-template <>
 Maps maps_of(const std::uint8_t* values, std::int64_t pixels) {
   return {MapType::bytes, values, pixels};
 }
-template <>
-Maps maps_of(const half* values, std::int64_t pixels) {
-  return {MapType::float16, values, pixels};
-}
-template <>
+Maps maps_of(const half* values, std::int64_t pixels) { return {MapType::float16, values, pixels}; }
 Maps maps_of(const float* values, std::int64_t pixels) {
   return {MapType::float32, values, pixels};
 }
-template <>
 Maps maps_of(const double* values, std::int64_t pixels) {
   return {MapType::float64, values, pixels};
 }

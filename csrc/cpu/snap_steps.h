@@ -20,12 +20,14 @@ using Count = std::int32_t;
 
 // What a map holds.
 struct MapSummary {
-  bool any;        // not all values are 0
-  bool finite;     // all values can be interpolated
-  double largest;  // of a floating map: the largest value, but at least 0, if all are finite
+  bool any;     // not all values are 0
+  bool finite;  // all values can be interpolated
+  // Of a floating map: the largest value, but at least 0, if all are finite. Of bytes: 1 or 0.
+  double largest;
 };
 
-// The type of maps. Bytes are bool or uint8: nonzero is on.
+// The type of maps. Bytes are bool or uint8: nonzero is on. (Not a Source: what is read of bytes
+// depends on the step.)
 enum class MapType { bytes, float16, float32, float64 };
 
 // Maps of one type.
@@ -39,10 +41,11 @@ struct Maps {
   MapSummary summarize(std::int64_t k) const;
 };
 
-// T is std::uint8_t, half, float or double.
-template <class T>
-Maps maps_of(const T* values,  // (maps, h, w)
+Maps maps_of(const std::uint8_t* values,  // (maps, h, w)
              std::int64_t pixels);
+Maps maps_of(const half* values, std::int64_t pixels);
+Maps maps_of(const float* values, std::int64_t pixels);
+Maps maps_of(const double* values, std::int64_t pixels);
 
 // One channel that is on somewhere.
 struct Channel {

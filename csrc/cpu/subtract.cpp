@@ -20,7 +20,6 @@
 #include <limits>
 #include <memory>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "finite.h"
@@ -37,8 +36,8 @@ constexpr std::int64_t tile_size = 128;
 // Between the rows of a tile, in values: one cache line more, because rows that begin at multiples
 // of 1024 bytes would share a quarter of L1.
 constexpr std::int64_t tile_stride = tile_size + 8;
-// Pixels of StrongestTile and TwoTile: their two largest values stay in L1, and their maps in L2
-// until they are read again.
+// Pixels that StrongestTile and TwoTile take at a time. The two largest values of each pixel stay
+// in L1, and the maps in L2 until they are read again.
 constexpr std::int64_t wide_tile_size = 1024;
 // Their pixels are a multiple of this, so that their loops need no part for the last few.
 constexpr std::int64_t wide_tile_step = 16;
@@ -218,7 +217,7 @@ struct PairwiseTile {
 
   // Pairs the classes c .. c + n - 1 with each other and with all above them, in `width` pixels.
   // Then their sums are complete and their values are not needed any more: the results replace them
-  // in the tile. If c is 0, the sums have no values yet.
+  // in the tile. `first`: the sums have no values yet.
   template <int n, bool first>
   static CUEKIT_INLINE void add_classes(double* tile,  // (P, tile_stride), of which (P, width)
                                         std::int64_t c, std::int64_t num_present,
@@ -270,7 +269,7 @@ struct PairwiseTile {
       const bool new_line = i * value_size % 64 == 0;
       for (std::int64_t c = 0; new_line && c < num_present; ++c) {
         prefetch(pixels_of<char>(maps[c], (begin + tile_size + i) * value_size), 1);
-        prefetch(pixels_of<char>(std::as_const(out[c]), (begin + i) * value_size), 1);
+        prefetch(pixels_of<char>(out[c], (begin + i) * value_size), 1);
       }
       std::int64_t c = 0;
       if (num_present >= block) {
@@ -286,9 +285,9 @@ struct PairwiseTile {
   }
 };
 
-// pairwise of three or four classes of float32: everything is in registers between the maps and the
-// results. `end - begin` is a multiple of `width`.
-template <int width>
+// pairwise of three or four classes of float32 or float64: everything is in registers between the
+// maps and the results. `end - begin` is a multiple of `width`.
+template <class T, int width>
 struct FewTile {
   // Adds the classes in pairs, as PairwiseTile does.
   template <int n>
@@ -296,11 +295,11 @@ struct FewTile {
                                     std::int64_t begin, std::int64_t end, double factor,
                                     void* const* out) {  // n of (N)
     using Values = Lanes<double, width>;
-    const float* source[n];
-    float* target[n];
+    const T* source[n];
+    T* target[n];
     for (int k = 0; k < n; ++k) {
-      source[k] = pixels_of<float>(maps[k], 0);
-      target[k] = pixels_of<float>(out[k], 0);
+      source[k] = pixels_of<T>(maps[k], 0);
+      target[k] = pixels_of<T>(out[k], 0);
     }
     for (std::int64_t i = begin; i < end; i += width) {
       Values own[n], own_sum[n];
@@ -315,8 +314,8 @@ struct FewTile {
           Differences<width>::add_pair(own[k], own[other], own_sum[k], own_sum[other]);
       for (int k = 0; k < n; ++k) {
         const auto result = own_sum[k] * factor;
-        Lanes<float, width> narrow;
-        for (int j = 0; j < width; ++j) narrow.values[j] = static_cast<float>(result.values[j]);
+        Lanes<T, width> narrow;
+        for (int j = 0; j < width; ++j) narrow.values[j] = static_cast<T>(result.values[j]);
         narrow.store(target[k] + i);
       }
     }
@@ -327,9 +326,9 @@ struct FewTile {
                                 double factor,
                                 void* const* out,  // P of (N)
                                 bool* finite) {    // false where a value is not finite
-    std::uint32_t seen = 0;
+    typename float_bits<T>::type seen = 0;
     for (std::int64_t c = 0; c < num_present; ++c)
-      seen |= nonfinite_bits(pixels_of<float>(maps[c], begin), end - begin);
+      seen |= nonfinite_bits(pixels_of<T>(maps[c], begin), end - begin);
     *finite = !any_nonfinite(seen);
     if (num_present == 3)
       add_all<3>(maps, begin, end, factor, out);
@@ -575,7 +574,7 @@ class Image {
                           std::int64_t begin, std::int64_t count) = 0;
   // pairwise by FewTile; false if that is not for these maps.
   virtual bool pairwise_of_few(std::int64_t begin, std::int64_t count, double factor) = 0;
-  // strongest, at most wide_tile_size pixels. Of one or two classes, every mode but dcsm of two.
+  // strongest, at most wide_tile_size pixels. Also pairwise of two classes, and every mode of one.
   virtual void strongest_tile(std::int64_t begin, std::int64_t count) = 0;
 
   static constexpr std::int64_t largest_width = 8;  // of PairwiseTile and FewTile
@@ -754,20 +753,20 @@ class ImageOf final : public Image {
   }
 
   bool pairwise_of_few(std::int64_t begin, std::int64_t count, double factor) override {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<T, V>) {
       if (num_present_ > 4) return false;
       const std::int64_t last = count % largest_width, whole = count - last;
       few_tile(maps_.data(), begin, whole, factor, out_.data());
       if (last == 0) return true;
-      float values[4][largest_width] = {};  // of the last pixels, then their results
+      T values[4][largest_width] = {};  // of the last pixels, then their results
       void* rows[4];
       for (std::int64_t c = 0; c < num_present_; ++c) {
         rows[c] = values[c];
-        std::copy_n(pixels_of<float>(maps_[c], begin + whole), last, values[c]);
+        std::copy_n(pixels_of<T>(maps_[c], begin + whole), last, values[c]);
       }
       few_tile(rows, 0, largest_width, factor, rows);
       for (std::int64_t c = 0; c < num_present_; ++c)
-        std::copy_n(values[c], last, pixels_of<float>(out_[c], begin + whole));
+        std::copy_n(values[c], last, pixels_of<T>(out_[c], begin + whole));
       return true;
     }
     return false;
@@ -776,8 +775,8 @@ class ImageOf final : public Image {
   void few_tile(const void* const* maps, std::int64_t begin, std::int64_t count, double factor,
                 void* const* out) {
     bool finite = true;
-    dispatch_width_avx512<FewTile<2>, FewTile<4>, FewTile<8>>(maps, num_present_, begin,
-                                                              begin + count, factor, out, &finite);
+    dispatch_width_avx512<FewTile<V, 2>, FewTile<V, 4>, FewTile<V, 8>>(
+        maps, num_present_, begin, begin + count, factor, out, &finite);
     if (!finite) finite_ = false;
   }
 

@@ -111,8 +111,9 @@ struct SuppressTile {
     return seen;
   }
 
-  // One channel's part: plain(begin, end) up to a cache line, then stream(begin), which returns
-  // where it ends, then plain again: it stands in one place, so that it is compiled once.
+  // One channel's part: plain(begin, end) up to the first cache line, stream(begin) for whole
+  // lines, which returns where they end, and plain for the rest. A loop, so that plain is compiled
+  // once.
   template <class T, class Plain, class Stream>
   static CUEKIT_INLINE void write(T* target,  // (count)
                                   std::int64_t count, bool streaming, Plain plain, Stream stream) {

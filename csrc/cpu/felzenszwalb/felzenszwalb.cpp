@@ -16,12 +16,11 @@
 #include <atomic>
 #include <cstddef>
 #include <limits>
-#include <type_traits>
 
 #include "bucketed_edges.h"
 #include "build_graph.h"
 #include "candidates.h"
-#include "cpu/finite.h"
+#include "cpu/any_type.h"
 #include "cpu/interrupt.h"
 #include "cpu/parallel.h"
 #include "cpu/workspace.h"
@@ -113,15 +112,6 @@ class Segmenter {
   MergeByCost merge_by_cost_;
 };
 
-template <class T>
-bool all_finite(const void* values,  // (count)
-                std::int64_t count) {
-  if constexpr (std::is_integral_v<T>)
-    return true;
-  else
-    return !any_nonfinite(nonfinite_bits(static_cast<const T*>(values), count));
-}
-
 // Photos are independent tasks: each worker takes the next one when it has finished one.
 bool segment_all(const Photo& photos,        // B of (H, W, C)
                  std::int32_t* superpixels,  // (B, H, W)
@@ -156,7 +146,7 @@ bool felzenszwalb(const T* photos,            // (B, H, W, C)
                   const FelzenszwalbParams& p, Context& context) {
   using namespace felzenszwalb_detail;
   return segment_all({photos, sizeof(T), convert<T>}, superpixels, p, context.threads,
-                     all_finite<T>);
+                     finite_values<T>);
 }
 
 template bool felzenszwalb(const std::uint8_t*, std::int32_t*, const FelzenszwalbParams&, Context&);

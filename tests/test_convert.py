@@ -385,7 +385,7 @@ def test_signals_leave_complete_files_only(number, kind):
         write_psa("cams", [f"{i:04}" for i in range(1000)], (40, 60))
         arguments = ["--maps", "cams", "--out", "out", "--jobs", "2"]
     else:
-        write_labels({f"{i:04}": np.arange(900).reshape(30, 30) % 7 for i in range(600)})
+        write_labels({f"{i:04}": np.arange(900).reshape(30, 30) % 7 for i in range(2000)})
         arguments = ["--labels", "labels", "--to", "coco", "--out", "out/x.json"]
         Path("out").mkdir()
     command = [*CUEKIT, "convert", *arguments]

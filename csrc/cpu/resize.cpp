@@ -26,12 +26,12 @@ void resize_area(const std::uint8_t* map,  // (h, w)
                  bool* out,                // (H, W)
                  const ResizeParams& p) {
   const std::int64_t twice_needed = p.rule == ResizeRule::any ? 1 : p.in_height * p.in_width;
-  std::vector<std::int64_t> on_in_column(p.in_width);
+  std::vector<std::int32_t> on_in_column(p.in_width);  // lengths, at most in_height
   for (std::int64_t y = 0; y < p.out_height; ++y) {
     std::fill(on_in_column.begin(), on_in_column.end(), 0);
     const Cell rows = cell_of(y, p.in_height, p.out_height);
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      const std::int64_t length = rows.length_of(i);
+      const auto length = static_cast<std::int32_t>(rows.length_of(i));
       const std::uint8_t* row = map + i * p.in_width;
       for (std::int64_t j = 0; j < p.in_width; ++j) on_in_column[j] += row[j] != 0 ? length : 0;
     }

@@ -115,7 +115,7 @@ void dispatch(Args... args) {
   dispatch_width<Kernel, Kernel, Args...>(args...);
 }
 
-// The same, for the kernels that AVX-512 was measured to make faster.
+// The same, with a third version for AVX-512.
 template <class Kernel, class... Args>
 void dispatch_avx512(Args... args) {
   dispatch_width_avx512<Kernel, Kernel, Kernel, Args...>(args...);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/half_rows.h"
+#include "cpu/any_type.h"
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 #include "cuekit/half.h"
@@ -97,18 +97,10 @@ std::int64_t mirror(std::int64_t position, std::int64_t size) {
 
 template <class T>
 void convert(const void* values, std::int64_t count, double* out) {
-  const T* const source = static_cast<const T*>(values);
-  if constexpr (std::is_same_v<T, half>) {
-    constexpr std::int64_t block = 512;
-    float wide[block];
-    for (std::int64_t i = 0; i < count; i += block) {
-      const std::int64_t size = std::min(block, count - i);
-      widen(source + i, size, wide);
-      dispatch<Convert>(static_cast<const float*>(wide), size, out + i);
-    }
-  } else {
-    dispatch<Convert>(source, count, out);
-  }
+  if constexpr (std::is_same_v<T, half>)
+    read_values<half>(values, 1, count, out);
+  else
+    dispatch<Convert>(static_cast<const T*>(values), count, out);
 }
 template void convert<std::uint8_t>(const void*, std::int64_t, double*);
 template void convert<half>(const void*, std::int64_t, double*);
